@@ -1,0 +1,49 @@
+# Every target works on a fresh machine with Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+EXAMPLE := pipeline/recipes/watch/requirements.txt
+
+.PHONY: demo test test-fast lint schema bench clean
+
+# The quick start: what `deploy --target openvino` needs, and no more.
+demo: .venv/.demo
+	$(BIN)/deploy --target openvino
+
+# Everything that CI's core lane checks.
+test: .venv/.test lint
+	$(BIN)/pytest
+
+# Without the slow tests: a few minutes.
+test-fast: .venv/.test
+	$(BIN)/pytest -m 'not slow'
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The published schema of report.json, from its types.
+schema: .venv/.demo
+	$(BIN)/deploy schema > pipeline/release/report.schema.json
+
+# The figures in README.md: overhead, cached rerun, help. Not part of the tests: machines differ.
+bench: .venv/.test
+	$(BIN)/python tests/benchmarks/overhead.py
+
+clean:
+	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt $(EXAMPLE)
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e '.[openvino]'
+	$(PIP) install -q --no-deps --require-hashes -r $(EXAMPLE)
+	touch $@
+
+.venv/.test: .venv/.demo
+	$(PIP) install -q -c constraints.txt -e '.[all,dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Which numbers an integer stands for: schemes, observers, statistics, ranges. NumPy only."""

@@ -1,0 +1,114 @@
+"""Statistics: one observer for each activation of ONE float graph, and the ranges that follow from them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.errors import CalibrationError, label
+from calibration.observers import Arrays, Histogram, MinMax, observer
+from calibration.qparams import QParams, from_range
+from calibration.schemes import Granularity, Scheme
+
+_KINDS: dict[str, type[MinMax]] = {kind.__name__: kind for kind in (MinMax, Histogram)}
+_FORMAT = 1
+
+
+@dataclass
+class Statistics:
+    """What was seen of each tensor of the graph with this hash.
+
+    `kind` is the class of the observers that `update` makes for new names: a Histogram answers every rule, a MinMax
+    only "minmax".
+    """
+
+    graph_sha256: str
+    tensors: dict[str, MinMax] = field(default_factory=dict)
+    kind: type[MinMax] = Histogram
+
+    def update(self, batch: Mapping[str, npt.ArrayLike]) -> None:
+        """Take in a batch: tensor name -> values, any shape. Raises CalibrationError naming the tensor."""
+        for name, values in batch.items():
+            try:
+                self.tensors.setdefault(name, self.kind()).update(values)
+            except CalibrationError as error:
+                raise CalibrationError(f"{label(name)}: {error}: look at the calibration data and the model") from error
+
+    def merge(self, other: Statistics) -> None:
+        """Take in what `other` has seen of the same graph. Raises CalibrationError for another graph."""
+        if other.graph_sha256 != self.graph_sha256:
+            raise CalibrationError(
+                f"statistics of graph {other.graph_sha256[:12]} cannot be merged into those of graph "
+                f"{self.graph_sha256[:12]}: their tensors are not the same; calibrate the graph at hand"
+            )
+        for name, seen in other.tensors.items():
+            self.tensors.setdefault(name, type(seen)()).merge(seen)
+
+    def save(self, path: Path) -> None:
+        """Write an .npz; equal statistics make equal bytes."""
+        names = sorted(self.tensors)
+        header = {
+            "format": _FORMAT,
+            "graph_sha256": self.graph_sha256,
+            "kind": self.kind.__name__,
+            "tensors": [[name, type(self.tensors[name]).__name__] for name in names],
+        }
+        arrays: Arrays = {"header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)}
+        for index, name in enumerate(names):  # numbered, because a tensor may be called anything
+            arrays |= {f"{index}/{key}": value for key, value in self.tensors[name].to_arrays().items()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for key, array in arrays.items():
+                member = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                member.create_system = 0
+                with archive.open(member, "w") as stream:
+                    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Read what `save` wrote. Raises CalibrationError for a damaged or foreign file, OSError for none."""
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+            header = json.loads(arrays["header"].tobytes())
+            if header["format"] != _FORMAT:
+                raise CalibrationError(f"format {header['format']}, expected {_FORMAT}")
+            tensors = {
+                name: _KINDS[kind].from_arrays(_below(arrays, f"{index}/"))
+                for index, (name, kind) in enumerate(header["tensors"])
+            }
+            return cls(header["graph_sha256"], tensors, _KINDS[header["kind"]])
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise CalibrationError(f"{path}: not statistics, or damaged ({error}): calibrate again") from error
+
+
+def _below(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> Arrays:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def solve(statistics: Statistics, scheme: Scheme, observer_name: str) -> dict[str, QParams]:
+    """Tensor name -> QParams for the scheme's activations, one for each whole tensor, by a rule of OBSERVERS.
+
+    Raises CalibrationError for an unknown rule, for a tensor that was never seen or not remembered well enough for the
+    rule, and for a scheme with a scale for each channel of an activation.
+    """
+    least, rule = observer(observer_name)
+    if scheme.activation.granularity is not Granularity.PER_TENSOR:
+        raise CalibrationError(f"scheme '{scheme.id}': statistics of activations are per tensor, not per channel")
+    ranges = {}
+    for name, seen in statistics.tensors.items():
+        if not isinstance(seen, least):
+            raise CalibrationError(
+                f"{label(name)}: '{observer_name}' needs a {least.__name__}, these statistics hold a "
+                f"{type(seen).__name__}: calibrate again"
+            )
+        if seen.n == 0:
+            raise CalibrationError(f"{label(name)}: no value was observed: feed the calibration set first")
+        ranges[name] = from_range(*rule(seen, scheme.activation), scheme.activation, name=name)
+    return ranges

@@ -1,0 +1,175 @@
+"""What the command line does, as functions."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pipeline import outcome, road
+from pipeline import recipe as recipes
+from pipeline.errors import EvidenceError, UsageError
+from pipeline.recipe import Recipe
+from pipeline.release import report as reports
+from pipeline.release.report import Report
+from pipeline.runner import Runner
+from pipeline.stages import Emit, silent
+from pipeline.stages.table import ORDER
+from pipeline.store import Store
+
+OUT = Path("deploy-out")
+
+
+def default_store() -> Store:
+    """`$DEPLOY_STORE`, else `.deploy` in the current folder."""
+    return Store(Path(os.environ.get("DEPLOY_STORE") or ".deploy").absolute())
+
+
+def run(
+    recipe: Recipe | Path | str,
+    *,
+    targets: Sequence[str] = ("all",),
+    out: Path | str = OUT,
+    report_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    only: str | None = None,
+    refresh_from: str | None = None,
+    store: Store | None = None,
+    emit: Emit = silent,
+) -> Report | None:
+    """Run a recipe and deliver `out/TARGET/` and `out/report.json`; what `deploy --target ...` does.
+
+    `overrides`: KEY=VALUE as in `--set`. `only`: stop after this stage (then there is no report: None).
+    `refresh_from`: make this stage and all after it again. Raises DeployError (its `exit_code` is the command's) for
+    what concerns the whole run; a target that fails alone is in the report.
+    """
+    for name in (only, refresh_from):
+        if name is not None and name not in ORDER:
+            raise UsageError(f"no stage '{name}': the stages are {', '.join(ORDER)}")
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(Path(recipe), overrides)
+    if seed is not None:
+        recipe = recipe.model_copy(update={"seed": seed})
+    names = chosen_targets(recipe, targets)
+    _writable(Path(out))
+    refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()
+    runner = _runner(recipe, store, emit, refresh)
+    began = time.perf_counter()
+    travelled = road.travel(recipe, names, runner, only)
+    errors = [branch.error for branch in travelled.branches.values() if branch.error]
+    if errors and (only is not None or len(travelled.branches) == 1):
+        raise errors[0]
+    if only is not None:
+        return None
+    result = outcome.conclude(travelled, runner, overrides)
+    outcome.deliver(travelled, result, Path(out), report_file)
+    emit({"event": "end", "wall_s": time.perf_counter() - began, "stage_s": runner.stage_seconds})
+    return result
+
+
+def again(
+    run_folder: Path, stage: str, targets: Sequence[str], store: Store | None = None, emit: Emit = silent
+) -> Report:
+    """Measure `stage` ("verify" or "profile") of a finished run anew, on the files that lie in its folder."""
+    before = reports.read(run_folder)
+    recipe = recipe_of(before)
+    names = chosen_targets(recipe, targets) if targets else list(before.targets)
+    for name in names:
+        _check_delivered(before, run_folder, name)
+    runner = _runner(recipe, store, emit, frozenset({stage}))
+    runner.stored_only = True
+    travelled = road.travel(recipe, names, runner)
+    for branch in travelled.branches.values():
+        if branch.error:
+            raise branch.error
+    result = outcome.conclude(travelled, runner, before.recipe["set"])
+    outcome.write_whole(_report_file(run_folder), result.to_json())
+    return result
+
+
+def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = ()) -> Report:
+    """The gate's verdict on a finished run, from its report and its files alone; `overrides` change the policy."""
+    before = reports.read(run_folder)
+    recipe = recipe_of(before, overrides)
+    rows = {}
+    for name in targets or list(before.targets):
+        if name not in before.targets:
+            raise UsageError(f"{run_folder} has no target '{name}': it has {list(before.targets)}")
+        row = before.targets[name]
+        digest = _delivered_digest(run_folder, name) if row.shipped else None
+        rows[name] = outcome.judged(row, recipe.gate, before.gate_split, digest) if row.shipped else row
+    code = outcome.first(outcome.VERDICT_CODES.get(row.verdict, before.exit_code) for row in rows.values())
+    return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
+
+
+def recipe_of(finished: Report, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a report was made from."""
+    table = {key: value for key, value in finished.recipe.items() if key != "set"}
+    return recipes.from_table(table, Path(table.pop("folder")), "the run's recipe", overrides)
+
+
+def chosen_targets(recipe: Recipe, wanted: Iterable[str]) -> list[str]:
+    """Names without repetition; "all" stands for those that the recipe lists.
+
+    Raises UsageError, before any work, for an unknown target and for one whose packages are not installed.
+    """
+    from targets import registry
+
+    names: list[str] = []
+    for name in wanted:
+        names += recipe.targets if name == "all" else [name]
+    for name in names:
+        try:
+            target = registry.load(name)
+            if lacking := registry.missing(target):
+                raise registry.missing_error(target, lacking)
+        except registry.TargetError as error:
+            raise UsageError(str(error)) from error
+    return list(dict.fromkeys(names))
+
+
+def _runner(recipe: Recipe, store: Store | None, emit: Emit, refresh: frozenset[str]) -> Runner:
+    return Runner(
+        store=store or default_store(),
+        folder=recipe.folder,
+        factories={"model": recipe.model, "data": recipe.data},
+        cache_key=recipe.cache_key,
+        seed=recipe.seed,
+        emit=emit,
+        refresh=refresh,
+    )
+
+
+def _report_file(run_folder: Path) -> Path:
+    return run_folder / reports.FILE if run_folder.is_dir() else run_folder
+
+
+def _delivered_digest(run_folder: Path, name: str) -> str | None:
+    from targets import base
+
+    folder = _report_file(run_folder).parent / name
+    try:
+        return base.read_manifest(folder).sha256
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _check_delivered(before: Report, run_folder: Path, name: str) -> None:
+    row = before.targets.get(name)
+    if row is None or row.shipped is None:
+        raise UsageError(f"{run_folder} has no finished target '{name}': it has {list(before.targets)}")
+    if _delivered_digest(run_folder, name) != row.sha256:
+        raise EvidenceError(f"{run_folder / name} is not the artifact that the report speaks of: run 'deploy' again")
+
+
+def _writable(out: Path) -> None:
+    """Say so before the work, not after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".deploy-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}; name another folder with --out") from error

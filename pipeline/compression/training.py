@@ -1,0 +1,212 @@
+"""One training loop for everything that trains: the float model, fine-tuning and distillation."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.data import Array, Split, load_split
+from pipeline.errors import DeployError, StageError, UsageError
+from pipeline.stages import Emit
+
+Loss = Callable[[Tensor, Tensor, Array, tuple[Tensor, ...]], Tensor]  # logits, labels, sample indices, inputs
+Augment = Callable[[dict[str, Array], np.random.Generator], Mapping[str, Array]]
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW (Loshchilov, Hutter 2019) with a cosine from `lr` to 0 over all steps, no warm-up.
+
+    `patience`: stop after so many epochs without a better selection metric; 0 never stops.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int
+    weight_decay: float
+    patience: int = 0
+
+
+def schedule(settings: Mapping[str, Any]) -> Schedule:
+    """The schedule in a stage's settings."""
+    return Schedule(**{field.name: settings[field.name] for field in fields(Schedule) if field.name in settings})
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The outcome of `fit`. `metric`: accuracy on the selection split, a share; `epoch` 0 is the start."""
+
+    metric: float
+    loss: float
+    epoch: int
+    epochs_run: int
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """One thread, seeded, deterministic kernels only: the same bytes every time."""
+    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            torch.set_num_threads(threads)
+
+
+def tensors(inputs: Mapping[str, Array], index: Any) -> tuple[Tensor, ...]:
+    """Some samples of every input, copied out of the mapped files."""
+    return tuple(torch.from_numpy(np.array(array[index])) for array in inputs.values())
+
+
+def predict(model: nn.Module, split: Split) -> Tensor:
+    """Logits float32 [n, classes] in eval mode; the model's mode is left as it was."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        starts = range(0, len(split), EVALUATION_BATCH)
+        rows = [model(*tensors(split.inputs, slice(start, start + EVALUATION_BATCH))) for start in starts]
+    model.train(training)
+    return torch.cat(rows).float()
+
+
+def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
+    """(accuracy, cross-entropy) on a split; accuracy is a share, rounded to 6 digits. NaN logits score 0 and NaN."""
+    logits, labels = predict(model, split), torch.from_numpy(split.labels)
+    if not bool(torch.isfinite(logits).all()):
+        return 0.0, math.nan
+    right = int((logits.argmax(1) == labels).sum())
+    return round(right / len(labels), 6), float(F.cross_entropy(logits, labels))
+
+
+def check(model: nn.Module, data: Path, where: str) -> None:
+    """A forward of two samples must give logits [2, classes] for the labels. Raises UsageError with the shapes."""
+    split = load_split(data, "train")
+    names = json.loads((data / "declared.json").read_text())["labels"]
+    example = tensors(split.inputs, slice(0, 2))
+    shapes = [list(tensor.shape) for tensor in example]
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(*example)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UsageError(f"{where}: the model fails on inputs {shapes}: {type(error).__name__}: {text}") from error
+    if not isinstance(logits, Tensor):
+        raise UsageError(f"{where}: the model returns {type(logits).__name__}, expected logits [n, classes]")
+    highest = max(int(load_split(data, name).labels.max()) for name in ("train", "calibration", "selection", "gate"))
+    classes = len(names) or highest + 1
+    enough = logits.ndim == 2 and (logits.shape[1] == classes if names else logits.shape[1] >= classes)
+    if not enough or len(logits) != len(example[0]):
+        raise UsageError(
+            f"{where}: inputs {shapes} give {list(logits.shape)}, expected logits [{len(example[0])}, {classes}] "
+            f"for the data's {classes} classes"
+        )
+
+
+def fit(
+    model: nn.Module,
+    data: Path,
+    plan: Schedule,
+    loss: Loss,
+    seed: int,
+    emit: Emit,
+    stage: str,
+    augment: Augment | None = None,
+    turn: tuple[int, int] = (1, 1),
+) -> Fit:
+    """Train in place; the model ends in eval mode with its best weights on the selection split.
+
+    Best is the highest accuracy, then the lowest cross-entropy; the start counts too, so that training never makes a
+    model worse than it was. Emits progress once an epoch; `turn` (this, of how many) makes it count over several fits.
+    Raises StageError when the loss is not finite.
+    """
+    train, selection = load_split(data, "train"), load_split(data, "selection")
+    labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
+    starts = _starts(len(train), plan.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    steps = plan.epochs * len(starts)
+    cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    metric, crossed = evaluate(model, selection)
+    best, epoch = Fit(metric, crossed, 0, 0), 0
+    weights = copy.deepcopy(model.state_dict())
+    began = time.monotonic()
+    for epoch in range(1, plan.epochs + 1):
+        model.train()
+        order, total = shuffle.permutation(len(train)), 0.0
+        for batch, start in enumerate(starts):
+            index = order[start : start + plan.batch_size]
+            inputs = _inputs(train, index, augment, shuffle)
+            value = loss(model(*inputs), labels[index], index, inputs)
+            amount = value.item()
+            if not math.isfinite(amount):
+                raise StageError(
+                    f"{stage}: the loss is {amount} in epoch {epoch}, batch {batch + 1} of {len(starts)}: "
+                    f"lower {stage}.lr (now {plan.lr:g})"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            cosine.step()
+            total += amount * len(index)
+        metric, crossed = evaluate(model, selection)
+        if math.isfinite(crossed) and (not math.isfinite(best.loss) or (metric, -crossed) > (best.metric, -best.loss)):
+            best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(model.state_dict())
+        done, whole = (turn[0] - 1) * plan.epochs + epoch, turn[1] * plan.epochs
+        left_s = (time.monotonic() - began) / epoch * (whole - done)
+        progress = {"done": done, "total": whole, "loss": total / len(train), "metric": metric, "left_s": left_s}
+        emit({"event": "progress", **progress})
+        if plan.patience and epoch - best.epoch >= plan.patience:
+            break
+    model.load_state_dict(weights)
+    model.eval()
+    if not math.isfinite(best.loss):
+        raise StageError(f"{stage}: the model's outputs on the selection split are never finite: lower {stage}.lr")
+    return Fit(best.metric, best.loss, best.epoch, epoch)
+
+
+def _starts(count: int, batch_size: int) -> list[int]:
+    """Where batches start; a last batch of one sample is left out, since batch normalisation cannot train on it."""
+    starts = list(range(0, count, batch_size))
+    return starts[:-1] if len(starts) > 1 and count - starts[-1] == 1 else starts
+
+
+def _inputs(train: Split, index: Array, augment: Augment | None, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    if augment is None:
+        return tensors(train.inputs, index)
+    taken = {name: np.array(array[index]) for name, array in train.inputs.items()}
+    try:
+        changed = augment(taken, rng)
+        return tuple(torch.from_numpy(np.ascontiguousarray(changed[name], dtype=taken[name].dtype)) for name in taken)
+    except DeployError:
+        raise
+    except Exception as error:
+        raise UsageError(f"train.augment raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def facts(model: nn.Module, data: Path, fit: Fit | None = None) -> dict[str, Any]:
+    """What a stage tells of its model: metric and loss on the selection split, params, macs, and how it was fitted."""
+    from pipeline.compression.macs import count
+
+    selection = load_split(data, "selection")
+    metric, loss = (fit.metric, fit.loss) if fit else evaluate(model, selection)
+    counted = count(model, tensors(selection.inputs, slice(0, 1)))
+    told = {"metric": metric, "loss": round(loss, 6) if math.isfinite(loss) else None}
+    told |= {"params": counted.params, "macs": counted.macs}
+    return told | ({"epoch": fit.epoch, "epochs_run": fit.epochs_run} if fit else {})

@@ -1,0 +1,229 @@
+"""What a person sees: progress on stderr while stages run, then the summary on stdout, the verdict last."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.release.report import CandidateRow, Report, RunRow, TargetRow
+from pipeline.stages import Emit
+
+STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
+WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
+OUT = Console(highlight=False, width=WIDTH)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One line beside the result."""
+    ERR.print(text, markup=False)
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout."""
+    print(json.dumps(value, indent=1))
+
+
+@contextmanager
+def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
+    """An `Emit` that draws the stages as they run: a bar with loss, metric and time left while one works."""
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[extra]}"),
+    )
+    seconds: list[tuple[str, float, bool]] = []
+    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
+        bar = progress.add_task("", total=None, visible=False, extra="")
+
+        def emit(event: Mapping[str, Any]) -> None:
+            kind = event["event"]
+            if kind == "start":
+                if verbose:
+                    progress.console.print(f"  {event['name']} ...", markup=False)
+                progress.reset(bar, description=event["name"], total=None, visible=True, extra="")
+            elif kind == "progress":
+                progress.update(bar, completed=event["done"], total=event["total"], extra=_extra(event))
+            elif kind == "done":
+                progress.update(bar, visible=False)
+                seconds.append((event["name"], event["seconds"], event["cached"]))
+                state = "stored" if event["cached"] else f"{event['seconds']:.1f} s"
+                progress.console.print(f"  {event['name']:<32} {state:>8}  {_did(event)}", markup=False)
+            elif kind == "failed":
+                progress.update(bar, visible=False)
+                progress.console.print(f"  {event['target']}: {event['message']}", markup=False)
+            elif kind == "end" and timings:
+                own = event["wall_s"] - event["stage_s"]
+                for name, taken, cached in seconds:
+                    progress.console.print(f"  {taken:8.2f} s  {name}{' (stored)' if cached else ''}", markup=False)
+                progress.console.print(
+                    f"  wall {event['wall_s']:.2f} s, stages {event['stage_s']:.2f} s, the pipeline's own "
+                    f"{own:.2f} s ({100 * own / event['wall_s']:.1f} %)",
+                    markup=False,
+                )
+
+        yield emit
+
+
+def _extra(event: Mapping[str, Any]) -> str:
+    parts = [f"{name} {event[name]:.4g}" for name in ("loss", "metric") if event.get(name) is not None]
+    if event.get("left_s") is not None:
+        parts.append(f"{event['left_s']:.0f} s left")
+    return ", ".join(parts)
+
+
+def _did(event: Mapping[str, Any]) -> str:
+    """What a stage did, in a few words."""
+    data = event["metadata"]
+    stage = event["stage"]
+    if stage == "data":
+        return ", ".join(f"{name} {count}" for name, count in data["splits"].items())
+    if stage == "reference":
+        return f"{data['params']:,} parameters, {data['macs']:,} MACs, selection {data['selection']['metric']:.1%}"
+    if stage == "quantize":
+        share = data["int8_mac_share"]
+        return f"{data['size_bytes']:,} B, int8 {'-' if share is None else format(share, '.0%')} of MACs"
+    if stage == "race":
+        return ", ".join(f"{row['id']} {row['speedup']['median']:.2f}x" for row in data["candidates"])
+    parts = []
+    if data.get("method"):
+        parts.append(str(data["method"]))
+    if data.get("metric") is not None:
+        parts.append(f"selection {data['metric']:.1%}")
+    if data.get("params") is not None:
+        parts.append(f"{data['params']:,} parameters")
+    if data.get("macs") is not None:
+        parts.append(f"{data['macs']:,} MACs")
+    if stage == "lower":
+        parts.append(f"{data['size_bytes']:,} B")
+    return ", ".join(parts)
+
+
+def summary(report: Report, out: Path) -> None:
+    """The whole run in the terminal: stages, a table a target, the verdict last."""
+    OUT.print()
+    OUT.print(_stages(report))
+    for name, row in report.targets.items():
+        if row.candidates:
+            OUT.print(_candidates(name, row))
+        lines = [_run(run) for run in row.runs]
+        lines += [row.race] if row.race else []
+        lines += [f"ships {row.shipped}: {row.size_bytes:,} B in {out / name}"] if row.shipped else []
+        lines += [f"{row.verdict}: {reason}" for reason in row.reasons]
+        for line in lines:
+            OUT.print(f"  {line}", markup=False, soft_wrap=True)
+        OUT.print()
+    n = report.data["gate"]
+    looks = report.gate_looks
+    OUT.print(f"gate split: {n} samples, looked at by {looks} artifact{'s' if looks != 1 else ''} so far", markup=False)
+    verdicts = ", ".join(f"{name} {row.verdict}" for name, row in report.targets.items())
+    OUT.print(f"[bold {STYLE[report.verdict]}]verdict: {report.verdict}[/] ({verdicts})")
+
+
+def _stages(report: Report) -> Table:
+    table = Table(
+        title=f"{report.recipe['name']}: float {report.float_.metric:.2%} on {report.float_.n} gate samples",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("stage")
+    for header in ("seconds", "selection", "parameters", "MACs"):
+        table.add_column(header, justify="right")
+    for row in report.stages:
+        if row.metric is None and row.params is None:
+            continue
+        table.add_row(
+            row.name,
+            "stored" if row.cached else f"{row.seconds:.1f}",
+            _share(row.metric),
+            f"{row.params:,}" if row.params is not None else "",
+            f"{row.macs:,}" if row.macs is not None else "",
+        )
+    return table
+
+
+def _candidates(name: str, row: TargetRow) -> Table:
+    table = Table(title=f"{name} (race on the selection split)", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("candidate", no_wrap=True)
+    for header in ("bytes", "int8 MACs", "drop", "of it int8", "SQNR dB", "speed-up over float", "parity"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for candidate in row.candidates:
+        style = "bold" if candidate.id == row.shipped else ""
+        table.add_row(*_candidate(candidate, candidate.id == row.shipped), style=style)
+    return table
+
+
+def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
+    speedup = row.speedup
+    return (
+        f"{row.id}{' *' if shipped else ''}",
+        f"{row.size_bytes:,}" if row.size_bytes is not None else "-",
+        _share(row.int8_mac_share, 0),
+        _number(row.drop_points, "+.2f"),
+        _number(row.quant_drop_points, "+.2f"),
+        "-" if row.quantizer == "none" and row.sqnr_db is None else _number(row.sqnr_db, ".1f"),
+        f"{speedup.median:.2f} ({speedup.low:.2f}-{speedup.high:.2f})" if speedup else "-",
+        row.verdict,
+    )
+
+
+def _run(run: RunRow) -> str:
+    parts = [
+        f"gate split, batch {run.batch}: accuracy {_share(run.metric, 2)}",
+        f"drop {_number(run.drop_points, '+.2f')} points "
+        f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
+        f"lost {run.flips.lost}, gained {run.flips.gained}",
+    ]
+    if run.latency_ms and run.float_latency_ms:
+        parts.append(
+            f"p50 {_number(run.latency_ms.p50, '.4f')} ms, p99 {_number(run.latency_ms.p99, '.4f')} ms "
+            f"(float p50 {_number(run.float_latency_ms.p50, '.4f')} ms)"
+        )
+    return ", ".join(parts)
+
+
+def _share(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:.{digits}%}"
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "unavailable" if value is None else format(value, spec)
+
+
+def doctor(found: Mapping[str, Any]) -> None:
+    """A table of targets and the command that brings what is missing."""
+    OUT.print(
+        f"Python {found['python']} on {found['platform']}, {found['device']['cpu']}, {found['cores']} cores",
+        markup=False,
+    )
+    table = Table(box=SIMPLE_HEAD)
+    for header in ("target", "ready", "packages", "to install"):
+        table.add_column(header)
+    for name, row in found["targets"].items():
+        packages = ", ".join(f"{package} {version}" for package, version in row["packages"].items())
+        table.add_row(name, "yes" if row["ready"] else "no", packages, row["remedy"])
+    OUT.print(table)
+
+
+def store(rows: list[dict[str, Any]], root: Path) -> None:
+    """A table of stored results, most recently used first."""
+    table = Table(
+        title=f"{root}: {len(rows)} results, {sum(row['size_bytes'] for row in rows):,} B", title_justify="left"
+    )
+    for header in ("stage", "key", "bytes", "last used"):
+        table.add_column(header)
+    for row in sorted(rows, key=lambda row: -row["last_used"]):
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last_used"]))
+        table.add_row(row["stage"], row["key"][:12], f"{row['size_bytes']:,}", used)
+    OUT.print(table)

@@ -1,0 +1,171 @@
+"""The four named splits, as arrays on disk, and the check that they share no sample.
+
+A data factory returns a mapping: the split names to `(inputs, labels)` or `(inputs, labels, groups)`, and optionally
+"preprocessing" (any JSON) and "labels" (class names). `inputs` is one array or a dict of arrays, first axis = sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UsageError
+
+SPLITS = ("train", "calibration", "selection", "gate")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """`inputs`: name -> [n, ...] in the model's (PyTorch) layout; `labels`: int64 [n]; `groups`: [n] str or None."""
+
+    inputs: dict[str, Array]
+    labels: Array
+    groups: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """All splits with what travels with the artifact: declared preprocessing and the class names."""
+
+    splits: dict[str, Split]
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+
+def from_factory(returned: object, where: str) -> Data:
+    """Check and normalise what a data factory returned. Raises UsageError naming split, problem and remedy."""
+    if not isinstance(returned, Mapping):
+        raise UsageError(
+            f"{where} returned {type(returned).__name__}, expected a mapping with the splits {list(SPLITS)}"
+        )
+    missing = [name for name in SPLITS if name not in returned]
+    if missing:
+        raise UsageError(f"{where} lacks the splits {missing}: return all of {list(SPLITS)}")
+    splits = {name: _split(returned[name], f"{where}, split '{name}'") for name in SPLITS}
+    labels = tuple(str(label) for label in returned.get("labels", ()))
+    data = Data(splits, dict(returned.get("preprocessing", {})), labels)
+    _check(data, where)
+    return data
+
+
+def _split(value: object, where: str) -> Split:
+    if isinstance(value, Split):
+        value = (value.inputs, value.labels, value.groups)
+    if not isinstance(value, tuple) or len(value) not in (2, 3):
+        raise UsageError(f"{where} is {type(value).__name__}, expected (inputs, labels) or (inputs, labels, groups)")
+    inputs, labels, groups = (*value, None)[:3]
+    try:
+        named = (
+            {str(k): np.asarray(v) for k, v in inputs.items()}
+            if isinstance(inputs, Mapping)
+            else {"input": np.asarray(inputs)}
+        )
+        target = np.asarray(labels)
+        tags = None if groups is None else np.asarray(groups).astype(str)
+    except Exception as error:
+        raise UsageError(f"{where} cannot be read as arrays: {error}") from error
+    for name, array in named.items():
+        if array.dtype == np.float64:
+            named[name] = array.astype(np.float32)
+        elif array.dtype.kind not in "fiub":
+            raise UsageError(f"{where}: input '{name}' has dtype {array.dtype}, expected numbers")
+    if target.ndim != 1 or target.dtype.kind not in "iu":
+        raise UsageError(
+            f"{where}: labels have dtype {target.dtype} and shape {list(target.shape)}, expected integers [n]"
+        )
+    lengths = {name: len(array) for name, array in named.items()} | {"labels": len(target)}
+    if tags is not None:
+        lengths["groups"] = len(tags)
+    if len(set(lengths.values())) != 1:
+        raise UsageError(f"{where}: lengths differ: {lengths}")
+    if len(target) == 0:
+        raise UsageError(f"{where} is empty")
+    for name, array in named.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).sum())
+            raise UsageError(
+                f"{where}: input '{name}' has NaN or infinity in {bad} of {len(array)} samples: clean the data"
+            )
+    return Split(named, target.astype(np.int64), tags)
+
+
+def _check(data: Data, where: str) -> None:
+    shapes = {
+        name: {k: (v.shape[1:], str(v.dtype)) for k, v in split.inputs.items()} for name, split in data.splits.items()
+    }
+    for name in SPLITS[1:]:
+        if shapes[name] != shapes["train"]:
+            raise UsageError(f"{where}: split '{name}' has inputs {shapes[name]}, 'train' has {shapes['train']}")
+    for name, split in data.splits.items():
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or (data.labels and high >= len(data.labels)):
+            raise UsageError(f"{where}: split '{name}' has labels {low}..{high}, but {len(data.labels)} class names")
+    overlap(data, where)
+
+
+def sample_hashes(split: Split) -> list[bytes]:
+    """A content hash for each sample, over all its inputs."""
+    names = sorted(split.inputs)
+    arrays = [np.ascontiguousarray(split.inputs[name]) for name in names]
+    return [
+        hashlib.blake2b(b"".join(array[i].tobytes() for array in arrays), digest_size=16).digest()
+        for i in range(len(split))
+    ]
+
+
+def overlap(data: Data, where: str) -> None:
+    """Raise UsageError with counts and examples when two splits share a sample."""
+    seen: dict[bytes, tuple[str, int]] = {}
+    shared: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], tuple[int, int]] = {}
+    for name, split in data.splits.items():
+        for index, digest in enumerate(sample_hashes(split)):
+            first = seen.setdefault(digest, (name, index))
+            if first[0] != name:
+                pair = (first[0], name)
+                shared[pair] += 1
+                example.setdefault(pair, (first[1], index))
+    if shared:
+        text = "; ".join(
+            f"{count} in '{a}' and '{b}' (for example {a}[{example[a, b][0]}] = {b}[{example[a, b][1]}])"
+            for (a, b), count in shared.items()
+        )
+        raise UsageError(
+            f"{where}: splits share samples: {text}. Results on a leaked split mean nothing: remove the copies"
+        )
+
+
+def save(data: Data, folder: Path) -> None:
+    """One .npy an array, so that a reader maps only what it needs."""
+    for name, split in data.splits.items():
+        (folder / name / "inputs").mkdir(parents=True)
+        for key, array in split.inputs.items():
+            np.save(folder / name / "inputs" / f"{key}.npy", array)
+        np.save(folder / name / "labels.npy", split.labels)
+        if split.groups is not None:
+            np.save(folder / name / "groups.npy", split.groups)
+    record = {"preprocessing": data.preprocessing, "labels": list(data.labels)}
+    (folder / "declared.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def load_split(folder: Path, name: str) -> Split:
+    """One split of what `save` wrote, memory-mapped."""
+    base = folder / name
+    groups = base / "groups.npy"
+    return Split(
+        {file.stem: np.load(file, mmap_mode="r") for file in sorted((base / "inputs").glob("*.npy"))},
+        np.load(base / "labels.npy"),
+        np.load(groups) if groups.exists() else None,
+    )

@@ -1,0 +1,108 @@
+"""A model between stages: the user's factory builds it, the recorded edits are replayed on it, weights are loaded.
+
+Nothing is pickled: a folder holds `weights.safetensors` and `edits.json` (edits, and which tensors are one).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import user
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pipeline.compression.structure import Edits
+
+WEIGHTS, EDITS = "weights.safetensors", "edits.json"
+
+
+def build(owner: Mapping[str, str]) -> nn.Module:
+    """The user's float architecture with fresh weights (seed torch before). Raises UsageError, with file and line."""
+    from torch import nn
+
+    model = user.call(owner["model"], owner["folder"])
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"model factory '{owner['model']}' returned {type(model).__name__}, expected a torch.nn.Module"
+        )
+    return model
+
+
+def ties(model: nn.Module) -> dict[str, str]:
+    """Names in the state that are the same tensor as an earlier name: alias -> first name."""
+    first: dict[int, str] = {}
+    named = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    state = model.state_dict(keep_vars=True)
+    return {
+        name: owner
+        for name, tensor in state.items()
+        if (owner := first.setdefault(id(named.get(name, tensor)), name)) != name
+    }
+
+
+def save(model: nn.Module, edits: Edits, folder: Path) -> None:
+    """Write weights and edits below `folder`; the same model gives the same bytes."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tied = ties(model)
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    save_file(state, folder / WEIGHTS)
+    record = {"version": 1, "tied": tied, "steps": edits}
+    (folder / EDITS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def edits_of(folder: Path) -> Edits:
+    """The edits that a saved model has had, oldest first."""
+    return json.loads((folder / EDITS).read_text())["steps"]  # type: ignore[no-any-return]
+
+
+def load(owner: Mapping[str, str], folder: Path) -> nn.Module:
+    """The saved model in eval mode. Raises UsageError when the factory no longer builds what was saved."""
+    from safetensors.torch import load_file
+
+    from pipeline.compression.structure import replay
+
+    record = json.loads((folder / EDITS).read_text())
+    model = build(owner)
+    where = f"model factory '{owner['model']}'"
+    replay(model, record["steps"], where)
+    now = ties(model)
+    if now != record["tied"]:
+        raise UsageError(
+            f"{where} ties {now}, the saved model {record['tied']}: it changed since; run the stages again"
+        )
+    load_state(model, load_file(folder / WEIGHTS), str(folder / WEIGHTS))
+    return model.eval()
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy a state dict into the model; every key must fit. Tied tensors may come once or under each name.
+
+    Raises UsageError listing the first missing, unexpected and wrong-shaped keys.
+    """
+    own, tied = model.state_dict(), ties(model)
+    present = set(state) | {alias for alias, name in tied.items() if name in state}
+    present |= {name for alias, name in tied.items() if alias in state}
+    shapes = [
+        f"{k} is {list(state[k].shape)}, the model has {list(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    problems = {
+        "missing": [k for k in own if k not in present],
+        "unexpected": [k for k in state if k not in own],
+        "wrong shape": shapes,
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{kind} ({len(keys)}): {', '.join(keys[:3])}" for kind, keys in problems.items() if keys)
+        raise UsageError(f"{source} does not fit the model: {text}. Give the checkpoint of this architecture")
+    model.load_state_dict(dict(state), strict=False)

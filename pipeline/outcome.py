@@ -1,0 +1,227 @@
+"""From a travelled road to its report: the gate's evidence, the verdicts, the delivered files."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline import errors
+from pipeline.errors import PRECEDENCE, UsageError
+from pipeline.recipe import Gate, Recipe
+from pipeline.release import gate, report
+from pipeline.release.statistics import tango_upper
+from pipeline.road import Branch, Road, model_folder, shipped_artifact
+from pipeline.runner import Runner, device, version
+from pipeline.store import Store
+
+VERDICT_CODES: dict[report.Outcome, int] = {
+    "pass": errors.PASS,
+    "fail": errors.GATE_FAILED,
+    "inconclusive": errors.INCONCLUSIVE,
+}
+TOOLS: tuple[str, ...] = (
+    "torch",
+    "torch-pruning",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "litert-torch",
+    "ai-edge-quantizer",
+)
+TOOLS += ("ai-edge-litert", "numpy")
+
+
+def first(codes: Iterable[int]) -> int:
+    """The exit code of several outcomes."""
+    seen = set(codes)
+    return next(code for code in PRECEDENCE if code in seen)
+
+
+def verdict_of(code: int) -> report.Outcome:
+    """The verdict that an exit code stands for."""
+    return next((name for name, known in VERDICT_CODES.items() if known == code), "error")
+
+
+def conclude(road: Road, runner: Runner, overrides: Iterable[str] = ()) -> report.Report:
+    """The report of a finished road."""
+    assert road.data is not None
+    assert road.reference is not None
+    looks = count_looks(runner.store, road)
+    facts = road.data.metadata
+    split = report.GateSplit(
+        n=facts["splits"]["gate"],
+        groups=len(facts["groups"]["gate"]) if "gate" in facts["groups"] else None,
+        shared_samples=facts["shared_samples"],
+        digest=facts["digests"]["gate"],
+    )
+    targets = {name: _target(road, branch, split) for name, branch in road.branches.items()}
+    code = first(
+        branch.error.exit_code if branch.error else VERDICT_CODES[targets[name].verdict]
+        for name, branch in road.branches.items()
+    )
+    original = road.reference.metadata
+    return report.Report(
+        verdict=verdict_of(code),
+        exit_code=code,
+        recipe=road.recipe.model_dump(mode="json") | {"set": list(overrides)},
+        environment=environment(),
+        data=facts["splits"],
+        gate_split=split,
+        gate_looks=looks,
+        float=report.Float(**original["gate"], **{key: original[key] for key in ("params", "macs", "size_bytes")}),
+        stages=[report.StageRow(**row) for row in runner.rows],
+        targets=targets,
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What the figures were measured with."""
+    tools = {name: version(name) for name in ("edge-deploy", *TOOLS)}
+    return {"python": platform.python_version(), "platform": platform.platform(), "device": device(), "versions": tools}
+
+
+def count_looks(store: Store, road: Road) -> int:
+    """How many different artifacts have been verified on this gate split, this run included."""
+    assert road.data is not None
+    folder = store.root / "looks" / road.data.metadata["digests"]["gate"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for branch in road.branches.values():
+        if branch.verify is not None:
+            (folder / branch.verify.key).touch()
+    return sum(1 for _ in folder.iterdir())
+
+
+def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.TargetRow:
+    candidates = _candidates(branch)
+    if branch.error is not None or branch.choice is None or branch.verify is None or branch.profile is None:
+        why = str(branch.error) if branch.error else "the run stopped before there was evidence"
+        return report.TargetRow(verdict="error", reasons=[why], candidates=candidates)
+    shipped = branch.candidates[branch.choice.shipped].metadata
+    row = report.TargetRow(
+        verdict="error",
+        reasons=[],
+        shipped=branch.choice.shipped,
+        artifact=branch.name,
+        sha256=branch.verify.metadata["sha256"],
+        size_bytes=shipped["size_bytes"],
+        weight_bytes=shipped["weight_bytes"],
+        race=branch.choice.says,
+        batches=branch.batches,
+        candidates=candidates,
+        runs=_runs(road.recipe, branch),
+    )
+    return judged(row, road.recipe.gate, split, shipped["sha256"])
+
+
+def judged(
+    row: report.TargetRow, settings: Gate, split: report.GateSplit, artifact_sha256: str | None
+) -> report.TargetRow:
+    """The row with the gate's verdict on its figures. `artifact_sha256`: digest of the file as it lies there now."""
+    evidence = gate.Evidence(
+        n=split.n,
+        batches=tuple(row.batches),
+        runs=tuple(
+            gate.Run(
+                batch=run.batch,
+                n=run.n,
+                lost=run.flips.lost,
+                gained=run.flips.gained,
+                finite=run.finite,
+                metric=run.metric,
+                sqnr_db=run.sqnr_db,
+                latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
+            )
+            for run in row.runs
+        ),
+        verified_sha256=row.sha256,
+        artifact_sha256=artifact_sha256,
+        leaked=split.shared_samples,
+        size_bytes=row.size_bytes,
+        weight_bytes=row.weight_bytes,
+        int8_mac_share=next((c.int8_mac_share for c in row.candidates if c.id == row.shipped), None),
+        groups=split.groups,
+    )
+    verdict = gate.judge(gate.Policy(**settings.model_dump(), groups=split.groups is not None), evidence)
+    return row.model_copy(
+        update={
+            "verdict": verdict.verdict,
+            "reasons": list(verdict.reasons),
+            "checks": [report.Check(**vars(check)) for check in verdict.checks],
+        }
+    )
+
+
+MEASURED = ("latency_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes")
+
+
+def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
+    assert branch.verify is not None
+    assert branch.profile is not None
+    profile = branch.profile.metadata
+    rows = []
+    for run in branch.verify.metadata["runs"]:
+        record = _known(run, report.RunRow) | {"margin_points": recipe.gate.margin_points, "drop_upper_points": None}
+        record["flips"] = run["flips"] or {}
+        if run["flips"]:
+            upper = tango_upper(**run["flips"], n=run["n"], confidence=recipe.gate.confidence)
+            record["drop_upper_points"] = round(100 * upper, 4)
+        if run["batch"] == profile["batch"]:
+            record |= {name: profile[name] for name in MEASURED}
+        rows.append(report.RunRow.model_validate(record))
+    return rows
+
+
+def _candidates(branch: Branch) -> list[report.CandidateRow]:
+    raced = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
+    empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "why": ""}
+    rows: list[dict[str, Any]] = []
+    for name, artifact in branch.candidates.items():
+        verdict, why = branch.choice.verdicts[name] if branch.choice else ("error", "the run stopped before the race")
+        made = {**artifact.metadata, **raced.get(name, {})}
+        folder = str(model_folder(branch, name))
+        rows.append(
+            _known(made, report.CandidateRow) | {"id": name, "artifact": folder, "verdict": verdict, "why": why}
+        )
+    rows += [{"id": name, "quantizer": name, "verdict": "error", "why": why} for name, why in branch.failed.items()]
+    return [report.CandidateRow.model_validate(empty | row) for row in rows]
+
+
+def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
+    """The part of a record that a report's row has fields for."""
+    return {name: record[name] for name in kind.model_fields if name in record}
+
+
+def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
+    """Copy what ships to `out/TARGET/`, then the report: each written aside and renamed."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, branch in road.branches.items():
+            if result.targets[name].shipped is None:
+                continue
+            aside = out / f".{name}-{uuid.uuid4().hex[:8]}"
+            shutil.copytree(shipped_artifact(branch).path, aside)
+            assert road.data is not None
+            shutil.copy(road.data.path / "declared.json", aside / "declared.json")
+            shutil.rmtree(out / name, ignore_errors=True)
+            aside.rename(out / name)
+        for file in {out / report.FILE, report_file or out / report.FILE}:
+            write_whole(file, result.to_json())
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
+        ) from error
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write aside, rename: a reader sees the old text or the new, never half."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
+    aside.write_text(text)
+    aside.replace(file)

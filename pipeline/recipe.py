@@ -1,0 +1,233 @@
+"""`deploy.toml` as typed configuration: every error at once, each with the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import UsageError
+
+FILE = "deploy.toml"
+EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
+
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Training(_Table):
+    """One run of the training loop (AdamW, cosine schedule)."""
+
+    epochs: Count = 10
+    lr: Positive = 1e-3
+    batch_size: Count = 64
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+
+
+class Train(Training):
+    """`[train]`: makes the float model where the recipe names no checkpoint."""
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Prune(_Table):
+    """`[prune]`: structured pruning to a MACs budget."""
+
+    macs: Share = 0.5
+    criterion: Literal["l1", "l2"] = "l2"
+    align: Literal[1, 2, 4, 8, 16, 32] = 8
+
+
+class Distill(Training):
+    """`[distill]`: recovery, with or without the float model as teacher."""
+
+    method: Literal["auto", "distill", "finetune"] = "auto"
+    temperature: Positive = 2.0
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+
+class Calibrate(_Table):
+    """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see."""
+
+    samples: Count = 200
+
+
+class Quantize(_Table):
+    """`[quantize]`: what ships among the candidates that hold parity."""
+
+    prefer: Literal["latency", "size"] = "latency"
+    candidates: tuple[str, ...] = ()  # empty: all that the target proposes
+
+
+class Race(_Table):
+    """`[race]`: the interleaved timing of the candidates."""
+
+    budget_s: Positive = 6.0
+    min_rounds: Count = 200
+
+
+class Profile(_Table):
+    """`[profile]`: the latency measurement of what ships, beside float."""
+
+    budget_s: Positive = 5.0
+    min_rounds: Count = 1000
+    threads: Count = 1
+
+
+class Gate(_Table):
+    """`[gate]`: the policy that a release must meet; a budget that is not given is not asked for."""
+
+    margin_points: Positive = 1.0
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    max_size_bytes: Count | None = None
+    max_weight_bytes: Count | None = None
+    max_latency_ms: Positive | None = None
+    max_flip_rate: Share | None = None
+    min_sqnr_db: float | None = None
+    min_int8_mac_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+
+
+class Recipe(_Table):
+    """A whole recipe. `folder` is where it lies: the user's modules and files are found from there."""
+
+    folder: Path
+    name: str = "model"
+    model: Reference
+    data: Reference
+    checkpoint: str | None = None
+    stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch: Count = 1
+    large_batch: Count = 32
+    cache_key: str = ""
+    data_files: tuple[str, ...] = ()
+    train: Train = Train()
+    prune: Prune = Prune()
+    distill: Distill = Distill()
+    calibrate: Calibrate = Calibrate()
+    quantize: Quantize = Quantize()
+    race: Race = Race()
+    profile: Profile = Profile()
+    gate: Gate = Gate()
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _known_stages(cls, stages: Any) -> Any:
+        for stage in stages if isinstance(stages, list) else []:
+            if stage in ("train", "load", "quantize", "calibrate", "verify", "profile", "gate", "race"):
+                raise ValueError(f"'{stage}' runs by itself at its place; 'stages' orders only 'prune' and 'distill'")
+        return stages
+
+    @model_validator(mode="after")
+    def _sensible_order(self) -> Recipe:
+        for before, stage in zip(("", *self.stages), self.stages, strict=False):
+            if stage == before == "prune":
+                raise ValueError(
+                    "stages: 'prune' twice in a row removes nothing the second time: put 'distill' between"
+                )
+            if stage == before == "distill":
+                raise ValueError("stages: 'distill' twice in a row is one longer 'distill': raise distill.epochs")
+        if self.stages and self.stages[0] == "distill":
+            raise ValueError(
+                "stages: 'distill' comes first, but then the student is the float model itself and there is nothing to "
+                "recover: put 'prune' before it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _two_targets_once(self) -> Recipe:
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError(f"targets: {list(self.targets)} names one twice")
+        return self
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe. `path` None: `deploy.toml` of the current folder. `overrides`: KEY=VALUE, value in TOML.
+
+    Raises UsageError with one line an error.
+    """
+    path = path or Path(FILE)
+    if path.is_dir():
+        path = path / FILE
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no recipe at {path}: write one, or name it with --recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    if "folder" in table:
+        raise UsageError(f"{path}: unknown key 'folder'")
+    return from_table(table, path.resolve().parent, str(path), overrides)
+
+
+def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from its keys. Raises UsageError with one line an error, each beginning with `where`."""
+    for override in overrides:
+        _override(table, override)
+    try:
+        return Recipe(folder=folder, **table)
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{where}: {_explain(row)}" for row in error.errors())) from error
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"--set {text}: expected KEY=VALUE, for example --set prune.macs=0.25")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is a string
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {text}: '{part}' is not a table")
+    table[parts[-1]] = parsed
+
+
+def _explain(row: Any) -> str:
+    where = ".".join(str(part) for part in row["loc"])
+    if row["type"] == "extra_forbidden":
+        return f"unknown key '{where}'{_nearest(where)}"
+    if row["type"] == "missing":
+        return f"missing key '{where}'"
+    message = row["msg"].removeprefix("Value error, ")
+    if where == "model" or where == "data":
+        message = "expected 'module:function', for example 'net:build'"
+    given = "" if not where or isinstance(row["input"], dict) else f" (given: {row['input']!r})"
+    return f"{where}: {message}{given}" if where else message
+
+
+def keys() -> list[str]:
+    """Every key that a recipe may hold, dotted."""
+    found = []
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += [f"{name}.{inner}" for inner in field.annotation.model_fields]
+        if name != "folder":
+            found.append(name)
+    return found
+
+
+def _nearest(key: str) -> str:
+    match = difflib.get_close_matches(key, keys(), n=1, cutoff=0.5)
+    return f": did you mean '{match[0]}'?" if match else f"; known keys: {', '.join(_siblings(key))}"
+
+
+def _siblings(key: str) -> Iterable[str]:
+    prefix = key.rpartition(".")[0]
+    return [known for known in keys() if known.rpartition(".")[0] == prefix]

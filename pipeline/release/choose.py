@@ -1,0 +1,86 @@
+"""Which candidate ships: a pure function of the race's figures.
+
+Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
+is below the margin. Among those that hold it the fastest ships (or the smallest); candidates whose speed-up
+intervals overlap the best one's are tied, and of those within 5 % of the smallest the one with the highest SQNR does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.release.statistics import noninferior, samples_to_decide
+
+SIZE_TIE = 1.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`verdicts`: candidate -> (verdict, why). `says`: the race's outcome in words."""
+
+    shipped: str
+    verdicts: Mapping[str, tuple[str, str]]
+    says: str
+
+
+def choose(
+    rows: Sequence[Mapping[str, Any]],
+    prefer: Literal["latency", "size"],
+    margin_points: float,
+    confidence: float = 0.95,
+) -> Choice:
+    """`rows`: one a candidate, as the race measured it, with size_bytes and precision. A float row is among them."""
+    verdicts = {row["id"]: parity(row, margin_points, confidence) for row in rows}
+    eligible = [row for row in rows if verdicts[row["id"]][0] == "pass"]
+    if prefer == "latency":
+        best = max(eligible, key=lambda row: float(row["speedup"]["median"]))
+        tied = [row for row in eligible if row["speedup"]["high"] >= best["speedup"]["low"]]
+    else:
+        tied = eligible
+    smallest = min(row["size_bytes"] for row in tied)
+    close = [row for row in tied if row["size_bytes"] <= SIZE_TIE * smallest]
+    shipped = max(close, key=lambda row: (_fidelity(row), row["speedup"]["median"], row["id"]))
+    return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
+
+
+def parity(row: Mapping[str, Any], margin_points: float, confidence: float) -> tuple[str, str]:
+    """(verdict, why) of one candidate on the selection split."""
+    if row["precision"] == "f32":
+        return "pass", "the runtime's own float"
+    if not row["finite"]:
+        return "fail", "its outputs have NaN or infinity, or another shape"
+    lost, gained, n = row["quant_flips"]["lost"], row["quant_flips"]["gained"], row["n"]
+    verdict = noninferior(lost, gained, n, margin_points / 100, confidence)
+    why = (
+        f"quantization loses {lost}, gains {gained} of {n} against the runtime's float, margin {margin_points:g} points"
+    )
+    if verdict == "inconclusive":
+        needed = samples_to_decide(lost, gained, n, margin_points / 100)
+        why += f"; about {needed} selection samples would decide" if needed else ""
+    return verdict, why
+
+
+def _fidelity(row: Mapping[str, Any]) -> float:
+    return float("inf") if row["precision"] == "f32" or row["sqnr_db"] is None else float(row["sqnr_db"])
+
+
+def _says(
+    shipped: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, tuple[str, str]]
+) -> str:
+    """The outcome in words, also when int8 brings nothing."""
+    integers = [row for row in rows if row["precision"] == "int8"]
+    holding = [row for row in integers if verdicts[row["id"]][0] == "pass"]
+    if not integers:
+        return "no int8 candidate was raced"
+    if not holding:
+        return f"no int8 candidate holds parity: {verdicts[integers[0]['id']][1]}"
+    row = shipped if shipped["precision"] == "int8" else max(holding, key=lambda r: float(r["speedup"]["median"]))
+    speedup = row["speedup"]
+    figure = f"{speedup['median']:.2f} ({speedup['low']:.2f}-{speedup['high']:.2f})"
+    if speedup["low"] > 1:
+        return f"int8 is faster than float here: {figure} times"
+    if speedup["high"] < 1:
+        return f"int8 is slower than float here: {figure} times its speed"
+    return f"int8 is not faster here: {figure}"

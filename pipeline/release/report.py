@@ -1,0 +1,195 @@
+"""`report.json`, version 1, as types; later versions only add keys. Its JSON schema: `report.schema.json` here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import UsageError
+
+FILE = "report.json"
+
+VerdictName = Literal["pass", "fail", "inconclusive"]
+Outcome = Literal["pass", "fail", "inconclusive", "error"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Float(_Record):
+    """The float model before any compression. `metric`: top-1 accuracy on the gate split, n samples."""
+
+    metric: float
+    n: int
+    params: int
+    macs: int
+    size_bytes: int
+    groups: dict[str, float] = {}
+
+
+class StageRow(_Record):
+    """One stage of the run. `metric`: top-1 accuracy on the selection split, where the stage has one."""
+
+    name: str
+    branches: list[str]
+    key: str
+    seconds: float
+    cached: bool
+    metric: float | None = None
+    params: int | None = None
+    macs: int | None = None
+
+
+class Interval(_Record):
+    """A median with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Latency(_Record):
+    """Milliseconds; p99 is None below 1,000 samples."""
+
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+    n: int | None = None
+
+
+class GateSplit(_Record):
+    """The split that judges. `groups`: how many people, devices, ... it has; None where the data names none."""
+
+    n: int
+    groups: int | None
+    shared_samples: int | None
+    digest: str
+
+
+class Flips(_Record):
+    """Samples right only before, and right only after."""
+
+    lost: int | None = None
+    gained: int | None = None
+
+
+class CandidateRow(_Record):
+    """One candidate, measured on the selection split. Its `verdict`: does it hold parity there."""
+
+    id: str
+    artifact: str | None
+    sha256: str | None
+    size_bytes: int | None
+    weight_bytes: int | None
+    drop_points: float | None
+    quant_drop_points: float | None = None
+    quantizer: str
+    scheme: str | None
+    observer: str | None
+    precision: str | None = None
+    int8_mac_share: float | None
+    int8_op_share: float | None
+    float_ops: list[str]
+    metric: float | None
+    sqnr_db: float | None
+    agreement: float | None = None
+    latency_ms: Latency | None = None
+    speedup: Interval | None
+    verdict: Outcome
+    why: str = ""
+
+
+class RunRow(_Record):
+    """What ships, on the gate split, at one batch size on one device."""
+
+    device: dict[str, Any]
+    runtime: str
+    runtime_version: str | None
+    precision: str | None
+    batch: int
+    n: int
+    finite: bool
+    metric: float | None
+    drop_points: float | None
+    margin_points: float
+    drop_upper_points: float | None
+    quant_drop_points: float | None
+    flips: Flips
+    agreement: float | None
+    sqnr_db: float | None
+    worst_error: float | None = None
+    groups: dict[str, float] = {}
+    latency_ms: Latency | None = None
+    float_latency_ms: Latency | None = None
+    speedup: Interval | None = None
+    peak_memory_bytes: int | None = None
+    float_peak_memory_bytes: int | None = None
+
+
+class Check(_Record):
+    """One thing that the gate judged."""
+
+    name: str
+    verdict: VerdictName
+    reason: str
+    batch: int | None = None
+    value: float | None = None
+    limit: float | None = None
+    unit: str = ""
+
+
+class TargetRow(_Record):
+    """One target: verdict, what ships and why, the evidence."""
+
+    verdict: Outcome
+    reasons: list[str]
+    shipped: str | None = None
+    artifact: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    weight_bytes: int | None = None
+    race: str = ""
+    batches: list[int] = []
+    candidates: list[CandidateRow] = []
+    runs: list[RunRow] = []
+    checks: list[Check] = []
+
+
+class Report(_Record):
+    """A whole run."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    verdict: Outcome
+    exit_code: int
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    data: dict[str, int]
+    gate_split: GateSplit
+    gate_looks: int
+    float_: Float = Field(alias="float")
+    stages: list[StageRow]
+    targets: dict[str, TargetRow]
+
+    def to_json(self) -> str:
+        """The report as text, keys in the schema's order."""
+        return json.dumps(self.model_dump(by_alias=True), indent=1, allow_nan=False) + "\n"
+
+
+def schema_json() -> str:
+    """JSON Schema of a report."""
+    return json.dumps(Report.model_json_schema(by_alias=True), indent=1, sort_keys=True) + "\n"
+
+
+def read(run: Path) -> Report:
+    """The report of a finished run: a folder with `report.json`, or that file. Raises UsageError."""
+    file = run / FILE if run.is_dir() else run
+    try:
+        return Report.model_validate_json(file.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"no finished run at {run}: run 'deploy --target ... --out {run}' first") from None
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{file} is not a report of this version: {str(error).splitlines()[0]}") from error

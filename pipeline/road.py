@@ -1,0 +1,232 @@
+"""The road: which stages run for a recipe, on what. Branches of several targets are one while their keys are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline import source
+from pipeline.artifact import Artifact, sha256_file
+from pipeline.errors import DeployError, StageError, UsageError
+from pipeline.recipe import Recipe
+from pipeline.release import choose
+from pipeline.runner import Runner
+from pipeline.stages.table import ORDER
+
+
+@dataclass
+class Branch:
+    """What one target's part of the road came to."""
+
+    name: str
+    lowered: Artifact | None = None
+    candidates: dict[str, Artifact] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
+    race: Artifact | None = None
+    choice: choose.Choice | None = None
+    batches: list[int] = field(default_factory=list)  # planned for verify, the deployment batch first
+    verify: Artifact | None = None
+    profile: Artifact | None = None
+    error: DeployError | None = None
+
+
+@dataclass
+class Road:
+    """A finished (or stopped) run, before the gate has spoken."""
+
+    recipe: Recipe
+    data: Artifact | None = None
+    floating: Artifact | None = None  # the original float model
+    reference: Artifact | None = None
+    model: Artifact | None = None  # what pruning and recovery made of it
+    branches: dict[str, Branch] = field(default_factory=dict)
+
+
+def travel(recipe: Recipe, targets: Sequence[str], runner: Runner, only: str | None = None) -> Road:
+    """Run the stages in order. A target that fails ends its own branch only. Raises DeployError for shared stages."""
+    road = Road(recipe)
+    last = ORDER.index(only) if only else len(ORDER)
+
+    def wanted(stage: str) -> bool:
+        return ORDER.index(stage) <= last
+
+    _shared(road, tuple(targets), runner, wanted)
+    for name in targets:
+        branch = road.branches[name] = Branch(name)
+        if not wanted("export-pt2"):
+            continue
+        try:
+            _branch(road, branch, tuple(targets), runner, wanted)
+        except DeployError as error:
+            branch.error = error
+            runner.emit({"event": "failed", "target": name, "message": str(error)})
+    return road
+
+
+def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
+    recipe = road.recipe
+    files = source.digest_files(recipe.data_files, recipe.folder)
+    road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
+    if not wanted("load"):
+        return
+    if recipe.checkpoint is None:
+        floating = runner.do("train", {"data": data}, recipe.train.model_dump(), branches=everyone)
+    else:
+        path = (recipe.folder / recipe.checkpoint).resolve()
+        if not path.is_file():
+            raise UsageError(f"checkpoint: no file at {path}: correct 'checkpoint', or leave it out to train")
+        floating = runner.do(
+            "load", {"data": data}, {"checkpoint": str(path)}, branches=everyone, extra={"sha256": sha256_file(path)}
+        )
+    road.floating = road.model = floating
+    if wanted("reference"):
+        road.reference = runner.do("reference", {"model": floating, "data": data}, {}, branches=everyone)
+    prunings = recipe.stages.count("prune")
+    done = {"prune": 0, "distill": 0}
+    for stage in recipe.stages:
+        if not wanted(stage):
+            return
+        done[stage] += 1
+        label = str(done[stage]) if recipe.stages.count(stage) > 1 else ""
+        inputs = {"model": road.model, "data": data}
+        settings: Mapping[str, Any]
+        if stage == "prune":
+            # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
+            share = recipe.prune.macs ** (done["prune"] / prunings)
+            settings = {**recipe.prune.model_dump(), "macs": share}
+            inputs["float"] = floating
+        else:
+            settings = recipe.distill.model_dump()
+            inputs["teacher"] = floating
+        road.model = runner.do(stage, inputs, settings, branches=everyone, label=label)
+
+
+def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
+    from targets import registry  # numpy comes with it
+
+    recipe, data, reference, model = road.recipe, road.data, road.reference, road.model
+    assert data is not None
+    assert reference is not None
+    assert model is not None
+    target = registry.load(branch.name)
+    _check_dtypes(branch.name, target.capabilities.dtypes, data.metadata["inputs"])
+
+    program = runner.do("export-pt2", {"model": model, "data": data}, {}, branches=everyone)
+    _check_ops(branch.name, target.capabilities.ops, program.metadata["ops"])
+    if target.capabilities.program == "onnx":
+        if not wanted("export-onnx"):
+            return
+        sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
+        program = runner.do("export-onnx", {"program": program}, {}, branches=sharing)
+
+    do = partial(runner.do, branches=(branch.name,), label=branch.name)
+    on_target: dict[str, Any] = {"target": branch.name}
+    if not wanted("lower"):
+        return
+    branch.lowered = lowered = do("lower", {"program": program}, on_target)
+    if not wanted("observe"):
+        return
+    samples = {"samples": recipe.calibrate.samples}
+    observed = do("observe", {"float": lowered, "data": data}, {**on_target, **samples})
+    if not wanted("quantize"):
+        return
+    _quantize(branch, target, {"float": lowered, "data": data, "statistics": observed}, runner, recipe)
+    if not wanted("race"):
+        return
+    timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch, "threads": recipe.profile.threads}
+    branch.race = do(
+        "race",
+        {"data": data, "reference": reference, "float": lowered}
+        | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
+        {**on_target, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
+    )
+    rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
+    branch.choice = choose.choose(rows, recipe.quantize.prefer, recipe.gate.margin_points, recipe.gate.confidence)
+    if not wanted("verify"):
+        return
+    shipped = _model(branch.candidates[branch.choice.shipped], lowered)
+    chosen = {**on_target, "candidate": branch.choice.shipped, "threads": recipe.profile.threads}
+    large = [recipe.large_batch] if target.capabilities.batch != "fixed" else []
+    branch.batches = list(dict.fromkeys([recipe.batch, *large]))
+    branch.verify = do(
+        "verify",
+        {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
+        {**chosen, "batches": branch.batches},
+    )
+    if not wanted("profile"):
+        return
+    branch.profile = do(
+        "profile",
+        {"data": data, "float": lowered, "shipped": shipped},
+        {**chosen, **recipe.profile.model_dump(), **timing},
+    )
+
+
+def _quantize(branch: Branch, target: Any, inputs: Mapping[str, Artifact], runner: Runner, recipe: Recipe) -> None:
+    from targets import base
+
+    lowered = inputs["float"]
+    proposed = target.candidates(base.read_manifest(lowered.path))
+    wished = recipe.quantize.candidates
+    ids = [c.id for c in proposed]
+    if wished and not set(wished) & set(ids):
+        raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {ids}")
+    for candidate in proposed:
+        if wished and candidate.id not in wished and candidate.precision != "f32":
+            continue
+        settings = {"target": branch.name, "candidate": candidate.id, "samples": recipe.calibrate.samples}
+        try:
+            branch.candidates[candidate.id] = runner.do(
+                "quantize", inputs, settings, branches=(branch.name,), label=f"{branch.name}/{candidate.id}"
+            )
+        except StageError as error:  # a vendor's quantizer that breaks on this model is a result, and shown as one
+            branch.failed[candidate.id] = str(error)
+            runner.emit({"event": "failed", "target": f"{branch.name}/{candidate.id}", "message": str(error)})
+    integers = [c.id for c in proposed if c.precision == "int8" and (not wished or c.id in wished)]
+    if integers and not any(name in branch.candidates for name in integers):
+        raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
+
+
+def _model(candidate: Artifact, lowered: Artifact) -> Artifact:
+    """The artifact that holds a candidate's file: the lowered one for candidates that run in float."""
+    return lowered if candidate.metadata["quantizer"] == "none" else candidate
+
+
+def shipped_artifact(branch: Branch) -> Artifact:
+    """The folder of what ships."""
+    assert branch.choice is not None
+    assert branch.lowered is not None
+    return _model(branch.candidates[branch.choice.shipped], branch.lowered)
+
+
+def model_folder(branch: Branch, candidate: str) -> Path:
+    """Where a candidate's model lies in the store."""
+    assert branch.lowered is not None
+    return _model(branch.candidates[candidate], branch.lowered).path
+
+
+def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]) -> None:
+    for name, spec in inputs.items():
+        if spec["dtype"] not in dtypes:
+            raise UsageError(
+                f"{target}: no road for input '{name}' of {spec['dtype']}: it takes {', '.join(sorted(dtypes))}"
+            )
+
+
+def _check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+    refused = [
+        f"{op}{f' ({line})' if line else ''}: {table[base_name(op)].reason}"
+        for op, line in ops.items()
+        if base_name(op) in table and table[base_name(op)].level == "refused"
+    ]
+    if refused:
+        raise UsageError(f"{target} cannot run {'; '.join(refused)}")
+
+
+def base_name(op: str) -> str:
+    """`aten.conv1d.default` and `aten.conv1d` are one row of the capability table; so are in-place forms."""
+    namespace, _, rest = op.partition(".")
+    return f"{namespace}.{rest.partition('.')[0].rstrip('_')}"

@@ -1,0 +1,195 @@
+"""Folds stages over artifacts: a key for each, the store asked first, events for whoever listens."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipeline import source
+from pipeline.artifact import Artifact, canonical_json, sha256_json
+from pipeline.errors import UsageError
+from pipeline.stages import Emit, Job, silent
+from pipeline.stages.table import STAGES, StageInfo
+from pipeline.store import Store
+from pipeline.worker import invoke, run_isolated
+
+OURS = Path(__file__).resolve().parent.parent
+OUR_PACKAGES = ("pipeline", "targets", "calibration")
+
+
+@dataclass
+class Runner:
+    """One run. `rows` is its history, in order; the stages in `refresh` are made again even if they are stored.
+
+    `stored_only`: every other stage must be in the store already (a finished run is being looked at again).
+    """
+
+    store: Store
+    folder: Path
+    factories: Mapping[str, str]  # "model" and "data" -> module:function
+    cache_key: str
+    seed: int
+    emit: Emit = silent
+    refresh: frozenset[str] = frozenset()
+    stored_only: bool = False
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    stage_seconds: float = 0.0
+
+    def do(
+        self,
+        stage: str,
+        inputs: Mapping[str, Artifact],
+        settings: Mapping[str, Any],
+        *,
+        branches: tuple[str, ...],
+        label: str = "",
+        extra: Mapping[str, Any] | None = None,
+    ) -> Artifact:
+        """The stage's artifact, from the store or made now. `extra` joins the key only (file digests and such)."""
+        info = STAGES[stage]
+        key = self.key(stage, inputs, settings, extra or {})
+        title = f"{stage} {label}".strip()
+        event = {"name": title, "stage": stage, "branches": list(branches)}
+        with self.store.lock(key):
+            artifact = None if stage in self.refresh else self.store.get(key)
+            cached = artifact is not None
+            if artifact is None:
+                if self.stored_only and stage not in self.refresh:
+                    raise UsageError(
+                        f"the result of stage '{title}' is not in the store {self.store.root} any more, or the recipe, "
+                        "its code or the tools changed since this run: run 'deploy --target ...' again"
+                    )
+                self.emit({"event": "start", **event})
+                artifact = self.store.put(stage, key, lambda out: self._make(info, stage, inputs, settings, out))
+                self.stage_seconds += artifact.seconds
+        row = {
+            "name": title,
+            "branches": list(branches),
+            "key": key,
+            "seconds": artifact.seconds,
+            "cached": cached,
+            **{name: artifact.metadata.get(name) for name in ("metric", "params", "macs")},
+        }
+        self.rows.append(row)
+        self.emit({"event": "done", **event, **row, "metadata": dict(artifact.metadata)})
+        return artifact
+
+    def key(
+        self, stage: str, inputs: Mapping[str, Artifact], settings: Mapping[str, Any], extra: Mapping[str, Any]
+    ) -> str:
+        """Hash of all that the stage's result depends on. What it holds is what invalidates a result."""
+        info = STAGES[stage]
+        packages = [*info.packages]
+        code = [code_digest(info.function.partition(":")[0])]
+        if "target" in settings:
+            entry = target_entry(settings["target"])
+            packages += target_packages(settings["target"])
+            code.append(code_digest(entry.value.partition(":")[0]))
+        record: dict[str, Any] = {
+            "stage": stage,
+            "settings": settings,
+            "inputs": {role: artifact.digest for role, artifact in inputs.items()},
+            "seed": self.seed,
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in packages},
+            "code": code,
+            "extra": extra,
+        }
+        if info.user:
+            record["user"] = {
+                role: [self.factories[role], source.digest(self.factories[role].partition(":")[0], self._roots(role))]
+                for role in info.user
+            }
+            record["cache_key"] = self.cache_key
+        if info.device:
+            record["device"] = device()
+        return sha256_json(record)
+
+    def _roots(self, role: str) -> list[Path]:
+        """The recipe's folder, and for an installed package the folder that holds it."""
+        top = self.factories[role].partition(":")[0].partition(".")[0]
+        roots = [self.folder]
+        if source.locate(top, roots) is None:
+            with contextlib.suppress(ImportError, ValueError):
+                spec = importlib.util.find_spec(top)
+                if spec and spec.origin:
+                    file = Path(spec.origin)
+                    roots.append(file.parent.parent if file.name == "__init__.py" else file.parent)
+        return roots
+
+    def _make(
+        self, info: StageInfo, stage: str, inputs: Mapping[str, Artifact], settings: Mapping[str, Any], out: Path
+    ) -> dict[str, Any]:
+        job = Job(
+            stage=stage,
+            settings=settings,
+            inputs={role: artifact.path for role, artifact in inputs.items()},
+            out=out,
+            seed=self.seed,
+            user={**self.factories, "folder": str(self.folder)} if info.user else {},
+            emit=self.emit,
+        )
+        if info.isolated:
+            metadata = run_isolated(info.function, job)
+        else:
+            with contextlib.redirect_stdout(sys.stderr):  # the user's own prints must not break --json
+                metadata = invoke(info.function, job)
+        canonical_json(metadata)  # NaN or a non-JSON value is a bug of the stage: say so here, not in a later run
+        return metadata
+
+
+@cache
+def version(distribution: str) -> str:
+    """Installed version of a distribution, or "missing"."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+@cache
+def code_digest(module: str) -> str:
+    """Digest of the code of ours (or of a target's own package) that a module can reach."""
+    top = module.partition(".")[0]
+    if top in OUR_PACKAGES:
+        return source.digest(module, [OURS], OUR_PACKAGES)
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return "missing"
+    file = Path(spec.origin)
+    return source.digest(module, [file.parent.parent if file.name == "__init__.py" else file.parent], (top,))
+
+
+@cache
+def device() -> dict[str, str]:
+    """What this machine is, as far as it changes a measured result."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+        name += " " + sha256_json(next((line for line in lines if line.startswith("flags")), ""))[:8]
+    return {"system": platform.system(), "machine": platform.machine(), "cpu": name}
+
+
+@cache
+def target_entry(name: str) -> importlib.metadata.EntryPoint:
+    """The entry point of a target, without importing it."""
+    from targets import registry
+
+    return registry.entry(name)
+
+
+@cache
+def target_packages(name: str) -> tuple[str, ...]:
+    """Distributions that change a target's results."""
+    from targets import registry
+
+    return registry.load(name).packages

@@ -1,0 +1,60 @@
+"""distill: accuracy comes back, with the float model as teacher or from the labels alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.stages import Job
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Inputs: model (the student), teacher, data. Files: a model folder.
+
+    Settings: method ("distill", "finetune", or "auto": both from the same start, the better on the selection split
+    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional patience (0). Metadata: metric, loss
+    (selection), epoch, epochs_run, params, macs, teacher_metric, before_metric, method (what was kept), tried
+    [{method, metric, loss, epoch}]. Raises StageError when training diverges.
+    """
+    import torch
+    from torch.nn import functional
+
+    from pipeline import models
+    from pipeline.compression import distillation, training
+    from pipeline.data import load_split
+
+    settings, data = job.settings, job.inputs["data"]
+    schedule = training.schedule(settings)
+    methods = ("distill", "finetune") if settings["method"] == "auto" else (settings["method"],)
+    with training.deterministic(job.seed):
+        teacher = models.load(job.user, job.inputs["teacher"])
+        before, _ = training.evaluate(models.load(job.user, job.inputs["model"]), load_split(data, "selection"))
+        # The training samples do not change, so the frozen teacher answers each of them once.
+        answers = training.predict(teacher, load_split(data, "train")) if "distill" in methods else torch.empty(0)
+        taught, _ = training.evaluate(teacher, load_split(data, "selection"))
+
+        losses: dict[str, training.Loss] = {
+            "distill": lambda logits, labels, index, inputs: distillation.loss(
+                logits, answers[index], labels, settings["temperature"], settings["alpha"]
+            ),
+            "finetune": lambda logits, labels, index, inputs: functional.cross_entropy(logits, labels),
+        }
+        tried = []
+        for turn, method in enumerate(methods, start=1):
+            student = models.load(job.user, job.inputs["model"])
+            torch.manual_seed(job.seed)  # the same dropout for both
+            fit = training.fit(
+                student, data, schedule, losses[method], job.seed, job.emit, "distill", turn=(turn, len(methods))
+            )
+            tried.append((method, fit, student))
+        method, fit, student = max(tried, key=lambda one: (one[1].metric, -one[1].loss))
+        models.save(student, models.edits_of(job.inputs["model"]), job.out)
+        return {
+            **training.facts(student, data, fit),
+            "method": method,
+            "teacher_metric": taught,
+            "before_metric": before,
+            "tried": [
+                {"method": name, "metric": one.metric, "loss": round(one.loss, 6), "epoch": one.epoch}
+                for name, one, _ in tried
+            ],
+        }

@@ -1,0 +1,102 @@
+"""export: the trained module becomes a program (`pt2`, then `onnx` where a target wants that), batch axis free."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.stages import Job
+from targets.base import Program, TensorSpec, specs_from_json
+
+PROGRAM = "program.json"
+LARGEST_BATCH = 65536
+
+
+def write_program(program: Program, ops: Mapping[str, str]) -> dict[str, Any]:
+    """Describe a program beside its file, so that later stages need only the folder."""
+    record = {k: v for k, v in asdict(program).items() if k != "path"} | {"file": program.path.name}
+    (program.path.parent / PROGRAM).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return {"kind": program.kind, "ops": dict(ops), "inputs": record["inputs"]}
+
+
+def read_program(folder: Path) -> Program:
+    """The program that `write_program` described."""
+    record = json.loads((folder / PROGRAM).read_text())
+    return Program(
+        folder / record["file"], record["kind"], specs_from_json(record["inputs"]), specs_from_json(record["outputs"])
+    )
+
+
+def pt2(job: Job) -> dict[str, Any]:
+    """Inputs: model, data. Files: `program.pt2`. Metadata `ops`: core ATen op -> the source line that calls it."""
+    import numpy as np
+    import torch
+
+    from pipeline import models
+    from pipeline.data import load_split
+
+    torch.set_num_threads(1)
+    module = models.load(job.user, job.inputs["model"]).eval()
+    inputs = load_split(job.inputs["data"], "calibration").inputs
+    # Two samples: with one, exporters specialise the batch axis to 1 (recurrent nets without a word).
+    example = tuple(torch.from_numpy(np.resize(array, (2, *array.shape[1:]))) for array in inputs.values())
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export's own deprecations: nothing a user can act on
+            exported = torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
+            expected = module(*example)
+    except Exception as error:
+        raise UsageError(f"the model cannot be exported: {_first_line(error)}{_user_line(error)}") from error
+    if not isinstance(expected, torch.Tensor):
+        raise UsageError(f"the model returns {type(expected).__name__}; expected one tensor of logits [n, classes]")
+    program = Program(
+        job.out / "program.pt2",
+        "pt2",
+        tuple(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in inputs.items()),
+        (TensorSpec("output", str(expected.dtype).removeprefix("torch."), (None, *expected.shape[1:])),),
+    )
+    ops = _ops(exported)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(exported, program.path)
+    return write_program(program, ops)
+
+
+def onnx(job: Job) -> dict[str, Any]:
+    """Inputs: program (pt2). Files: `program.onnx`."""
+    from targets import onnx_graph
+
+    program = onnx_graph.export(read_program(job.inputs["program"]), job.out)
+    return write_program(program, {})
+
+
+def _ops(exported: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        if node.op == "call_function" and hasattr(node.target, "_schema"):
+            name = node.target._schema.name.replace("::", ".")
+            found.setdefault(name, _source_line(node.meta.get("stack_trace") or ""))
+    return dict(sorted(found.items()))
+
+
+def _source_line(trace: str) -> str:
+    """`net.py:12` of the innermost frame outside of torch."""
+    frames = [f for f in re.findall(r'File "([^"]+)", line (\d+)', trace) if f"{'site-packages'}/torch/" not in f[0]]
+    return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
+
+
+def _user_line(error: BaseException) -> str:
+    place = _source_line(str(error))
+    return f" ({place})" if place else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

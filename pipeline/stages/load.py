@@ -1,0 +1,74 @@
+"""load: the user's checkpoint, into the model that the user's factory builds."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.stages import Job
+
+NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
+PICKLED = "it holds pickled objects, which could run code: save the weights alone, torch.save(model.state_dict(), path)"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Inputs: data. Settings: checkpoint (absolute path). Files: a model folder.
+
+    Metadata: metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged,
+    pickled or foreign, and for a model that does not fit the data.
+    """
+    from pipeline import models
+    from pipeline.compression import training
+
+    path = Path(job.settings["checkpoint"])
+    with training.deterministic(job.seed):
+        state = read(path)
+        model = models.build(job.user)
+        models.load_state(model, state, str(path))
+        training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'")
+        models.save(model, [], job.out)
+        return training.facts(model, job.inputs["data"])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state dict in a .safetensors, .pt or .pth file, on the CPU. Raises UsageError."""
+    if not path.is_file():
+        raise UsageError(f"no checkpoint at {path}: correct 'checkpoint' in the recipe, or leave it out to train")
+    try:
+        state: Any = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    except UsageError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:160]
+        raise UsageError(f"{path} cannot be read as a checkpoint: {type(error).__name__}: {text}") from error
+    for key in NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    import torch
+
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        keys = f" with the keys {list(state)[:3]}" if isinstance(state, Mapping) else ""
+        raise UsageError(f"{path} holds a {type(state).__name__}{keys}, expected a state dict (name -> tensor)")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _torch(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path) or "Unsupported" in str(error) or "unsupported" in str(error):
+            raise UsageError(f"{path}: {PICKLED}") from error
+        raise

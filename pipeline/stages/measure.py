@@ -1,0 +1,149 @@
+"""What race, verify and profile share: a request to the agent, and outputs turned into evidence."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.metrics import agreement, flips, sqnr_db, top1, worst_error
+from pipeline.data import Array, Split
+from pipeline.stages import Job
+from targets import base
+from targets.channels import local
+
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One model that the agent loads: under `id`, at a batch."""
+
+    id: str
+    model: base.Model
+    candidate: base.Candidate
+
+
+def find(target: base.Target, floating: base.Model, candidate_id: str) -> base.Candidate:
+    """The target's candidate of that name."""
+    return next(c for c in target.candidates(floating) if c.id == candidate_id)
+
+
+@contextmanager
+def workspace(split: Split, model: base.Model, limit: int | None = None) -> Iterator[Path]:
+    """A temporary folder with the split's inputs in the model's own layout below `inputs/`."""
+    with tempfile.TemporaryDirectory(prefix="deploy-") as name:
+        folder = Path(name)
+        (folder / "inputs").mkdir()
+        batch = {key: np.asarray(array[:limit]) for key, array in split.inputs.items()}
+        for key, array in base.to_model_layout(batch, model.inputs).items():
+            np.save(folder / "inputs" / f"{key}.npy", array)
+        yield folder
+
+
+def request(
+    target: base.Target,
+    entrants: Sequence[Entrant],
+    tasks: Sequence[Mapping[str, Any]],
+    batch: int,
+    threads: int,
+) -> dict[str, Any]:
+    """A request to the agent, as JSON."""
+    return {
+        "protocol": PROTOCOL,
+        "models": [
+            {
+                "id": entrant.id,
+                "runtime": target.runtime,
+                "path": str(entrant.model.path),
+                "sha256": entrant.model.sha256,
+                "options": {**target.options(entrant.candidate), "batch": batch, "threads": threads},
+            }
+            for entrant in entrants
+        ],
+        "tasks": list(tasks),
+        "result": "result.json",
+    }
+
+
+def outputs(
+    target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, threads: int = 1
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Run every entrant over the workspace's inputs: id -> logits [n, classes], and the agent's own result."""
+    tasks = [
+        {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
+        for index, entrant in enumerate(entrants)
+    ]
+    result = local.run_agent(request(target, entrants, tasks, batch, threads), folder)
+    logits = {}
+    for index, entrant in enumerate(entrants):
+        with np.load(folder / f"{index}.npz") as arrays:
+            named = base.to_program_layout({name: arrays[name] for name in arrays.files}, entrant.model.outputs)
+        logits[entrant.id] = next(iter(named.values()))
+    return logits, result
+
+
+def time(
+    target: base.Target, entrants: Sequence[Entrant], folder: Path, job: Job
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Interleaved timing, by the job's settings: id -> ns int64 [rounds], and the agent's own result.
+
+    The raw samples stay in the job's folder.
+    """
+    settings, samples = job.settings, job.out / "samples.npz"
+    task = {
+        "do": "time",
+        "models": [entrant.id for entrant in entrants],
+        "inputs": "inputs",
+        **{name: settings[name] for name in ("warmup_s", "budget_s", "min_rounds", "max_rounds")},
+        "seed": job.seed,
+        "samples": str(samples),
+    }
+    result = local.run_agent(request(target, entrants, [task], settings["batch"], settings["threads"]), folder)
+    with np.load(samples) as arrays:
+        return {entrant.id: arrays[entrant.id] for entrant in entrants}, result
+
+
+def compare(labels: Array, original: Array, floating: Array, logits: Array) -> dict[str, Any]:
+    """Evidence for one model on one split; every figure None, and `finite` False, where an output is NaN or infinite.
+
+    `original`: the float model before any compression, in PyTorch. `floating`: the runtime's own float. Drops are in
+    points of top-1 accuracy.
+    """
+    n = len(labels)
+    if not np.isfinite(logits).all() or logits.shape != original.shape:
+        names = (
+            "metric",
+            "drop_points",
+            "quant_drop_points",
+            "flips",
+            "quant_flips",
+            "agreement",
+            "sqnr_db",
+            "worst_error",
+        )
+        return {"n": n, "finite": False, **dict.fromkeys(names)}
+    lost, gained = flips(labels, original, logits)
+    quant_lost, quant_gained = flips(labels, floating, logits)
+    return {
+        "n": n,
+        "finite": True,
+        "metric": round(top1(labels, logits), 6),
+        "drop_points": round(100 * (lost - gained) / n, 4),
+        "quant_drop_points": round(100 * (quant_lost - quant_gained) / n, 4),
+        "flips": {"lost": lost, "gained": gained},
+        "quant_flips": {"lost": quant_lost, "gained": quant_gained},
+        "agreement": round(agreement(floating, logits), 6),
+        "sqnr_db": _rounded(sqnr_db(floating, logits)),
+        "worst_error": _rounded(worst_error(floating, logits)),
+    }
+
+
+def _rounded(value: float) -> float | None:
+    """Infinite (identical outputs) has no JSON spelling: None stands for 'nothing to measure'."""
+    return round(float(value), 4) if np.isfinite(value) else None

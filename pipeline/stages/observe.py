@@ -1,0 +1,39 @@
+"""observe: one calibration set through the target's own float graph, one sample batch at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from calibration.statistics import Statistics
+from pipeline.data import load_split
+from pipeline.stages import Job
+from targets import base, registry
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Inputs: float, data. Files: `statistics.npz`. Memory does not grow with the number of samples."""
+    target = registry.load(job.settings["target"])
+    model = base.read_manifest(job.inputs["float"])
+    split = load_split(job.inputs["data"], "calibration")
+    samples = min(job.settings["samples"], len(split))
+    floating = next(c for c in target.candidates(model) if c.precision == "f32")
+    statistics = Statistics(model.sha256)
+    began = time.perf_counter()
+    step = model.inputs[0].shape[0] or 1  # a fixed batch is fed as it is; a free one sample by sample
+    with target.open(model, floating) as session:
+        for start in range(0, samples - step + 1, step):
+            batch = {name: np.asarray(array[start : start + step]) for name, array in split.inputs.items()}
+            statistics.update(session.tap(batch, model.tensors))
+            job.emit(
+                {
+                    "event": "progress",
+                    "done": start + step,
+                    "total": samples,
+                    "left_s": (time.perf_counter() - began) / (start + step) * (samples - start - step),
+                }
+            )
+    statistics.save(job.out / "statistics.npz")
+    return {"samples": samples, "tensors": len(model.tensors)}

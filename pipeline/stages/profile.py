@@ -1,0 +1,39 @@
+"""profile: latency of what ships, interleaved with the runtime's own float; peak memory of each alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+from pipeline.data import load_split
+from pipeline.stages import Job, measure
+from targets import base, registry, timing
+
+SAMPLES = 64  # inputs that the timed runs are fed from
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Inputs: data, float, shipped. Files: `samples.npz` (raw, ns, int64, in the order measured)."""
+    settings = job.settings
+    target = registry.load(settings["target"])
+    floating = base.read_manifest(job.inputs["float"])
+    shipped = base.read_manifest(job.inputs["shipped"])
+    reference = measure.Entrant("float", floating, next(c for c in target.candidates(floating) if c.precision == "f32"))
+    entrant = measure.Entrant("shipped", shipped, measure.find(target, floating, settings["candidate"]))
+    entrants = [reference, entrant]
+    split = load_split(job.inputs["data"], "selection")
+    with measure.workspace(split, floating, limit=max(SAMPLES, settings["batch"])) as folder:
+        raw, timed = measure.time(target, entrants, folder, job)
+        memory = {}
+        for one in entrants:  # alone in its process, so that the peak is its own
+            _, result = measure.outputs(target, [one], folder, settings["batch"], settings["threads"])
+            memory[one.id] = result["models"][one.id]["peak_memory_bytes"]
+    return {
+        "device": timed["device"],
+        "batch": settings["batch"],
+        "latency_ms": timing.latency(raw["shipped"]),
+        "float_latency_ms": timing.latency(raw["float"]),
+        "speedup": timing.speedup(raw["shipped"], raw["float"]),
+        "peak_memory_bytes": memory["shipped"],
+        "float_peak_memory_bytes": memory["float"],
+    }

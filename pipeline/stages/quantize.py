@@ -1,0 +1,70 @@
+"""quantize: one candidate of one target, checked on the runtime's own compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.schemes import SCHEMES
+from calibration.statistics import Statistics, solve
+from pipeline.data import load_split
+from pipeline.stages import Job
+from targets import base, registry
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Inputs: float, data, statistics. Files: the model and its manifest.
+
+    A float candidate is the float model itself, inspected like every other.
+    """
+    target = registry.load(job.settings["target"])
+    floating = base.read_manifest(job.inputs["float"])
+    candidate = next(c for c in target.candidates(floating) if c.id == job.settings["candidate"])
+    if candidate.quantizer == "none":
+        model = floating
+    else:
+        ranges = None
+        if candidate.quantizer == "ours":
+            assert candidate.scheme is not None
+            assert candidate.observer is not None
+            statistics = Statistics.load(job.inputs["statistics"] / "statistics.npz")
+            ranges = solve(statistics, SCHEMES[candidate.scheme], candidate.observer)
+        batches = _batches(job.inputs["data"], job.settings["samples"], floating)
+        model = base.write_manifest(target.quantize(floating, candidate, ranges, batches, job.out))
+    ops = target.inspect(model, candidate)
+    return {
+        "candidate": candidate.id,
+        "quantizer": candidate.quantizer,
+        "scheme": candidate.scheme,
+        "observer": candidate.observer,
+        "precision": candidate.precision,
+        "size_bytes": model.size_bytes,
+        "weight_bytes": target.weight_bytes(model),
+        "sha256": model.sha256,
+        **shares(ops),
+    }
+
+
+def shares(ops: Any) -> dict[str, Any]:
+    """int8 share by MACs and by count over the ops that the capability table calls int8, and the islands' names."""
+    capable = [op for op in ops if op.int8_capable]
+    macs = sum(op.macs for op in ops)
+    return {
+        "int8_mac_share": round(sum(op.macs for op in ops if op.precision == "int8") / macs, 4) if macs else None,
+        "int8_op_share": round(sum(op.precision == "int8" for op in capable) / len(capable), 4) if capable else None,
+        "float_ops": [f"{op.type} {op.name} ({op.precision})" for op in capable if op.precision != "int8"],
+        "precisions": {
+            precision: sum(op.precision == precision for op in ops)
+            for precision in sorted({op.precision for op in ops})
+        },
+    }
+
+
+def _batches(folder: Path, samples: int, model: base.Model) -> Iterator[base.Batch]:
+    split = load_split(folder, "calibration")
+    step = model.inputs[0].shape[0] or 1
+    for start in range(0, min(samples, len(split)) - step + 1, step):
+        yield {name: np.asarray(array[start : start + step]) for name, array in split.inputs.items()}

@@ -1,0 +1,46 @@
+"""race: every candidate of a target on the selection split, and timed interleaved with that runtime's own float.
+
+Only measures. Which candidate ships follows from these figures alone (pipeline/release/choose.py), so a stored race
+makes everything after it deterministic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.data import load_split
+from pipeline.stages import Job, measure
+from targets import base, registry, timing
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Inputs: data, reference, float, and `candidate:ID` for each. Files: `samples.npz` (raw, ns, int64)."""
+    settings = job.settings
+    target = registry.load(settings["target"])
+    floating = base.read_manifest(job.inputs["float"])
+    entrants = [
+        measure.Entrant(
+            identifier,
+            base.read_manifest(job.inputs[f"candidate:{identifier}"]),
+            measure.find(target, floating, identifier),
+        )
+        for identifier in settings["candidates"]
+    ]
+    split = load_split(job.inputs["data"], "selection")
+    original = np.load(job.inputs["reference"] / "selection.npy")
+    with measure.workspace(split, floating) as folder:
+        logits, _ = measure.outputs(target, entrants, folder, settings["batch"], settings["threads"])
+        raw, timed = measure.time(target, entrants, folder, job)
+    reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
+    rows = [
+        {
+            "id": entrant.id,
+            **measure.compare(split.labels, original, logits[reference], logits[entrant.id]),
+            "latency_ms": timing.latency(raw[entrant.id]),
+            "speedup": timing.speedup(raw[entrant.id], raw[reference]),
+        }
+        for entrant in entrants
+    ]
+    return {"candidates": rows, "device": timed["device"], "models": timed["models"], "n": len(split)}

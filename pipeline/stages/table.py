@@ -1,0 +1,43 @@
+"""The stages as data: where each one's function is, what its result depends on, where it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TORCH = ("torch", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """`function`: "module:function". `packages`: distributions whose versions are part of the key (a target's own are
+    added). `isolated`: runs in a fresh process, so that its memory goes back and its output is deterministic.
+    `user`: which of the user's factories it can call; their source is part of the key. `device`: its result holds
+    for one machine only.
+    """
+
+    function: str
+    packages: tuple[str, ...] = ()
+    isolated: bool = False
+    user: tuple[str, ...] = ()
+    device: bool = False
+
+
+STAGES: dict[str, StageInfo] = {
+    "data": StageInfo("pipeline.stages.data:run", ("numpy",), user=("data",)),
+    "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model",)),
+    "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model",)),
+    "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model",)),
+    "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=("model",)),
+    "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=("model",)),
+    "export-pt2": StageInfo("pipeline.stages.export:pt2", ("torch", "numpy"), isolated=True, user=("model",)),
+    "export-onnx": StageInfo("pipeline.stages.export:onnx", ("torch", "onnx", "onnxscript"), isolated=True),
+    "lower": StageInfo("pipeline.stages.lower:run", isolated=True),
+    "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),
+    "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
+    "race": StageInfo("pipeline.stages.race:run", ("numpy",), device=True),
+    "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), device=True),
+    "profile": StageInfo("pipeline.stages.profile:run", ("numpy",), device=True),
+}
+
+# What --only and --from may name, in the order in which the stages run.
+ORDER = tuple(STAGES)

@@ -1,0 +1,156 @@
+"""One stage in a fresh process: a job comes in on stdin, events and the result go out on stdout, one JSON a line.
+
+The process ends when its parent does: the parent holds stdin open, and end of file there means that it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import DeployError, StageError, UsageError
+from pipeline.stages import Job, silent
+
+
+def run_isolated(function: str, job: Job) -> dict[str, Any]:
+    """Run a stage function ("module:function") in a fresh Python. Raises the stage's own DeployError."""
+    message = {
+        "function": function,
+        "job": {
+            "stage": job.stage,
+            "settings": job.settings,
+            "inputs": {role: str(path) for role, path in job.inputs.items()},
+            "out": str(job.out),
+            "seed": job.seed,
+            "user": job.user,
+        },
+    }
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}  # sets iterate in one order: equal inputs, equal bytes
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "pipeline.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+            start_new_session=True,  # so that the processes it starts can be ended with it
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(message) + "\n")
+            process.stdin.flush()
+            answer: dict[str, Any] = {}
+            for line in process.stdout:
+                answer = json.loads(line)
+                if answer["event"] in ("result", "error"):
+                    break  # not the end of the pipe: a library's helper process may hold that open for ever
+                job.emit(answer)
+            process.wait()
+        finally:
+            _end_group(process.pid)
+        log.seek(0)
+        return _outcome(job.stage, answer, process.returncode, log)
+
+
+def _end_group(leader: int) -> None:
+    """End a worker and whatever it started; it may all be gone already."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _outcome(stage: str, answer: Mapping[str, Any], code: int, log: IO[str]) -> dict[str, Any]:
+    if answer.get("event") == "result":
+        metadata: dict[str, Any] = answer["metadata"]
+        return metadata
+    if answer.get("event") == "error":
+        kind = UsageError if answer["exit_code"] == UsageError.exit_code else StageError
+        error = kind(answer["message"])
+        error.add_note(answer["traceback"])
+        raise error
+    tail = log.read()[-2000:]
+    cause = f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}" if code < 0 else f"exit code {code}"
+    error = StageError(f"{stage}: its process ended without a result: {cause}")
+    error.add_note(tail)
+    raise error
+
+
+def invoke(function: str, job: Job) -> dict[str, Any]:
+    """Call a stage function by name in this process. Every error becomes a DeployError of one line."""
+    from targets.base import TargetError  # numpy comes with it: not at the top, where `--help` would pay
+
+    module, _, name = function.partition(":")
+    try:
+        result: dict[str, Any] = getattr(importlib.import_module(module), name)(job)
+        return result
+    except TargetError as error:
+        kind = StageError if error.kind == "failed" else UsageError
+        raise kind(f"{job.stage}: {error}") from error
+    except DeployError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the store knows what a full disk means
+        raise StageError(f"{job.stage}: {_one_line(error)}") from error
+    except MemoryError as error:
+        raise StageError(f"{job.stage}: out of memory") from error
+    except Exception as error:
+        raise StageError(f"{job.stage}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+
+
+def main() -> int:
+    """Serve one job."""
+    import traceback
+
+    # Without this openvino and nncf start processes that report usage to their makers; they fall back on doing nothing.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+    protocol = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # libraries that print to stdout must not break the protocol
+
+    def say(event: Mapping[str, Any]) -> None:
+        protocol.write(json.dumps(event) + "\n")
+
+    message = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    fields = message["job"]
+    job = Job(
+        **{**fields, "inputs": {k: Path(v) for k, v in fields["inputs"].items()}, "out": Path(fields["out"])},
+        emit=silent,
+    )
+    try:
+        metadata = invoke(message["function"], replace(job, emit=say))
+        say({"event": "result", "metadata": metadata})
+    except (DeployError, OSError) as error:
+        code = error.exit_code if isinstance(error, DeployError) else StageError.exit_code
+        message = str(error) if isinstance(error, DeployError) else f"{job.stage}: {_one_line(error)}"
+        say({"event": "error", "exit_code": code, "message": message, "traceback": traceback.format_exc()})
+    protocol.flush()
+    os._exit(0)  # runtimes' own threads and destructors have nothing more to do
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    _end_group(os.getpgrp())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

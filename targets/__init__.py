@@ -1,0 +1,1 @@
+"""Where a model runs: one file a target, the agent that measures, the channels to devices."""

@@ -1,0 +1,594 @@
+"""Loads models, runs them, times them, and writes down what it saw: `python agent.py REQUEST.json`.
+
+One file on purpose: it is copied to devices. Needs Python 3.9, NumPy and the one runtime that a model asks for; imports
+nothing of this project. The host starts it in a fresh process too, so a local figure is made as a remote one.
+
+Request (paths are relative to its own folder):
+    {"protocol": 1, "result": "result.json",
+     "models": [{"id", "runtime", "path", "sha256", "options": {"threads": 1, "precision": "f32", "batch": 1, ...}}],
+     "tasks": [{"do": "run", "model": ID, "inputs": FOLDER, "outputs": "x.npz"},
+               {"do": "time", "models": [IDS], "inputs": FOLDER, "samples": "t.npz", "warmup_s", "budget_s",
+                "min_rounds", "max_rounds", "seed"}]}
+`inputs` holds one NAME.npy an input: all samples, in the model's own layout. `batch` null means 1.
+
+Result: {"protocol", "device", "models", "tasks", "error": null or {"kind", "message"}}, with kind "protocol" (the
+request), "hash" (not the model that was meant), "runtime" (the runtime's own words) or "input". It is written aside,
+synced and renamed; the last line on stdout is `DONE <sha256 of it>`, for an exit code alone can lie (adb). Exit 0, or 1
+with an error. SIGTERM and the end of a piped stdin (the host is gone) end the process with nothing half-written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import random
+import signal
+import stat
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+PROTOCOL = 1
+Arrays = dict[str, Any]  # tensor name -> array, first axis = batch
+
+
+class AgentError(Exception):
+    """What ends a request; `kind` as in the result."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+# ---------------------------------------------------------------------------------------------------------- adapters
+
+
+class Adapter:
+    """A loaded model. `prepare` binds inputs, `invoke` is one inference and alone is timed, `read` gives float outputs.
+
+    Whatever a runtime wants of its inputs and outputs (integer codes, copies) is done in `prepare` and `read`.
+    """
+
+    runtime_version = ""
+
+    def prepare(self, inputs: Arrays) -> Any:
+        """Bind a batch (float interface, the model's layout). Returns a handle for `invoke`."""
+        raise NotImplementedError
+
+    def invoke(self, handle: Any) -> None:
+        """One inference on what `prepare` bound."""
+        raise NotImplementedError
+
+    def read(self, handle: Any) -> Arrays:
+        """Outputs of the last `invoke` as float32, each an own copy."""
+        raise NotImplementedError
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Bind, infer, read."""
+        handle = self.prepare(inputs)
+        self.invoke(handle)
+        return self.read(handle)
+
+    def close(self) -> None:
+        """Let go of the model."""
+
+
+class OnnxRuntime(Adapter):
+    """ONNX Runtime on its CPU provider. Options: threads, precision ("f32" or "int8": the file decides)."""
+
+    def __init__(self, path: str, options: dict[str, Any]) -> None:
+        import onnxruntime as ort
+
+        self.runtime_version = ort.__version__
+        if options.get("precision", "f32") not in ("f32", "int8"):
+            raise ValueError(f"ONNX Runtime's CPU provider has no {options['precision']} arithmetic")
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.get("threads", 1)
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        self.session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def prepare(self, inputs: Arrays) -> Any:
+        """Bound in place: nothing is copied at an inference."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        binding = self.session.io_binding()
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, array)
+        for name in self.outputs:
+            binding.bind_output(name, "cpu")
+        return binding, arrays  # the binding does not own the arrays: keep them
+
+    def invoke(self, handle: Any) -> None:
+        """One inference."""
+        self.session.run_with_iobinding(handle[0])
+
+    def read(self, handle: Any) -> Arrays:
+        """Outputs by name."""
+        return {name: as_float(value) for name, value in pairs(self.outputs, handle[0].copy_outputs_to_cpu())}
+
+
+class OpenVino(Adapter):
+    """OpenVINO's CPU device: one stream, latency. Options: threads, precision, batch.
+
+    Without the precision hint a CPU that has bf16 silently uses it: "f32" and "int8" (for what is left in float) ask
+    for f32. Batch: null leaves the first axis free.
+    """
+
+    def __init__(self, path: str, options: dict[str, Any]) -> None:
+        ov = import_openvino()
+        self.runtime_version = ov.get_version()
+        core = ov.Core()
+        model = core.read_model(path)
+        batch = options.get("batch")
+        if batch and any(port.get_partial_shape()[0].is_dynamic for port in model.inputs):
+            model.reshape({port: [batch, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+        self.compiled = core.compile_model(model, "CPU", openvino_settings(options))
+        self.request = self.compiled.create_infer_request()
+
+    def prepare(self, inputs: Arrays) -> Any:
+        """An aligned copy becomes the request's input."""
+        ov = import_openvino()
+        tensors = {name: ov.Tensor(np.array(array, order="C")) for name, array in inputs.items()}
+        for name, tensor in tensors.items():
+            self.request.set_tensor(name, tensor)
+        return tensors
+
+    def invoke(self, handle: Any) -> None:
+        """One inference; outputs stay in the request's own memory."""
+        self.request.infer(share_inputs=True, share_outputs=True)
+
+    def read(self, handle: Any) -> Arrays:
+        """Outputs by name."""
+        return {port.get_any_name(): as_float(self.request.get_tensor(port).data) for port in self.compiled.outputs}
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        del self.request, self.compiled
+
+
+class TfLite(Adapter):
+    """A .tflite file on LiteRT (ai-edge-litert), or on tflite-runtime where only that is installed.
+
+    Options: threads, precision ("f32" or "int8": the file decides), batch, and resolver: "auto" (XNNPACK and optimised
+    kernels) or "reference" (the plain built-in kernels, the same bits on every machine).
+    """
+
+    def __init__(self, path: str, options: dict[str, Any]) -> None:
+        package = "ai_edge_litert" if importlib.util.find_spec("ai_edge_litert") else "tflite_runtime"
+        tflite = importlib.import_module(package + ".interpreter")
+        self.runtime_version = f"{package} {getattr(sys.modules[package], '__version__', 'unknown')}"
+        if options.get("precision", "f32") not in ("f32", "int8"):
+            raise ValueError(f"TFLite has no {options['precision']} arithmetic on a CPU")
+        resolvers = {"auto": tflite.OpResolverType.AUTO, "reference": tflite.OpResolverType.BUILTIN_REF}
+        resolver = options.get("resolver", "auto")
+        if resolver not in resolvers:
+            raise ValueError(f"unknown resolver '{resolver}': known are {sorted(resolvers)}")
+        self.interpreter = tflite.Interpreter(
+            model_path=path,
+            num_threads=options.get("threads", 1),
+            experimental_op_resolver_type=resolvers[resolver],
+        )
+        self._allocate(options.get("batch"))
+        runner = self.interpreter.get_signature_runner()
+        self.inputs, self.outputs = runner.get_input_details(), runner.get_output_details()
+
+    def _allocate(self, batch: Any) -> None:
+        """Resize every input to `batch` where it is another. Raises ValueError where the file's ops do not follow."""
+        fixed = [tuple(int(n) for n in detail["shape"]) for detail in self.interpreter.get_input_details()]
+        if batch and any(shape[0] != batch for shape in fixed):
+            problem = ""
+            try:
+                for detail, shape in pairs(self.interpreter.get_input_details(), fixed):
+                    self.interpreter.resize_tensor_input(detail["index"], [batch, *shape[1:]])
+                self.interpreter.allocate_tensors()
+            except (RuntimeError, ValueError) as error:
+                problem = str(error)
+            if problem or any(detail["shape"][0] != batch for detail in self.interpreter.get_output_details()):
+                cause = problem or "its outputs do not follow"
+                raise ValueError(f"the batch of this model is fixed at {fixed[0][0]}, asked for {batch}: {cause}")
+        else:
+            self.interpreter.allocate_tensors()
+
+    def prepare(self, inputs: Arrays) -> Any:
+        """Codes for integer inputs, copied into the interpreter."""
+        for name, detail in self.inputs.items():
+            self.interpreter.set_tensor(detail["index"], encode(inputs[name], detail))
+        return None
+
+    def invoke(self, handle: Any) -> None:
+        """One inference."""
+        self.interpreter.invoke()
+
+    def read(self, handle: Any) -> Arrays:
+        """Outputs by name; codes become the numbers that they stand for."""
+        return {name: decode(self.interpreter.get_tensor(d["index"]), d) for name, d in self.outputs.items()}
+
+    def close(self) -> None:
+        """Free the interpreter."""
+        del self.interpreter
+
+
+def encode(array: Any, detail: dict[str, Any]) -> Any:
+    """Floats in a TFLite tensor's codes: float32 division, round half to even, saturate. Other types are cast."""
+    dtype, (scale, zero) = np.dtype(detail["dtype"]), detail["quantization"]
+    array = np.asarray(array)
+    if dtype.kind not in "iu" or not scale or array.dtype.kind != "f":
+        return array.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(array / np.float32(scale)) + zero, limits.min, limits.max).astype(dtype)
+
+
+def decode(array: Any, detail: dict[str, Any]) -> Any:
+    """A TFLite tensor as float32."""
+    scale, zero = detail["quantization"]
+    if array.dtype.kind in "iu" and scale:
+        return (array.astype(np.int64) - zero).astype(np.float32) * np.float32(scale)
+    return as_float(array)
+
+
+def openvino_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Properties for `compile_model`: one stream, latency, the precision asked for."""
+    precision = options.get("precision", "f32")
+    return {
+        "INFERENCE_NUM_THREADS": options.get("threads", 1),
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
+    }
+
+
+def import_openvino() -> Any:
+    """The package, which reports its import over the network unless it believes to run in CI."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        import openvino
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
+    return openvino
+
+
+# Runtime name -> opens a model: (path, options) -> Adapter. Each imports its own runtime inside.
+ADAPTERS: dict[str, Callable[[str, dict[str, Any]], Adapter]] = {
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "tflite": TfLite,
+}
+
+
+def open_model(runtime: str, path: str, options: dict[str, Any]) -> Adapter:
+    """A model on a runtime of the table, or on that of a .py file (`runtime` is its path) with `open(path, options)`.
+
+    Raises AgentError "protocol" for a runtime that is neither; whatever the runtime raises passes through.
+    """
+    if runtime in ADAPTERS:
+        return ADAPTERS[runtime](str(path), options)
+    if not (runtime.endswith(".py") and Path(runtime).is_file()):
+        raise AgentError("protocol", f"unknown runtime '{runtime}': known are {sorted(ADAPTERS)}, or a .py file")
+    spec = importlib.util.spec_from_file_location("agent_runtime_" + Path(runtime).stem, runtime)
+    assert spec is not None and spec.loader is not None  # noqa: PT018 - a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    adapter: Adapter = module.open(str(path), options)
+    return adapter
+
+
+def as_float(array: Any) -> Any:
+    """An own float32 copy."""
+    return np.array(array, dtype=np.float32)
+
+
+def pairs(left: list[Any], right: list[Any]) -> Any:
+    """`zip` for two lists of one length (Python 3.9's has no `strict`)."""
+    if len(left) != len(right):
+        raise ValueError(f"{len(left)} names for {len(right)} values")
+    return zip(left, right)  # noqa: B905
+
+
+# ------------------------------------------------------------------------------------------------------------- tasks
+
+
+class Loaded:
+    """A model of the request with its record in the result."""
+
+    def __init__(self, row: dict[str, Any], folder: Path, alone: bool) -> None:
+        self.id, self.batch, self.alone = row["id"], row.get("options", {}).get("batch") or 1, alone
+        path, runtime = folder / row["path"], row["runtime"]
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise AgentError("protocol", f"model '{self.id}': batch {self.batch} is no positive whole number")
+        if not path.is_file():
+            raise AgentError("input", f"model '{self.id}': no file {path}")
+        found = sha256_model(path)
+        if found != row["sha256"]:
+            raise AgentError("hash", f"model '{self.id}': {path} has sha256 {found}, expected {row['sha256']}")
+        self.before = memory("VmRSS")
+        start = time.perf_counter_ns()
+        try:
+            known = runtime in ADAPTERS or not runtime.endswith(".py")
+            self.adapter = open_model(runtime if known else str(folder / runtime), str(path), row["options"])
+        except AgentError:
+            raise
+        except Exception as error:
+            raise AgentError("runtime", one_line(f"model '{self.id}' on {runtime} does not load", error)) from error
+        self.record = {
+            "runtime": runtime,
+            "runtime_version": self.adapter.runtime_version,
+            "precision": row["options"].get("precision"),
+            "load_ms": (time.perf_counter_ns() - start) / 1e6,
+            "peak_memory_bytes": None,
+        }
+
+    def guard(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Call something of the adapter's; its exceptions become one line."""
+        try:
+            return work(*arguments)
+        except Exception as error:
+            what = f"model '{self.id}' on {self.record['runtime']} does not run"
+            raise AgentError("runtime", one_line(what, error)) from error
+
+    def note_memory(self) -> None:
+        """After the first inference: this process's peak over what it had before the runtime was even imported.
+
+        Taken once, since memory-mapped inputs count too; meaningless, so unavailable, beside other models.
+        """
+        peak = memory("VmHWM")
+        if self.alone and self.record["peak_memory_bytes"] is None and peak is not None and self.before is not None:
+            self.record["peak_memory_bytes"] = peak - self.before
+
+
+def run_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> dict[str, Any]:
+    """All samples in chunks of the model's batch; the last is filled by repeating its last sample, and trimmed."""
+    model = models[task["model"]]
+    inputs, n = load_inputs(folder / task["inputs"])
+    parts: dict[str, list[Any]] = {}
+    for start in range(0, n, model.batch):
+        for name, array in model.guard(model.adapter.run, take(inputs, start, model.batch, n)).items():
+            if len(array) != model.batch:
+                found = f"output '{name}' has {len(array)} rows for a batch of {model.batch}"
+                raise AgentError("runtime", f"model '{model.id}' on {model.record['runtime']}: {found}")
+            parts.setdefault(name, []).append(array[: n - start])
+        model.note_memory()
+    save_npz(folder / task["outputs"], {name: np.concatenate(arrays) for name, arrays in parts.items()})
+    return {"do": "run", "model": model.id, "n": n, "batch": model.batch}
+
+
+def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> dict[str, Any]:
+    """Interleaved rounds: each runs every model once, in an order shuffled anew from `seed`, on the first samples.
+
+    Stops at `budget_s` (counted from the first round) once `min_rounds` are done, and at `max_rounds`. The samples are
+    int64 nanoseconds, one a round, in round order: entry i of each model lies within milliseconds of the others'.
+    """
+    inputs, n = load_inputs(folder / task["inputs"])
+    chosen = [models[name] for name in task["models"]]
+    handles = [m.guard(m.adapter.prepare, take(inputs, 0, m.batch, n)) for m in chosen]
+    warmups = [m.guard(warm_up, m, handle, task["warmup_s"]) for m, handle in pairs(chosen, handles)]
+    clock, shuffle = time.perf_counter_ns, random.Random(task["seed"]).shuffle
+    invokes = [model.adapter.invoke for model in chosen]
+    samples: list[list[int]] = [[] for _ in chosen]
+    order = list(range(len(chosen)))
+    end, rounds = clock() + int(task["budget_s"] * 1e9), 0
+    while rounds < task["max_rounds"] and (rounds < task["min_rounds"] or clock() < end):
+        shuffle(order)
+        for i in order:
+            invoke, handle = invokes[i], handles[i]
+            start = clock()
+            invoke(handle)
+            samples[i].append(clock() - start)
+        rounds += 1
+    save_npz(folder / task["samples"], {m.id: np.array(s, np.int64) for m, s in pairs(chosen, samples)})
+    return {"do": "time", "rounds": rounds, "warmup": {m.id: note for m, note in pairs(chosen, warmups)}}
+
+
+BLOCKS, STEADY = (2, 6), 0.05
+
+
+def warm_up(model: Loaded, handle: Any, warmup_s: float) -> dict[str, Any]:
+    """Infer in blocks of half of `warmup_s` (and 3 inferences at least) until two in a row have medians within 5 %.
+
+    At least two blocks, so `warmup_s`; at most six, so about three times that: then "steady" is false.
+    """
+    clock, medians, count = time.perf_counter_ns, [], 0
+    while True:
+        block: list[int] = []
+        end = clock() + int(warmup_s * 1e9 / BLOCKS[0])
+        while len(block) < 3 or clock() < end:
+            start = clock()
+            model.adapter.invoke(handle)
+            block.append(clock() - start)
+        model.note_memory()
+        medians.append(float(np.median(block)))
+        count += len(block)
+        steady = len(medians) > 1 and abs(medians[-1] - medians[-2]) <= STEADY * medians[-1]
+        if len(medians) >= BLOCKS[0] and (steady or len(medians) >= BLOCKS[1]):
+            return {"inferences": count, "steady": steady}
+
+
+TASKS = {"run": run_task, "time": time_task}
+
+
+def load_inputs(folder: Path) -> Any:
+    """({name: memory-mapped array}, number of samples)."""
+    try:
+        inputs = {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    except ValueError as error:
+        raise AgentError("input", one_line(f"{folder} cannot be read", error)) from error
+    lengths = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise AgentError("input", f"{folder}: expected NAME.npy files with as many samples each, found {lengths}")
+    return inputs, next(iter(lengths.values()))
+
+
+def take(inputs: Arrays, start: int, batch: int, n: int) -> Arrays:
+    """Samples start..start+batch; past the end the last one again."""
+    rows = np.minimum(np.arange(start, start + batch), n - 1)
+    return {name: np.ascontiguousarray(array[rows]) for name, array in inputs.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- facts
+
+
+def device() -> dict[str, Any]:
+    """What this machine says of itself; null is unavailable."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    total = field("/proc/meminfo", "MemTotal")
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": field("/proc/cpuinfo", "model name") or text("/proc/device-tree/model") or platform.processor() or None,
+        "cores": os.cpu_count(),
+        "memory_bytes": int(total.split()[0]) * 1024 if total else None,
+        "python": platform.python_version(),
+        "affinity": sorted(affinity(0)) if affinity else None,
+        "governor": text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    }
+
+
+def text(path: str) -> str | None:
+    """A small file's text, or None."""
+    try:
+        return Path(path).read_text(errors="replace").strip("\0 \n") or None
+    except OSError:
+        return None
+
+
+def field(path: str, name: str) -> str | None:
+    """The first `name : value` of a /proc file, or None."""
+    for line in (text(path) or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def memory(name: str) -> int | None:
+    """VmRSS or VmHWM of this process in bytes."""
+    value = field("/proc/self/status", name)
+    return int(value.split()[0]) * 1024 if value else None
+
+
+def sha256_model(path: Path) -> str:
+    """One digest over a model's own files (those that share its stem), names and contents: as targets/base.py does."""
+    digest = hashlib.sha256()
+    own = (p for p in path.parent.iterdir() if p.stem == path.stem and p.name != "model.json" and p.is_file())
+    for file in sorted(own):
+        digest.update(file.name.encode() + b"\0")
+        content = hashlib.sha256()
+        with file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                content.update(block)
+        digest.update(content.digest())
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+
+def one_line(what: str, error: BaseException) -> str:
+    """`what` with the error's own words on one line."""
+    return f"{what}: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def save_npz(path: Path, arrays: Arrays) -> None:
+    """Like np.savez, with any name allowed and equal arrays giving equal bytes; written aside, then renamed."""
+    aside = path.with_name(path.name + ".tmp")
+    with zipfile.ZipFile(aside, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(name + ".npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+    aside.replace(path)
+
+
+def execute(request: dict[str, Any], folder: Path, result: dict[str, Any]) -> None:
+    """Load all models, then do all tasks; `result` is filled as far as it goes. Raises AgentError."""
+    if request.get("protocol") != PROTOCOL:
+        raise AgentError("protocol", f"request has protocol {request.get('protocol')}, this agent speaks {PROTOCOL}")
+    models: dict[str, Loaded] = {}
+    try:
+        for row in request["models"]:
+            models[row["id"]] = Loaded(row, folder, alone=len(request["models"]) == 1)
+            result["models"][row["id"]] = models[row["id"]].record
+        for task in request["tasks"]:
+            if task["do"] not in TASKS:
+                raise AgentError("protocol", f"unknown task '{task['do']}': known are {sorted(TASKS)}")
+            for name in [task["model"]] if "model" in task else task["models"]:
+                if name not in models:
+                    raise AgentError("protocol", f"a task names the model '{name}', loaded are {sorted(models)}")
+            result["tasks"].append(TASKS[task["do"]](task, models, folder))
+    except KeyError as error:
+        raise AgentError("protocol", f"the request lacks {error}") from error
+    finally:
+        for model in models.values():
+            model.adapter.close()
+
+
+def main(argument: str) -> int:
+    """Read the request, do it, write the result."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    end_with_stdin()
+    path = Path(argument).resolve()
+    result: dict[str, Any] = {"protocol": PROTOCOL, "device": device(), "models": {}, "tasks": [], "error": None}
+    target = path.parent / "result.json"
+    try:
+        try:
+            request = json.loads(path.read_text())
+            target = path.parent / request["result"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AgentError("protocol", one_line(f"{path} is no request", error)) from error
+        execute(request, path.parent, result)
+    except AgentError as error:
+        result["error"] = {"kind": error.kind, "message": str(error)}
+    except OSError as error:  # disk full, not writable
+        result["error"] = {"kind": "input", "message": one_line(f"files of {path}", error)}
+    body = (json.dumps(result, indent=1, sort_keys=True) + "\n").encode()
+    aside = target.with_name(target.name + ".tmp")
+    with aside.open("wb") as stream:
+        stream.write(body)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(target)
+    print("DONE", hashlib.sha256(body).hexdigest(), flush=True)
+    return 0 if result["error"] is None else 1
+
+
+def stop(number: int, frame: Any) -> NoReturn:
+    """Leave through every `finally`, as a shell would say it: 128 + signal."""
+    raise SystemExit(128 + number)
+
+
+def end_with_stdin() -> None:
+    """End when the host goes away: a pipe's end is its sign. A terminal, a file or /dev/null says nothing."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: agent.py REQUEST.json")
+    own = Path(__file__).resolve().parent  # may hold files that are named like the runtimes
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != own]
+    sys.exit(main(sys.argv[1]))

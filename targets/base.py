@@ -1,0 +1,273 @@
+"""What a target is. Data flows lower -> (observe) -> quantize -> inspect / open; nothing here knows a runtime.
+
+A target is an object with the attributes and methods of `Target`, published under the entry-point group
+`edge_deploy.targets`; the built-in ones use the same door. Heavy packages are imported inside the methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.qparams import Ranges
+
+Array = npt.NDArray[Any]
+Batch = dict[str, Array]  # tensor name -> array whose first axis is the batch
+
+MANIFEST = "model.json"  # written beside every model file: what a fresh process needs to load it
+
+
+class TargetError(Exception):
+    """One clear line: what, where, what to do.
+
+    `kind`: "unsupported" (the input asks for what the target lacks), "missing" (a package is not installed),
+    "failed" (the tool broke).
+    """
+
+    def __init__(self, message: str, kind: Literal["unsupported", "missing", "failed"] = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output at the model's float interface.
+
+    `shape` has None for a free batch axis. `permutation` says how the program's axes lie in the deployed model:
+    (0, 2, 3, 1) for a model that wants NHWC where the program has NCHW; None for no change.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    permutation: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """What training hands over: a `.pt2` exported program or an `.onnx` file, batch axis free."""
+
+    path: Path
+    kind: Literal["pt2", "onnx"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file that one runtime can load, float or quantized, with a manifest beside it.
+
+    `inputs`/`outputs` describe its float interface in ITS OWN layout (integer inputs and outputs are converted
+    outside of the timed part). `tensors` are the activations that can be tapped, in execution order (float
+    graphs only).
+    """
+
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tensors: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        return sha256_files(model_files(self.path))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in model_files(self.path))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to make and run the model on a target.
+
+    `quantizer`: "none" for float, "ours" for ranges from `calibration`, else the vendor tool's name.
+    `precision`: arithmetic asked of the runtime: "f32", "bf16", "int8".
+    `options`: for the quantizer (not for the runtime; those follow from `precision`).
+    """
+
+    id: str
+    quantizer: str
+    precision: Literal["f32", "bf16", "int8"]
+    scheme: str | None = None
+    observer: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """One op of the runtime's own compiled graph. `precision` is what really runs: "int8", "f32", "bf16", ...
+
+    `int8_capable`: the capability table says that this op runs in int8 here. `macs` is per sample.
+    """
+
+    name: str
+    type: str
+    precision: str
+    macs: int
+    int8_capable: bool
+
+
+@dataclass(frozen=True)
+class Support:
+    """One row of a capability table: what becomes of an op, and why (the same text is check, message, document)."""
+
+    level: Literal["int8", "float", "refused"]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can do, as data.
+
+    `program`: the kind of program it lowers. `batch`: "fixed" (as exported), "resizable" (by reloading), "dynamic".
+    `dtypes`: input dtypes it takes. `schemes`: ids from calibration.SCHEMES. `ops`: core ATen op name ("aten.conv1d",
+    "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested.
+    """
+
+    program: Literal["pt2", "onnx"]
+    batch: Literal["fixed", "resizable", "dynamic"]
+    dtypes: frozenset[str]
+    schemes: frozenset[str]
+    ops: Mapping[str, Support]
+
+
+class Session(Protocol):
+    """A loaded model in this process. Inputs and outputs are float, in the PROGRAM's layout and names."""
+
+    def run(self, batch: Batch) -> Batch:
+        """All outputs for a batch, each [n, ...]. Raises ValueError on a wrong name, shape or dtype."""
+        ...
+
+    def tap(self, batch: Batch, names: Sequence[str]) -> Batch:
+        """The named activations of a float graph, in the graph's own layout."""
+        ...
+
+
+@runtime_checkable
+class Target(Protocol):
+    """One runtime. Every method is pure: it reads its arguments and writes only below `out`."""
+
+    name: str
+    version: str  # of this target's own code: part of every stage key
+    packages: tuple[str, ...]  # distributions whose versions change its results
+    extra: str  # `pip install 'edge-deploy[EXTRA]'` brings them
+    runtime: str  # adapter name in targets/agent.py, or the path of a file with `open(path, options)`
+    capabilities: Capabilities
+
+    def lower(self, program: Program, out: Path) -> Model:
+        """The float graph in the target's own format. Raises TargetError naming the op and its source line."""
+        ...
+
+    def candidates(self, model: Model) -> Sequence[Candidate]:
+        """Float first, then the vendor's way and our ranges."""
+        ...
+
+    def quantize(
+        self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
+    ) -> Model:
+        """A new model file below `out`. `ranges` (for quantizer "ours") maps tensor name -> QParams; `batches` are
+        raw float inputs in the PROGRAM's layout (for vendors' quantizers). Raises TargetError "unsupported" for an
+        illegal scheme before any work."""
+        ...
+
+    def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
+        """The ops of the compiled graph with the precision that really runs."""
+        ...
+
+    def weight_bytes(self, model: Model) -> int:
+        """Bytes of weights and biases stored in the model file."""
+        ...
+
+    def options(self, candidate: Candidate) -> dict[str, Any]:
+        """Runtime options for the agent's adapter (JSON-able): threads, precision, ..."""
+        ...
+
+    def open(self, model: Model, candidate: Candidate) -> AbstractContextManager[Session]:
+        """Load in this process."""
+        ...
+
+
+def model_files(path: Path) -> list[Path]:
+    """A model's own files: the one named and, for OpenVINO IR or external data, those that share its stem."""
+    return sorted(p for p in path.parent.iterdir() if p.stem == path.stem and p.name != MANIFEST and p.is_file())
+
+
+def sha256_files(files: Iterable[Path]) -> str:
+    """One digest over names and contents, in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_manifest(model: Model) -> Model:
+    """Store everything but the bytes beside the model, so that a fresh process can load it by path."""
+    record = {k: v for k, v in asdict(model).items() if k != "path"} | {"file": model.path.name}
+    (model.path.parent / MANIFEST).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return model
+
+
+def read_manifest(folder: Path) -> Model:
+    """The model in a folder that `write_manifest` wrote."""
+    record = json.loads((folder / MANIFEST).read_text())
+    return Model(
+        path=folder / record["file"],
+        inputs=specs_from_json(record["inputs"]),
+        outputs=specs_from_json(record["outputs"]),
+        tensors=tuple(record["tensors"]),
+    )
+
+
+def specs_from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    """TensorSpecs from their JSON form (lists for tuples)."""
+    return tuple(
+        TensorSpec(
+            row["name"],
+            row["dtype"],
+            tuple(row["shape"]),
+            tuple(row["permutation"]) if row.get("permutation") else None,
+        )
+        for row in rows
+    )
+
+
+def to_model_layout(batch: Batch, specs: Sequence[TensorSpec]) -> Batch:
+    """Program layout -> model layout; checks names, rank, sizes and dtype. Raises ValueError."""
+    unknown = sorted(set(batch) - {s.name for s in specs})
+    missing = [s.name for s in specs if s.name not in batch]
+    if unknown or missing:
+        raise ValueError(
+            f"inputs do not match: missing {missing}, unknown {unknown}; expected {[s.name for s in specs]}"
+        )
+    arranged: Batch = {}
+    for spec in specs:
+        array = batch[spec.name]
+        if str(array.dtype) != spec.dtype:
+            raise ValueError(f"input '{spec.name}' is {array.dtype}, expected {spec.dtype}")
+        if array.ndim != len(spec.shape):
+            raise ValueError(f"input '{spec.name}' has shape {list(array.shape)}, expected rank {len(spec.shape)}")
+        array = array if spec.permutation is None else array.transpose(spec.permutation)
+        if any(want is not None and want != have for want, have in zip(spec.shape[1:], array.shape[1:], strict=True)):
+            raise ValueError(
+                f"input '{spec.name}' has shape {list(array.shape)} in the model's layout, expected {list(spec.shape)}"
+            )
+        arranged[spec.name] = np.ascontiguousarray(array)
+    return arranged
+
+
+def to_program_layout(batch: Batch, specs: Sequence[TensorSpec]) -> Batch:
+    """Model layout -> program layout, for outputs."""
+    return {
+        s.name: batch[s.name] if s.permutation is None else batch[s.name].transpose(np.argsort(s.permutation))
+        for s in specs
+    }

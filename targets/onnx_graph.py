@@ -1,0 +1,260 @@
+"""What the targets that read ONNX share: export, stable bytes, shapes, work per op, weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from targets.base import Program, Support, TargetError, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 20
+BATCH = "batch"  # the name of the free axis
+LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need a second file
+
+
+def export(program: Program, out: Path) -> Program:
+    """A `.pt2` program as `out/program.onnx`: same names, free batch axis, equal bytes for equal programs.
+
+    Raises TargetError naming the op and the user's source line when ONNX has no way to say it.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    with _quiet_exporter():
+        try:
+            exported = torch.export.load(program.path)
+            converted = torch.onnx.export(
+                exported,
+                (),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in program.inputs],
+                output_names=[spec.name for spec in program.outputs],
+                verbose=False,
+            )
+        except Exception as error:
+            raise TargetError(f"cannot be exported to ONNX: {_reason(error)}", "unsupported") from error
+    assert converted is not None  # with dynamo=True it returns a program or raises
+    model = converted.model_proto
+    _name_batch(model, program.inputs[0].name)
+    path = out / "program.onnx"
+    save(model, path)
+    return replace(program, path=path, kind="onnx")
+
+
+_REFUSED = "linalg_svd linalg_svdvals linalg_inv inverse lgamma cummax cummin median erfinv special_bessel_j0"
+REFUSED: dict[str, Support] = {
+    f"aten.{name}": Support("refused", "has no ONNX operator: compute it outside of the model")
+    for name in _REFUSED.split()
+}
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model of a file. Raises TargetError when it is none."""
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except Exception as error:
+        raise TargetError(f"{path} is no ONNX model: {_first_line(error)}") from error
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Without what differs between two equal models: source paths, stack traces, the exporter's notes."""
+    import onnx
+
+    strip(model)
+    if model.ByteSize() > LARGEST_FILE:
+        size = model.ByteSize() / 2**30
+        raise TargetError(f"the ONNX model has {size:.1f} GiB, more than the 2 GiB of one file", "unsupported")
+    onnx.save(model, path)
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Clear notes and doc strings everywhere (they hold paths and stack traces)."""
+    graph = model.graph
+    model.producer_name, model.producer_version = "edge-deploy", ""
+    bodies = [graph, *model.functions]
+    things = [model, *bodies, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for thing in [*things, *(node for body in bodies for node in body.node)]:
+        thing.ClearField("metadata_props")
+        thing.ClearField("doc_string")
+
+
+def specs(model: onnx.ModelProto, wanted: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The program's specs with dtype and shape as the graph has them. Raises TargetError when the names differ."""
+    from onnx import helper
+
+    found = {value.name: value.type.tensor_type for value in [*model.graph.input, *model.graph.output]}
+    lacking = [spec.name for spec in wanted if spec.name not in found]
+    if lacking:
+        raise TargetError(f"the ONNX graph lacks {lacking}, it has {sorted(found)}")
+    return tuple(
+        TensorSpec(
+            spec.name,
+            str(helper.tensor_dtype_to_np_dtype(found[spec.name].elem_type)),
+            tuple(d.dim_value if d.HasField("dim_value") else None for d in found[spec.name].shape.dim),
+        )
+        for spec in wanted
+    )
+
+
+def activations(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Float tensors that depend on an input, in execution order, inputs first. Shapes must have been inferred."""
+    import onnx
+
+    graph = model.graph
+    types = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.value_info, *graph.output]}
+    names = [value.name for value in graph.input]
+    live = set(names)
+    for node in graph.node:
+        if live.intersection(node.input) and node.op_type not in ("Shape", "Size"):
+            live.update(node.output)
+            names.extend(name for name in node.output if name)
+    return tuple(name for name in names if types.get(name) == onnx.TensorProto.FLOAT)
+
+
+def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor that shape inference can tell when the free axis is `batch`."""
+    import onnx
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.ClearField("value_info")
+    for value in [*fixed.graph.input, *fixed.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == BATCH:
+                dim.dim_value = batch
+            elif not dim.HasField("dim_value"):
+                dim.Clear()
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    known = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        if value.type.tensor_type.HasField("shape"):
+            known[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return known
+
+
+def macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates per sample of each Conv, ConvTranspose, Gemm and MatMul: {output tensor: macs}.
+
+    Each output value (each input value, when transposed) costs one multiplication per weight that reaches it.
+    """
+    known = shapes(model)
+    result = {}
+    for node in model.graph.node:
+        if node.op_type not in WORK:
+            continue
+        data, weight, out = (known.get(name, ()) for name in (node.input[0], node.input[1], node.output[0]))
+        if not (data and weight and out):
+            raise TargetError(f"the shapes around {node.op_type} '{node.name}' cannot be inferred")
+        attributes = {a.name: a.i for a in node.attribute}
+        result[node.output[0]] = WORK[node.op_type](data, weight, out, attributes)
+    return result
+
+
+Shape = tuple[int, ...]
+
+
+def _conv(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
+    return math.prod(out) * math.prod(weight[1:])
+
+
+def _conv_transpose(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
+    return math.prod(data) * math.prod(weight[1:])
+
+
+def _gemm(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
+    return math.prod(out) * weight[1 if attributes.get("transB") else 0]
+
+
+def _matmul(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
+    return math.prod(out) * data[-1]
+
+
+WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the weights and biases of the ops of `macs`, as stored: float, or the integers that are dequantized."""
+    import onnx
+
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    used: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in WORK:
+            continue
+        for name in node.input[1:]:
+            producer = producers.get(name)
+            through = producer is not None and producer.op_type == "DequantizeLinear"
+            used.add(producer.input[0] if producer is not None and through else name)
+    return sum(
+        math.prod(initializers[name].dims) * onnx.helper.tensor_dtype_to_np_dtype(initializers[name].data_type).itemsize
+        for name in used
+        if name in initializers
+    )
+
+
+def _name_batch(model: onnx.ModelProto, first_input: str) -> None:
+    """The exporter's symbol for the free axis ("s77") becomes "batch"; inferred shapes that used it go."""
+    graph = model.graph
+    dims = next(value for value in graph.input if value.name == first_input).type.tensor_type.shape.dim
+    symbol = dims[0].dim_param
+    for value in [*graph.input, *graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if symbol and dim.dim_param == symbol:
+                dim.dim_param = BATCH
+    graph.ClearField("value_info")
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter logs that torchvision is absent and warns of torch's own deprecations: not the user's to act on."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx._internal.exporter._registration", "torch.onnx", "onnxscript")
+    ]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """Op and source line: from the frame that translated the node, for torch keeps them nowhere else."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame, _ in traceback.walk_tb(seen.__traceback__):
+            node = frame.f_locals.get("node")
+            if node is not None and hasattr(node, "meta") and hasattr(node, "target"):
+                return f"no ONNX operator for {node.target}{_place(node)}"
+        seen = seen.__cause__
+    return _first_line(error)
+
+
+def _place(node: Any) -> str:
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [frame for frame in frames if "site-packages/torch/" not in frame[0].replace("\\", "/")]
+    return f" ({Path(own[-1][0]).name}:{own[-1][1]})" if own else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

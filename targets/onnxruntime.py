@@ -1,0 +1,351 @@
+"""ONNX Runtime on CPUs: QDQ, unsigned 8-bit activations, signed 8-bit weights per channel."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.qparams import Ranges, limits
+from calibration.schemes import SCHEMES
+from targets import onnx_graph
+from targets.base import Batch, Candidate, Capabilities, Model, OpInfo, Program, Support, TargetError, to_model_layout
+from targets.session import AdapterSession, Tap
+
+if TYPE_CHECKING:
+    import onnx
+
+SCHEME = "u8s8"
+FILE = "model.onnx"
+
+CANDIDATES = (
+    Candidate("float", "none", "f32"),
+    Candidate("ort-minmax-u8s8", "onnxruntime", "int8", SCHEME, "minmax"),
+    Candidate("ours-minmax", "ours", "int8", SCHEME, "minmax"),
+    Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
+)
+
+# What onnxruntime.quantization quantizes AND the CPU provider has an integer kernel for.
+_INT8 = {
+    "Conv": "conv1d conv2d convolution",
+    "Gemm": "linear addmm",
+    "MatMul": "matmul mm bmm",
+    "Add": "add batch_norm",
+    "Mul": "mul",
+    "Concat": "cat",
+    "MaxPool": "max_pool1d max_pool2d max_pool2d_with_indices",
+    "AveragePool": "avg_pool1d avg_pool2d",
+    "GlobalAveragePool": "adaptive_avg_pool1d adaptive_avg_pool2d",
+    "Sigmoid": "sigmoid",
+    "LeakyRelu": "leaky_relu",
+    "Softmax": "softmax _softmax",
+}
+_MOVED = (
+    "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze expand slice select dropout clone contiguous"
+)
+_FUSED = "relu relu6 hardtanh clamp"
+_FLOAT = {
+    "has no integer kernel in ONNX Runtime": "gelu layer_norm hardswish hardsigmoid silu tanh exp sub div "
+    "pow sqrt rsqrt mean sum conv_transpose1d conv_transpose2d conv_transpose2d scaled_dot_product_attention",
+    "recurrent cells stay float: quantize_static leaves them": "gru lstm rnn_tanh",
+    "looks up float rows": "embedding",
+}
+OPS: dict[str, Support] = {
+    **{f"aten.{name}": Support("int8") for names in [*_INT8.values(), _MOVED] for name in names.split()},
+    **{f"aten.{name}": Support("int8", "part of the op before it") for name in _FUSED.split()},
+    **{f"aten.{name}": Support("float", reason) for reason, names in _FLOAT.items() for name in names.split()},
+    **onnx_graph.REFUSED,
+}
+
+
+class OnnxRuntimeTarget:
+    """See targets/base.py."""
+
+    name = "onnxruntime"
+    version = "1"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    extra = "onnxruntime"
+    runtime = "onnxruntime"
+    capabilities = Capabilities(
+        program="onnx",
+        batch="dynamic",
+        dtypes=frozenset({"float32", "int64", "int32"}),
+        schemes=frozenset({SCHEME}),
+        ops=OPS,
+    )
+
+    def lower(self, program: Program, out: Path) -> Model:
+        """The ONNX graph with shapes inferred and constants folded, as onnxruntime's quantizer wants it.
+
+        Float reference and candidates all come from this file. Raises TargetError for what cannot be exported.
+        """
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        if program.kind == "pt2":
+            program = onnx_graph.export(program, out)
+        with _only_errors():
+            try:
+                quant_pre_process(str(program.path), str(out / FILE))
+            except Exception as error:
+                raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
+        graph = onnx_graph.load(out / FILE)
+        onnx_graph.save(graph, out / FILE)
+        return Model(
+            out / FILE,
+            onnx_graph.specs(graph, program.inputs),
+            onnx_graph.specs(graph, program.outputs),
+            onnx_graph.activations(graph),
+        )
+
+    def candidates(self, model: Model) -> Sequence[Candidate]:
+        """The same for every model."""
+        return CANDIDATES
+
+    def quantize(
+        self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
+    ) -> Model:
+        """QDQ by onnxruntime's own quantizer: over raw batches, or with our ranges in place of its calibrator's.
+
+        With our ranges the logits stay float: an output that a Gemm or MatMul makes is not quantized again, which
+        saves an op and, on keyword spotting, 4 dB.
+        """
+        if candidate.scheme not in self.capabilities.schemes:
+            raise TargetError(
+                f"onnxruntime takes {SCHEME}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+            )
+        if candidate.quantizer == "ours" and ranges is None:
+            raise TargetError(f"candidate '{candidate.id}' needs ranges: run the observers first")
+        if candidate.quantizer == "ours":
+            assert ranges is not None
+            _check_ranges(model, ranges)
+
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+        path = out / FILE
+        with tempfile.TemporaryDirectory(prefix="deploy-") as folder, _only_errors():
+            cache = Path(folder) / "ranges.json"
+            if candidate.quantizer == "ours":
+                assert ranges is not None
+                _write_ranges(ranges, cache)
+            try:
+                quantize_static(
+                    str(model.path),
+                    str(path),
+                    None if cache.exists() else _reader(batches, model),
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=True,
+                    activation_type=QuantType.QUInt8,
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=CalibrationMethod.MinMax,
+                    calibration_cache_path=str(cache) if cache.exists() else None,
+                )
+            except Exception as error:
+                raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
+        graph = onnx_graph.load(path)
+        if candidate.quantizer == "ours":
+            keep_logits_float(graph)
+        onnx_graph.save(graph, path)
+        return Model(path, model.inputs, model.outputs)
+
+    def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
+        """The ops of the graph that ONNX Runtime itself made of the file, with the same session options.
+
+        An op is "int8" when its first input is; its MACs are found by the name that ONNX Runtime's fusions carry on.
+        Work that cannot be found again is listed as "unknown", which counts against int8.
+        """
+        original = onnx_graph.load(model.path)
+        work = onnx_graph.macs(original)
+        owners = _owners(original, work)
+        ops: list[OpInfo] = []
+        quantized: set[str] = {i.name for i in original.graph.initializer if i.data_type in (2, 3)}  # uint8, int8
+        for node in _optimized(model, self.options(candidate)).graph.node:
+            int8 = bool(node.input) and node.input[0] in quantized
+            if node.op_type == "QuantizeLinear" or (int8 and not _gives_float(node)):
+                quantized.update(node.output)
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("Reorder"):
+                continue
+            kind = _plain(node.op_type)
+            output = owners.get(_plain_name(node.name), "") if kind in onnx_graph.WORK else ""
+            precision = "int8" if int8 else "f32"
+            ops.append(OpInfo(node.name, kind, precision, work.pop(output, 0), kind in _INT8))
+        lost = [OpInfo(output, "lost in fusion", "unknown", macs, True) for output, macs in work.items()]
+        return [*ops, *lost]
+
+    def weight_bytes(self, model: Model) -> int:
+        """Weights, biases, and their scales."""
+        return onnx_graph.weight_bytes(onnx_graph.load(model.path))
+
+    def options(self, candidate: Candidate) -> dict[str, Any]:
+        """One thread; the file decides the precision."""
+        return {"threads": 1, "precision": candidate.precision}
+
+    def open(self, model: Model, candidate: Candidate) -> AdapterSession:
+        """Load in this process."""
+        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
+
+
+def keep_logits_float(graph: onnx.ModelProto) -> None:
+    """Take QuantizeLinear -> DequantizeLinear off each graph output that a Gemm or MatMul makes."""
+    nodes = graph.graph.node
+    made = {name: node for node in nodes for name in node.output}
+    readers = [name for node in nodes for name in node.input]
+    for output in graph.graph.output:
+        dequantize = made.get(output.name)
+        quantize = made.get(dequantize.input[0]) if dequantize is not None and dequantize.input else None
+        source = made.get(quantize.input[0]) if quantize is not None and quantize.input else None
+        if dequantize is None or quantize is None or source is None:
+            continue
+        pair = (quantize.op_type, dequantize.op_type) == ("QuantizeLinear", "DequantizeLinear")
+        read_once = readers.count(quantize.input[0]) == 1 and readers.count(quantize.output[0]) == 1
+        if not (pair and read_once and source.op_type in ("Gemm", "MatMul") and output.name not in readers):
+            continue
+        source.output[0] = output.name
+        nodes.remove(quantize)
+        nodes.remove(dequantize)
+    read = {name for node in nodes for name in node.input}
+    unread = [i for i in graph.graph.initializer if i.name not in read]
+    for initializer in unread:
+        graph.graph.initializer.remove(initializer)
+
+
+def _check_ranges(model: Model, ranges: Ranges) -> None:
+    lacking = [name for name in model.tensors if name not in ranges]
+    if lacking:
+        raise TargetError(
+            f"no ranges for {lacking[:3]} ({len(lacking)} in all): observe every tensor of the float graph"
+        )
+    wanted = SCHEMES[SCHEME].activation
+    wrong = [name for name, qparams in ranges.items() if qparams.scheme != wanted]
+    if wrong:
+        raise TargetError(f"ranges of {wrong[:3]} are not of {SCHEME}, which is what onnxruntime takes", "unsupported")
+
+
+def _write_ranges(ranges: Ranges, path: Path) -> None:
+    """In the file that onnxruntime's calibrators leave; it wants NumPy scalars."""
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
+
+    rows = {}
+    for name, qparams in ranges.items():
+        lo, hi = limits(qparams)
+        rows[name] = TensorData(lowest=np.float32(lo), highest=np.float32(hi))
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, rows), str(path))
+
+
+def _reader(batches: Iterable[Batch], model: Model) -> Any:
+    """A CalibrationDataReader over raw batches."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
+        def __init__(self) -> None:
+            self._batches = iter(batches)
+
+        def get_next(self) -> Batch | None:
+            batch = next(self._batches, None)
+            return None if batch is None else to_model_layout(batch, model.inputs)
+
+    return Reader()
+
+
+def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options["threads"]
+        settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
+        settings.optimized_model_filepath = str(Path(folder) / FILE)
+        try:
+            ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise TargetError(f"{model.path} does not load in onnxruntime: {_line(error)}") from error
+        return onnx_graph.load(Path(folder) / FILE)
+
+
+def _tap(model: Model) -> Tap:
+    """One session for each set of names asked, with these as outputs."""
+    import onnx
+    import onnxruntime as ort
+
+    graph = onnx_graph.load(model.path)
+    inputs = {value.name for value in graph.graph.input}
+    sessions: dict[tuple[str, ...], Any] = {}
+
+    def tap(batch: Batch, names: Sequence[str]) -> Batch:
+        made = tuple(name for name in names if name not in inputs)
+        if made and made not in sessions:
+            tapped = onnx.ModelProto()
+            tapped.CopyFrom(graph)
+            tapped.graph.ClearField("output")
+            tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+            settings = ort.SessionOptions()
+            settings.intra_op_num_threads, settings.log_severity_level = 1, 3
+            sessions[made] = ort.InferenceSession(
+                tapped.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+            )
+        values = sessions[made].run(list(made), batch) if made else []
+        found = dict(zip(made, values, strict=True))
+        return {name: batch[name] if name in inputs else found[name] for name in names}
+
+    return tap
+
+
+def _owners(graph: onnx.ModelProto, work: Mapping[str, int]) -> dict[str, str]:
+    """Names that an op may have after fusion -> its output in the file: its own, or its activation's output."""
+    readers: dict[str, list[Any]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    owners = {}
+    for node in graph.graph.node:
+        if node.output[0] in work:
+            output = node.output[0]
+            owners[node.name] = owners[output] = output
+            after = readers.get(output, [])
+            if len(after) == 1:
+                owners[after[0].output[0]] = output
+    return owners
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"(_token_\d+|_nchwc)+$", "", name).removeprefix("fused ")
+
+
+_PLAIN = {"QGemm": "Gemm", "FusedGemm": "Gemm", "FusedConv": "Conv", "NhwcMaxPool": "MaxPool"}
+
+
+def _plain(kind: str) -> str:
+    """The op's name in ONNX: QLinearConv, FusedConv -> Conv; MatMulIntegerToFloat, FusedMatMul -> MatMul."""
+    if kind.startswith("MatMulInteger") or kind in ("FusedMatMul", "DynamicQuantizeMatMul"):
+        return "MatMul"
+    return _PLAIN.get(kind, kind.removeprefix("QLinear"))
+
+
+def _gives_float(node: onnx.NodeProto) -> bool:
+    """An integer op that leaves real numbers: dequantization, or a product without an output scale."""
+    quiet = node.op_type == "QGemm" and (len(node.input) < 8 or not node.input[7])
+    return quiet or node.op_type in ("DequantizeLinear", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger")
+
+
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    """onnxruntime's quantizer reports its progress and advice through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+TARGET = OnnxRuntimeTarget()

@@ -1,0 +1,430 @@
+"""OpenVINO on CPUs: IR files, unsigned 8-bit activations, signed 8-bit weights per channel.
+
+On x86 without VNNI or AMX the integer kernels add pairs of products in 16 bits, which full-range weights can overflow;
+NNCF's default halves the first layer's range for that. Verification on such a machine shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.qparams import Ranges, limits
+from calibration.schemes import SCHEMES
+from targets import agent, onnx_graph
+from targets.base import (
+    Batch,
+    Candidate,
+    Capabilities,
+    Model,
+    OpInfo,
+    Program,
+    Support,
+    TargetError,
+    TensorSpec,
+    to_model_layout,
+)
+from targets.session import AdapterSession, Tap
+
+SCHEME = "u8s8"
+FILE = "model.xml"
+
+FLOAT = Candidate("float", "none", "f32")
+BFLOAT = Candidate("float-bf16", "none", "bf16")
+INTEGER = (
+    Candidate("nncf", "nncf", "int8", SCHEME, "mean-minmax", {"preset": "default"}),
+    Candidate("nncf-mixed", "nncf", "int8", SCHEME, "histogram", {"preset": "mixed"}),
+    Candidate("ours-minmax", "ours", "int8", SCHEME, "minmax"),
+    Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
+)
+
+_INT8 = "conv1d conv2d convolution conv_transpose1d conv_transpose2d linear addmm matmul mm bmm"
+_MOVED = (
+    "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze dropout clone contiguous "
+    "max_pool1d max_pool2d max_pool2d_with_indices"
+)
+_FUSED = "relu relu6 hardtanh clamp batch_norm add"
+_FLOAT = {
+    "stays float between quantized ops": "mul sub div cat mean sum avg_pool1d avg_pool2d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d hardswish hardsigmoid silu sigmoid tanh exp pow sqrt rsqrt leaky_relu gelu softmax _softmax "
+    "layer_norm expand slice select scaled_dot_product_attention",
+    "recurrent cells stay float": "gru lstm rnn_tanh",
+    "looks up float rows": "embedding",
+}
+OPS: dict[str, Support] = {
+    **{f"aten.{name}": Support("int8") for names in (_INT8, _MOVED) for name in names.split()},
+    **{f"aten.{name}": Support("int8", "part of the op beside it") for name in _FUSED.split()},
+    **{f"aten.{name}": Support("float", reason) for reason, names in _FLOAT.items() for name in names.split()},
+    **onnx_graph.REFUSED,
+}
+
+
+class OpenVinoTarget:
+    """See targets/base.py."""
+
+    name = "openvino"
+    version = "1"
+    packages = ("onnx", "onnxscript", "openvino", "nncf")
+    extra = "openvino"
+    runtime = "openvino"
+    capabilities = Capabilities(
+        program="onnx",
+        batch="dynamic",
+        dtypes=frozenset({"float32", "int64", "int32"}),
+        schemes=frozenset({SCHEME}),
+        ops=OPS,
+    )
+
+    def lower(self, program: Program, out: Path) -> Model:
+        """ONNX to IR with f32 weights (the default would store f16). Every tensor gets exactly one name.
+
+        Raises TargetError with OpenVINO's words when it lacks an op.
+        """
+        if program.kind == "pt2":
+            program = onnx_graph.export(program, out)
+        ov = agent.import_openvino()
+        try:
+            model = ov.convert_model(str(program.path))
+        except Exception as error:
+            raise TargetError(agent.one_line(f"OpenVINO cannot read {program.path}", error), "unsupported") from error
+        keep = {spec.name for spec in (*program.inputs, *program.outputs)}
+        name_ops(model)
+        _name_tensors(model, keep)
+        _save(model, out / FILE)
+        tensors = tuple(dict.fromkeys(name for _, _, name in placement(model)))
+        return Model(
+            out / FILE,
+            _specs(model.inputs, program.inputs),
+            _specs(model.outputs, program.outputs),
+            tensors,
+        )
+
+    def candidates(self, model: Model) -> Sequence[Candidate]:
+        """Float in bf16 only where this CPU has it."""
+        return (FLOAT, *((BFLOAT,) if _has_bf16() else ()), *INTEGER)
+
+    def quantize(
+        self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
+    ) -> Model:
+        """FakeQuantize by NNCF over raw batches, or at our own places with our ranges; weights are stored as int8."""
+        if candidate.scheme not in self.capabilities.schemes:
+            raise TargetError(
+                f"openvino takes {SCHEME}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+            )
+        if candidate.quantizer == "ours":
+            quantized = _with_ranges(model, candidate, ranges)
+        else:
+            quantized = _by_nncf(model, candidate, [to_model_layout(batch, model.inputs) for batch in batches])
+        name_ops(quantized)
+        _save(quantized, out / FILE)
+        return Model(out / FILE, model.inputs, model.outputs)
+
+    def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
+        """The execution graph at batch 1: an op's precision is the suffix of the kernel that the plugin chose.
+
+        Small products may be compiled into one "Subgraph", whose kernel names the precision at its ends: there a
+        product is int8 when its dequantization was moved behind it. MACs are found by the layers' original names, which
+        fusion carries on. Work that cannot be found again is listed as "unknown", which counts against int8.
+        """
+        adapter = self._adapter(model, {**self.options(candidate), "batch": 1})
+        source = _read(model.path)
+        source.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in source.inputs})
+        work = {node.get_friendly_name(): count for node, count in macs(source)}
+        owners = _owners(source, work)
+        ops = []
+        for node in adapter.compiled.get_runtime_model().get_ordered_ops():
+            facts = {key: _text(value) for key, value in node.get_rt_info().items()}
+            kind, kernel = facts["layerType"], facts["primitiveType"].rpartition("_")[2].lower()
+            if kind in ("Const", "Input", "Output", "Reorder"):
+                continue
+            names = facts["originalLayersNames"].split(",")
+            mine = {name.removesuffix(DEQUANTIZED): name for name in names}
+            done = [name for name in mine if name in work]
+            if not done and kind in WORK_LAYERS:
+                done = [owners[name] for name in mine if owners.get(name) in work][:1]
+            precision = {"i8": "int8"}.get(kernel, kernel)
+            for name in done:
+                inside = "int8" if kind == "Subgraph" and name + DEQUANTIZED in names else precision
+                ops.append(OpInfo(name, kind, inside, work.pop(name), True))
+            if not done:
+                ops.append(OpInfo(node.get_friendly_name(), kind, precision, 0, kind in WORK_LAYERS))
+        adapter.close()
+        return [*ops, *(OpInfo(name, "lost in fusion", "unknown", count, True) for name, count in work.items())]
+
+    def weight_bytes(self, model: Model) -> int:
+        """Weights of convolutions and products, and the biases added to them."""
+        constants = {}
+        for node in _read(model.path).get_ordered_ops():
+            if node.get_type_name() in WORK:
+                readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
+                added = [one for one in readers if one.get_type_name() == "Add"]
+                ports = [node.input_value(1), *(port for one in added for port in one.input_values())]
+                for constant in filter(None, map(_stored, ports)):
+                    constants[constant.get_friendly_name()] = constant.get_byte_size()
+        return sum(constants.values())
+
+    def options(self, candidate: Candidate) -> dict[str, Any]:
+        """One thread; what is left in float by an int8 candidate runs in f32."""
+        return {"threads": 1, "precision": candidate.precision}
+
+    def open(self, model: Model, candidate: Candidate) -> AdapterSession:
+        """Load in this process."""
+        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model, self.options(FLOAT)))
+
+    def _adapter(self, model: Model, options: dict[str, Any]) -> Any:
+        try:
+            return agent.open_model(self.runtime, str(model.path), options)
+        except Exception as error:
+            raise TargetError(agent.one_line(f"{model.path} does not load in OpenVINO", error)) from error
+
+
+# ------------------------------------------------------------------------------------------ work, and where to quantize
+
+# IR type -> (axes of the weight that are output channels, which end of the op its MACs are counted at, first weight
+# axis that multiplies). MatMul is apart: its axes depend on its attributes.
+WORK: dict[str, tuple[tuple[int, ...], Callable[[Any], Any], int]] = {
+    "Convolution": ((0,), lambda node: node.output(0), 1),
+    "GroupConvolution": ((0, 1), lambda node: node.output(0), 2),
+    "ConvolutionBackpropData": ((1,), lambda node: node.input_value(0), 1),
+    "GroupConvolutionBackpropData": ((0, 2), lambda node: node.input_value(0), 2),
+    "MatMul": ((), lambda node: node.output(0), 0),
+}
+WORK_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})  # their names once compiled
+DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO names the scaling that it moves behind an integer op
+_MOVES = frozenset({"MaxPool", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})  # integers pass through unchanged
+
+
+def macs(model: Any) -> Iterator[tuple[Any, int]]:
+    """(node, multiply-accumulates) of each convolution and product of a model with static shapes."""
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind == "MatMul":
+            data = list(node.input_value(0).get_shape())
+            inner = data[-2] if node.get_attributes().get("transpose_a") and len(data) > 1 else data[-1]
+            yield node, math.prod(node.output(0).get_shape()) * inner
+        elif kind in WORK:
+            _, end, first = WORK[kind]
+            yield node, math.prod(end(node).get_shape()) * math.prod(list(node.input_value(1).get_shape())[first:])
+
+
+def placement(model: Any) -> list[tuple[Any, int, str]]:
+    """Where activations are quantized: (node, input index, tensor name), in execution order.
+
+    The data input of every convolution and product (both inputs where none is a weight), and both inputs of an
+    addition of two activations. The place moves up through ops that only move values, so that these run on integers.
+    """
+    places = []
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        inputs = [0, 1] if kind in ("MatMul", "Add") else [0] if kind in WORK else []
+        inputs = [i for i in inputs if _stored(node.input_value(i)) is None]
+        if kind == "Add" and len(inputs) < 2:  # a bias
+            continue
+        for i in inputs:
+            place, index = node, i
+            while (source := place.input_value(index).get_node()).get_type_name() in _MOVES:
+                place, index = source, 0
+            port = place.input_value(index)
+            if port.get_element_type().get_type_name() == "f32":
+                places.append((place, index, min(port.get_names())))
+    return places
+
+
+def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> Any:
+    """One FakeQuantize a tensor, shared by its readers; weights symmetric at +-127 codes per output channel."""
+    wanted = SCHEMES[SCHEME].activation
+    if ranges is None:
+        raise TargetError(f"candidate '{candidate.id}' needs ranges: run the observers first")
+    wrong = [name for name, qparams in ranges.items() if qparams.scheme != wanted]
+    if wrong:
+        raise TargetError(f"ranges of {wrong[:3]} are not of {SCHEME}, which is what openvino takes", "unsupported")
+    agent.import_openvino()
+    from openvino import opset13
+    from openvino._offline_transformations import compress_quantize_weights_transformation
+
+    graph = _read(model.path)
+    made: dict[str, Any] = {}
+    for node, index, name in placement(graph):
+        if name not in ranges:
+            raise TargetError(f"no range for tensor '{name}' of {model.path}: observe every tensor of the float graph")
+        port = node.input_value(index)
+        if port.get_node().get_type_name() == "FakeQuantize":  # reached before, through the same moving op
+            continue
+        if name not in made:
+            ends = [np.full([1] * len(port.get_partial_shape()), end, np.float32) for end in limits(ranges[name])]
+            made[name] = opset13.fake_quantize(port, *map(opset13.constant, ends * 2), 256)
+        node.input(index).replace_source_output(made[name].output(0))
+    for node in graph.get_ordered_ops():
+        port = node.input_value(1) if node.get_type_name() in WORK else None
+        weight = None if port is None else _stored(port)
+        if port is None or weight is None:
+            continue
+        channels = _channels(node, weight.data.ndim)
+        others = tuple(axis for axis in range(weight.data.ndim) if axis not in channels)
+        most = np.abs(weight.data).max(axis=others, keepdims=True)
+        high = np.where(most > 0, most, 1).astype(np.float32)
+        low_high = [opset13.constant(end) for end in (-high, high)]
+        node.input(1).replace_source_output(opset13.fake_quantize(port, *low_high, *low_high, 255).output(0))
+    graph.validate_nodes_and_infer_types()
+    compress_quantize_weights_transformation(graph)
+    return graph
+
+
+def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
+    """NNCF's defaults, or its most accurate public recipe: plain asymmetric activations with histogram ranges."""
+    if not batches:
+        raise TargetError(f"candidate '{candidate.id}' needs calibration batches, got none")
+    nncf = _import_nncf()
+    settings: dict[str, Any] = {}
+    if candidate.options["preset"] == "mixed":
+        parameters = nncf.quantization.advanced_parameters
+        ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet
+        settings = {
+            "preset": nncf.QuantizationPreset.MIXED,
+            "advanced_parameters": nncf.AdvancedQuantizationParameters(
+                # Where products cannot overflow, the full range of the weights is used. Every CPU with bf16 has VNNI
+                # or AMX; of one without, OpenVINO does not say.
+                overflow_fix=nncf.OverflowFix.DISABLE if _has_bf16() else None,
+                activations_range_estimator_params=ranges.HISTOGRAM,
+                activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
+            ),
+        }
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+            return nncf.quantize(_read(model.path), nncf.Dataset(batches), subset_size=len(batches), **settings)
+    except Exception as error:
+        raise TargetError(agent.one_line(f"NNCF cannot quantize {model.path}", error)) from error
+
+
+def _channels(node: Any, rank: int) -> tuple[int, ...]:
+    """The weight's axes that are output channels."""
+    if node.get_type_name() != "MatMul":
+        return WORK[node.get_type_name()][0]
+    if rank == 1:
+        return ()
+    return (rank - 2 if node.get_attributes().get("transpose_b") else rank - 1,)
+
+
+def _stored(port: Any) -> Any:
+    """The Constant behind a port, seen through what decompresses or fake-quantizes it; None for an activation."""
+    node = port.get_node()
+    while node.get_type_name() in ("Convert", "Subtract", "Multiply", "FakeQuantize", "Reshape"):
+        node = node.input_value(0).get_node()
+    return node if node.get_type_name() == "Constant" else None
+
+
+def _owners(model: Any, work: Mapping[str, int]) -> dict[str, str]:
+    """Names that a compiled layer may carry -> the op of the IR: its own, or those of the ops fused after it."""
+    owners = {}
+    for node in model.get_ordered_ops():
+        if (name := node.get_friendly_name()) not in work:
+            continue
+        for _ in range(4):  # bias, activation, FakeQuantize
+            owners[node.get_friendly_name()] = name
+            readers = list(node.output(0).get_target_inputs())
+            if len(readers) != 1 or readers[0].get_node().get_friendly_name() in work:
+                break
+            node = readers[0].get_node()
+    return owners
+
+
+# ------------------------------------------------------------------------------------------------------ files and names
+
+
+def name_ops(model: Any) -> None:
+    """Names that count from a process-wide counter ("Constant_2482") become the op's own place in the graph.
+
+    Otherwise the bytes of a file would depend on what else this process has converted.
+    """
+    for index, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(rf"({node.get_type_name()}|[A-Z]\w*)_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}.{index}")
+
+
+def _name_tensors(model: Any, keep: set[str]) -> None:
+    """One name a tensor: the program's where it is one, else the first in order, else made of the op's."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in ("Constant", "Result"):
+            continue
+        for index, port in enumerate(node.outputs()):
+            names = port.get_names()
+            one = min(names & keep or names, default=f"{node.get_friendly_name()}:{index}")
+            port.get_tensor().set_names({one})
+
+
+def _save(model: Any, path: Path) -> None:
+    agent.import_openvino().save_model(model, str(path), compress_to_fp16=False)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return agent.import_openvino().Core().read_model(str(path))
+    except Exception as error:
+        raise TargetError(agent.one_line(f"{path} is no OpenVINO model", error)) from error
+
+
+def _specs(ports: Sequence[Any], wanted: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The program's specs with dtype and shape as the IR has them. Raises TargetError when the names differ."""
+    found = {name: port for port in ports for name in port.get_names()}
+    lacking = [spec.name for spec in wanted if spec.name not in found]
+    if lacking:
+        raise TargetError(f"the OpenVINO model lacks {lacking}, it has {sorted(found)}")
+    return tuple(
+        TensorSpec(
+            spec.name,
+            str(np.dtype(found[spec.name].get_element_type().to_dtype())),
+            tuple(None if d.is_dynamic else d.get_length() for d in found[spec.name].get_partial_shape()),
+        )
+        for spec in wanted
+    )
+
+
+def _tap(model: Model, options: dict[str, Any]) -> Tap:
+    """One compiled model for each set of names asked, with these as outputs."""
+    core = agent.import_openvino().Core()
+    inputs, results = ({spec.name for spec in specs} for specs in (model.inputs, model.outputs))
+    compiled: dict[tuple[str, ...], Any] = {}
+
+    def tap(batch: Batch, names: Sequence[str]) -> Batch:
+        made = tuple(name for name in names if name not in inputs)
+        if made not in compiled:
+            graph = _read(model.path)
+            graph.add_outputs([name for name in made if name not in results])
+            compiled[made] = core.compile_model(graph, "CPU", agent.openvino_settings(options)).create_infer_request()
+        request = compiled[made]
+        request.infer(batch)
+        return {name: batch[name] if name in inputs else request.get_tensor(name).data.copy() for name in names}
+
+    return tap
+
+
+@lru_cache(maxsize=1)
+def _has_bf16() -> bool:
+    capabilities = agent.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
+
+
+def _import_nncf() -> Any:
+    agent.import_openvino()
+    import nncf
+    import nncf.quantization.advanced_parameters
+    import nncf.quantization.range_estimator
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _text(value: Any) -> str:
+    return str(value.astype(str) if hasattr(value, "astype") else value)
+
+
+TARGET = OpenVinoTarget()

@@ -1,0 +1,47 @@
+"""A model opened in this process through the agent's own adapters: what is measured is what is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from targets import agent
+from targets.base import Batch, Model, TargetError, to_model_layout, to_program_layout
+
+Tap = Callable[[Batch, Sequence[str]], Batch]  # inputs in the model's layout -> the named tensors
+
+
+class AdapterSession:
+    """A `targets.base.Session` (and its own context manager) over an adapter; `tap` is opened when first used."""
+
+    def __init__(self, model: Model, runtime: str, options: dict[str, Any], tap: Callable[[], Tap]) -> None:
+        self._model, self._open_tap = model, tap
+        self._tap: Tap | None = None
+        try:
+            self._adapter = agent.open_model(runtime, str(model.path), options)
+        except Exception as error:
+            raise TargetError(agent.one_line(f"{model.path} does not load in {runtime}", error)) from error
+
+    def run(self, batch: Batch) -> Batch:
+        """All outputs for a batch, in the program's layout. Raises ValueError on a wrong name, shape or dtype."""
+        outputs = self._adapter.run(to_model_layout(batch, self._model.inputs))
+        return to_program_layout(outputs, self._model.outputs)
+
+    def tap(self, batch: Batch, names: Sequence[str]) -> Batch:
+        """The named activations of a float graph, in the graph's layout. Raises ValueError for an unknown name."""
+        unknown = sorted(set(names) - set(self._model.tensors))
+        if unknown:
+            raise ValueError(f"no activation {unknown[:3]} in {self._model.path.name}: see Model.tensors")
+        if self._tap is None:
+            self._tap = self._open_tap()
+        return self._tap(to_model_layout(batch, self._model.inputs), names)
+
+    def __enter__(self) -> AdapterSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._adapter.close()
+        self._tap = None

@@ -1,0 +1,134 @@
+"""TFLite files for LiteRT and tflite-runtime: litert-torch lowers, ai-edge-quantizer quantizes, LiteRT runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, TargetError, TensorSpec
+from targets.tflite.support import CAPABILITIES, INT8_OPS
+
+if TYPE_CHECKING:
+    from calibration.qparams import Ranges
+
+FILE = "model.tflite"
+SCHEME = "s8s8"
+
+
+class Tflite:
+    """See targets/base.py `Target`."""
+
+    name = "tflite"
+    version = "1"
+    packages = ("litert-torch", "litert-converter", "ai-edge-quantizer", "ai-edge-litert", "jax", "torch")
+    extra = "tflite"
+    runtime = "tflite"
+    capabilities = CAPABILITIES
+
+    def lower(self, program: Program, out: Path) -> Model:
+        """`out/model.tflite`, float32. 4-D inputs and outputs are channels-last (TensorSpec.permutation).
+
+        A free batch stays free (shape[0] None) where a trial run shows that the file can be resized; else the model's
+        batch is 1. Raises TargetError naming op and source line.
+        """
+        from targets.tflite import flatbuffer, lowering, session
+
+        content = flatbuffer.parse(lowering.convert(program))
+        try:
+            flatbuffer.rename(content, [s.name for s in program.inputs], [s.name for s in program.outputs])
+        except ValueError as error:
+            raise TargetError(f"tflite: {error}", "unsupported") from error
+        free = all(spec.shape[0] is None for spec in program.inputs)
+        if free:
+            flatbuffer.free_batch(content)
+        path = out / FILE
+        path.write_bytes(flatbuffer.pack(content))
+        tensors = tuple(tensor.name for tensor in flatbuffer.activations(content))
+
+        def described(batch: int | None) -> Model:
+            inputs, outputs = (tuple(_in_file(s, batch) for s in specs) for specs in (program.inputs, program.outputs))
+            return Model(path, inputs, outputs, tensors)
+
+        exported = described(lowering.static(program.inputs[0])[0])
+        return described(None) if session.resizes(exported) and free else exported
+
+    def candidates(self, model: Model) -> Sequence[Candidate]:
+        """Float; ai-edge-quantizer with its own calibration; ai-edge-quantizer with our ranges."""
+        return (
+            Candidate("float", "none", "f32"),
+            Candidate("aeq", "ai-edge-quantizer", "int8", SCHEME),
+            Candidate("ours-minmax", "ours", "int8", SCHEME, "minmax"),
+            Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
+        )
+
+    def quantize(
+        self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
+    ) -> Model:
+        """`out/model.tflite`, int8 in and out. Raises TargetError "unsupported" for any scheme but s8s8."""
+        if candidate.scheme != SCHEME:
+            takes = f"tflite takes the scheme {SCHEME} (signed 8 bit, weights per channel)"
+            raise TargetError(f"{takes}, not '{candidate.scheme}'", "unsupported")
+        ours = candidate.quantizer == "ours"
+        if ours and ranges is None:
+            raise TargetError(f"tflite: candidate '{candidate.id}' needs ranges from calibration, and got none")
+        from targets.tflite import quantization
+
+        path = out / FILE
+        path.write_bytes(quantization.quantize(model, ranges if ours else None, batches))
+        return Model(path, model.inputs, model.outputs)
+
+    def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
+        """The ops of the file with the precision of their tensors: LiteRT's kernels follow the tensors' types.
+
+        How XNNPACK partitions and fuses these ops is not visible from Python (the package has no per-op profiler); it
+        changes no tensor's type.
+        """
+        from targets.tflite import flatbuffer
+
+        content = flatbuffer.read(model.path)
+        batch = flatbuffer.interface(content)[0][0].shape[0]
+        return [
+            OpInfo(
+                name=op.outputs[0].name if op.outputs else op.type,
+                type=op.type,
+                precision=op.precision,
+                macs=op.macs // batch,
+                int8_capable=op.type in INT8_OPS and op.precision in ("int8", "f32"),  # not where it counts indices
+            )
+            for op in flatbuffer.ops(content)
+        ]
+
+    def weight_bytes(self, model: Model) -> int:
+        """Bytes of the constants that carry weights and biases (not of shapes and indices)."""
+        from targets.tflite import flatbuffer
+
+        return flatbuffer.weight_bytes(flatbuffer.read(model.path))
+
+    def options(self, candidate: Candidate) -> dict[str, Any]:
+        """For the agent's adapter. "resolver": "auto" (XNNPACK and optimised kernels) or "reference"."""
+        return {"threads": 1, "precision": candidate.precision, "resolver": "auto"}
+
+    @contextmanager
+    def open(self, model: Model, candidate: Candidate) -> Iterator[Session]:
+        """Load in this process."""
+        from targets.tflite.session import TfliteSession
+
+        session = TfliteSession(model, self.options(candidate))
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+def _in_file(spec: TensorSpec, batch: int | None) -> TensorSpec:
+    """A tensor of the program as it lies in the file."""
+    from targets.tflite import lowering
+
+    permutation = lowering.layout(spec)
+    shape = lowering.in_layout(lowering.static(spec), permutation)
+    return TensorSpec(spec.name, spec.dtype, (batch, *shape[1:]), permutation)
+
+
+TARGET = Tflite()

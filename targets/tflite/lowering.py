@@ -1,0 +1,174 @@
+"""An exported PyTorch program becomes a float .tflite file: static batch, NHWC at the interface, BatchNorm folded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from targets.base import Program, TargetError, TensorSpec
+from targets.tflite.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
+    from torch.fx import GraphModule, Node
+
+NHWC = (0, 2, 3, 1)
+_NCHW = (0, 3, 1, 2)
+
+
+def layout(spec: TensorSpec) -> tuple[int, ...] | None:
+    """How a tensor's axes lie in the .tflite file: images are channels-last, everything else is as in the program."""
+    return NHWC if len(spec.shape) == 4 else None
+
+
+def convert(program: Program) -> bytes:
+    """The program's float .tflite file at batch 1, or at the batch that it declares.
+
+    Converter: litert-torch, on the program's own graph, edited so that its interface is flat and channels-last and so
+    that BatchNorm is folded into what precedes it (the converter does that for 2-D convolutions only; with 1-D ones
+    the unfolded form also keeps layout changes around every layer). Raises TargetError naming op and source line.
+    """
+    with quiet():
+        try:
+            import litert_torch
+            import torch
+
+            torch.set_num_threads(1)
+            module = _flat(torch.export.load(program.path).module(check_guards=False))
+            example = _example(module, program)
+            fold_batch_norm(module)
+            plain = torch.fx.GraphModule(module, module.graph).eval()  # without export's own input checks
+            return bytes(litert_torch.convert(plain, example).model_content())
+        except TargetError:
+            raise
+        except Exception as error:
+            raise TargetError(
+                f"tflite: {_reason(error)}", "unsupported" if _is_missing_op(error) else "failed"
+            ) from error
+
+
+def fold_batch_norm(module: GraphModule) -> int:
+    """Fold each BatchNorm (inference) into the convolution or linear layer whose only reader it is; returns how many.
+
+    w' = w g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta, per output channel, computed in float64
+    (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2).
+    """
+    import torch
+
+    aten = torch.ops.aten
+    layers = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default)
+    folded = 0
+    for norm in list(module.graph.nodes):
+        if norm.target != aten.batch_norm.default or norm.args[5]:
+            continue
+        layer = norm.args[0]
+        if layer.target not in layers or len(layer.users) != 1:
+            continue
+        if layer.target == aten.linear.default and layer.meta["val"].ndim != 2:
+            continue  # its channels are the last axis, BatchNorm's the second
+        weight, bias = layer.args[1], layer.args[2] if len(layer.args) > 2 else None
+        gain, shift, mean, variance = (_constant(module, node) for node in norm.args[1:5])
+        kernel, offset = _constant(module, weight), _constant(module, bias)
+        if kernel is None or mean is None or variance is None or (bias is not None and offset is None):
+            continue  # weights that are computed
+        factor = (variance + norm.args[7]).rsqrt() * (1.0 if gain is None else gain)
+        kernel = kernel * factor.reshape(-1, *[1] * (kernel.ndim - 1))
+        offset = ((0.0 if offset is None else offset) - mean) * factor + (0.0 if shift is None else shift)
+        names = f"folded_weight_{folded}", f"folded_bias_{folded}"
+        for name, value in zip(names, (kernel, offset), strict=True):
+            module.register_buffer(name, value.float())
+        with module.graph.inserting_before(layer):
+            layer.args = (layer.args[0], *(module.graph.get_attr(name) for name in names), *layer.args[3:])
+        norm.replace_all_uses_with(layer)
+        module.graph.erase_node(norm)
+        folded += 1
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return folded
+
+
+def _flat(module: GraphModule) -> GraphModule:
+    """Tensors in, a tuple of tensors out, both in the program's order; 4-D ones channels-last.
+
+    `view` becomes `reshape`: the same numbers, also where what comes in is no longer contiguous.
+    """
+    import torch
+
+    graph = module.graph
+    graph.set_codegen(torch.fx.graph.CodeGen())
+    permute = torch.ops.aten.permute.default
+    for node in [n for n in graph.nodes if n.op == "placeholder"]:
+        if node.meta["val"].ndim == 4:
+            with graph.inserting_after(node):
+                inner = graph.call_function(permute, (node, list(_NCHW)))
+            inner.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(inner, delete_user_cb=lambda user, inner=inner: user is not inner)
+    (output,) = (n for n in graph.nodes if n.op == "output")
+    with graph.inserting_before(output):
+        results = tuple(
+            graph.call_function(permute, (r, list(NHWC))) if r.meta["val"].ndim == 4 else r for r in output.args[0]
+        )
+    output.args = (results,)
+    for node in graph.nodes:
+        if node.target == torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    module.recompile()
+    return module
+
+
+def _example(module: GraphModule, program: Program) -> tuple[torch.Tensor, ...]:
+    """Zeros in the shapes at which the program is converted, in the file's layout."""
+    import torch
+
+    found = [n for n in module.graph.nodes if n.op == "placeholder"]
+    if len(found) != len(program.inputs):
+        raise TargetError(
+            f"tflite: {program.path.name} takes {len(found)} tensors, its description names {len(program.inputs)}"
+        )
+    return tuple(
+        torch.zeros(in_layout(static(spec), layout(spec)), dtype=node.meta["val"].dtype)
+        for node, spec in zip(found, program.inputs, strict=True)
+    )
+
+
+def static(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape with a free batch at 1. Raises TargetError for any other free axis."""
+    if None in spec.shape[1:]:
+        raise TargetError(
+            f"tflite: '{spec.name}' has the shape {list(spec.shape)}: only the batch axis may be free", "unsupported"
+        )
+    return tuple(size if size is not None else 1 for size in spec.shape)
+
+
+def in_layout(shape: Sequence[int], permutation: Sequence[int] | None) -> tuple[int, ...]:
+    """A program shape in the file's layout."""
+    return tuple(shape) if permutation is None else tuple(shape[axis] for axis in permutation)
+
+
+def _constant(module: GraphModule, node: Node | None) -> torch.Tensor | None:
+    """The float64 value of a parameter or buffer, or None."""
+    import torch
+
+    if node is None or node.op != "get_attr":
+        return None
+    value: Any = module
+    for name in str(node.target).split("."):
+        value = getattr(value, name)
+    return value.detach().double() if isinstance(value, torch.Tensor) else None
+
+
+def _is_missing_op(error: BaseException) -> bool:
+    return "Lowering not found" in str(error) or "Concrete" in type(error).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """One line: op and the user's source line where the converter has them, and the converter's own first line."""
+    text = str(error)
+    op = re.search(r"target=torch\.ops\.([\w.]+)", text)
+    frames = [f for f in re.findall(r'File "([^"]+)", line (\d+)', text) if "site-packages" not in f[0]]
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    what = f"{op[1].rsplit('.', 1)[0]} cannot be converted" if op else "the program cannot be converted"
+    where = f" ({Path(frames[-1][0]).name}:{frames[-1][1]})" if frames else ""
+    return f"{what}{where}: {type(error).__name__}: {first[:300]}"

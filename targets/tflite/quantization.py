@@ -1,0 +1,104 @@
+"""ai-edge-quantizer with its own calibration or with our ranges, and the check that ours came through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calibration.qparams import QParams, Ranges, limits
+from targets import base
+from targets.base import Batch, Model, TargetError
+from targets.tflite import flatbuffer
+from targets.tflite.quiet import quiet
+from targets.tflite.session import chunks
+from targets.tflite.support import FIXED, TIED
+
+SIGNATURE = "serving_default"
+
+
+def quantize(model: Model, ranges: Ranges | None, batches: Iterable[Batch]) -> bytes:
+    """The int8 file: int8 in and out, activations per tensor, weights per output channel at max/127.
+
+    `ranges` None: calibrated by ai-edge-quantizer on `batches`, a moving average of each sample's extremes. Else the
+    exact ends of each tensor's codes go in, and every scale that comes out is compared. Raises TargetError.
+    """
+    from ai_edge_quantizer import quantizer, recipe
+
+    content = flatbuffer.read(model.path)
+    wanted = flatbuffer.activations(content)
+    ends = None if ranges is None else _ends(wanted, ranges)
+    try:
+        with quiet():
+            tool = quantizer.Quantizer(model.path.read_bytes(), recipe.static_wi8_ai8())
+            if ends is None:
+                ends = tool.calibrate({SIGNATURE: _samples(content, model, batches)}, num_threads=1)
+            result = tool.quantize(ends, enable_progress_report=False, enable_progress_bar=False)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TargetError(f"tflite: ai-edge-quantizer cannot quantize this model: {reason}") from error
+    if ranges is not None:
+        check(flatbuffer.parse(bytes(result.quantized_model)), {tensor.name: ranges[tensor.name] for tensor in wanted})
+    return bytes(result.quantized_model)
+
+
+def check(content: Any, asked: Mapping[str, QParams]) -> None:
+    """Raise TargetError where an int8 activation has another scale or zero point than was asked for it.
+
+    Ops of TIED give all their tensors one scale: there it must be the one asked for some tensor of the tied group.
+    Ops of FIXED have an output whose scale the kernels prescribe; it counts as asked for.
+    """
+    ops = flatbuffer.ops(content)
+    group: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while group.setdefault(name, name) != name:
+            name = group[name]
+        return name
+
+    for op in ops:
+        if op.type in TIED:
+            names = [t.name for t in (*op.inputs, *op.outputs) if t.type == "INT8" and t.data is None]
+            for other in names[1:]:
+                group[root(other)] = root(names[0])
+    allowed: dict[str, set[tuple[float, int]]] = {}
+    for name, qparams in asked.items():
+        allowed.setdefault(root(name), set()).add((float(qparams.scale), int(qparams.zero_point)))
+    for op in ops:
+        if op.type in FIXED:
+            allowed.setdefault(root(op.outputs[0].name), set()).add(FIXED[op.type])
+    for tensor in (t for op in ops for t in (*op.inputs, *op.outputs)):
+        if tensor.name not in asked or tensor.type != "INT8" or tensor.scale is None or tensor.zero_point is None:
+            continue
+        scale, zero_point = float(tensor.scale[0]), int(tensor.zero_point[0])
+        if (scale, zero_point) not in allowed[root(tensor.name)]:
+            want = asked[tensor.name]
+            raise TargetError(
+                f"tflite: ai-edge-quantizer gave '{tensor.name}' the scale {scale:.9g} and zero point {zero_point}, "
+                f"asked for were {float(want.scale):.9g} and {int(want.zero_point)}"
+            )
+
+
+def _ends(wanted: Sequence[flatbuffer.Tensor], ranges: Ranges) -> dict[str, dict[str, Any]]:
+    """Tensor name -> {"min", "max"}, shaped [1] * rank; in float64 (max - min) / 255 is the very float32 scale."""
+    lacking = [tensor.name for tensor in wanted if tensor.name not in ranges]
+    if lacking:
+        raise TargetError(f"tflite: {len(lacking)} of {len(wanted)} activations have no range, '{lacking[0]}' is one")
+    ends = {}
+    for tensor in wanted:
+        low, high = limits(ranges[tensor.name])
+        rank = [1] * len(tensor.shape)
+        ends[tensor.name] = {"min": np.full(rank, float(low)), "max": np.full(rank, float(high))}
+    return ends
+
+
+def _samples(content: Any, model: Model, batches: Iterable[Batch]) -> list[Batch]:
+    """Raw inputs as the vendor's calibration wants them: a list (it walks over them twice), the batch as exported."""
+    types = {tensor.name: tensor.type.lower() for tensor in flatbuffer.interface(content)[0]}
+    size = model.inputs[0].shape[0] or 1
+    return [
+        {name: array.astype(types[name]) for name, array in chunk.items()}
+        for batch in batches
+        for chunk in chunks(base.to_model_layout(batch, model.inputs), size)
+    ]

@@ -1,0 +1,112 @@
+"""A loaded .tflite file: run through the agent's adapter, tap through an interpreter that keeps every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from targets import agent, base
+from targets.base import Batch, Model, TargetError
+from targets.tflite.quiet import quiet
+
+
+class TfliteSession:
+    """See targets/base.py `Session`: runs at the exported batch, however many samples come at once."""
+
+    def __init__(self, model: Model, options: dict[str, Any]) -> None:
+        self._model = model
+        self._batch = model.inputs[0].shape[0] or 1
+        with quiet():
+            self._adapter = agent.open_model("tflite", str(model.path), {**options, "batch": self._batch})
+
+    def run(self, batch: Batch) -> Batch:
+        """All outputs for a batch, each [n, ...], in the program's layout. Raises ValueError on what does not fit."""
+        results = [self._adapter.run(chunk) for chunk in self._chunks(batch)]
+        return base.to_program_layout(_joined(results), self._model.outputs)
+
+    def tap(self, batch: Batch, names: Sequence[str]) -> Batch:
+        """The named activations of the float graph, in the file's own layout. Raises ValueError for unknown names."""
+        unknown = [name for name in names if name not in self._model.tensors]
+        if unknown:
+            raise ValueError(f"{self._model.path.name} has no activation '{unknown[0]}' that can be tapped")
+        interpreter, results = self._keeping, []
+        indices = {detail["name"]: detail["index"] for detail in interpreter.get_tensor_details()}
+        for chunk in self._chunks(batch):
+            for detail in interpreter.get_input_details():
+                interpreter.set_tensor(detail["index"], chunk[detail["name"]].astype(detail["dtype"]))
+            interpreter.invoke()
+            results.append({name: interpreter.get_tensor(indices[name]) for name in names})
+        return _joined(results)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._adapter.close()
+
+    @cached_property
+    def _keeping(self) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        with quiet():
+            interpreter = Interpreter(str(self._model.path), num_threads=1, experimental_preserve_all_tensors=True)
+            interpreter.allocate_tensors()
+        return interpreter
+
+    def _chunks(self, batch: Batch) -> list[Batch]:
+        return chunks(base.to_model_layout(batch, self._model.inputs), self._batch)
+
+
+def chunks(batch: Batch, size: int) -> list[Batch]:
+    """Views of `size` samples each. Raises ValueError where they do not come out even."""
+    n = len(next(iter(batch.values())))
+    if n % size:
+        raise ValueError(f"the model's batch is fixed at {size}: {n} samples are no multiple of it")
+    return [{name: array[start : start + size] for name, array in batch.items()} for start in range(0, n, size)]
+
+
+def resizes(model: Model) -> bool:
+    """A trial run on noise, as exported and at twice that batch: does every sample get the output that it had before?
+
+    Converters use that the exported batch is 1 (LayerNorm's mean taken over the batch as well): only a run shows it.
+    Raises TargetError where the file does not run at all, or not with the shapes that the program promises.
+    """
+    rng = np.random.default_rng(0)
+    batch = model.inputs[0].shape[0] or 1
+    noise = {}
+    for spec in model.inputs:
+        shape = [2 * batch, *(size or 1 for size in spec.shape[1:])]
+        values = rng.standard_normal(shape) if spec.dtype.startswith("float") else rng.integers(0, 2, shape)
+        noise[spec.name] = values.astype(spec.dtype)
+
+    def outputs(size: int) -> Batch:
+        with quiet():
+            adapter = agent.open_model("tflite", str(model.path), {"batch": size})
+            return _joined([adapter.run(chunk) for chunk in chunks(noise, size)])
+
+    try:
+        single = outputs(batch)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise TargetError(f"tflite: LiteRT cannot run the converted model: {text}", "unsupported") from error
+    for spec in model.outputs:
+        found = single[spec.name].shape[1:]
+        if found != spec.shape[1:]:
+            raise TargetError(
+                f"tflite: output '{spec.name}' is {list(found)} a sample, promised {list(spec.shape[1:])}"
+            )
+    try:
+        double = outputs(2 * batch)
+    except Exception:
+        return False  # an op whose shape cannot follow
+    return all(
+        double[name].shape == array.shape
+        and np.allclose(double[name], array, rtol=1e-3, atol=1e-3 * float(np.abs(array).max(initial=0)))
+        for name, array in single.items()
+    )
+
+
+def _joined(results: Sequence[Batch] | Iterator[Batch]) -> Batch:
+    rows = list(results)
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,1 @@
+"""One suite that every target passes, and that names none."""

@@ -1,0 +1,147 @@
+"""Bad input, each kind by a real run: one line on stderr, exit 2, no traceback, nothing half-written."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.road.newcomer import Folder
+
+pytestmark = pytest.mark.slow
+
+
+def edit(file: str, old: str, new: str) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        text = (path / file).read_text()
+        assert old in text
+        (path / file).write_text(text.replace(old, new, 1))
+
+    return apply
+
+
+def pickled(path: Path) -> None:
+    import torch
+
+    torch.save(torch.nn.Linear(2, 2), path / "float.pt")
+    edit("deploy.toml", "float.safetensors", "float.pt")(path)
+
+
+def foreign(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"encoder.weight": torch.zeros(3)}, path / "float.safetensors")
+
+
+def not_a_checkpoint(path: Path) -> None:
+    (path / "float.safetensors").write_text("hello")
+
+
+def operation(call: str) -> Callable[[Path], None]:
+    """The net's forward ends in `call`."""
+
+    def apply(path: Path) -> None:
+        text = (path / "net.py").read_text().replace("def build():\n    return", "def inner():\n    return")
+        text = text.replace("from torch import nn", "import torch\nfrom torch import nn")
+        text += f"""
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        x = super().forward(x)
+        return {call}
+
+
+def build():
+    return Net(*inner())
+"""
+        (path / "net.py").write_text(text)
+
+    return apply
+
+
+CASES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "unknown key": (edit("deploy.toml", "macs =", "mac ="), r"unknown key 'prune\.mac': did you mean 'prune\.macs'\?"),
+    "wrong type": (edit("deploy.toml", "epochs = 4", "epochs = 'four'"), r"distill\.epochs: .*'four'"),
+    "no checkpoint": (edit("deploy.toml", "float.safe", "flaot.safe"), r"checkpoint: no file at .*flaot\.safetensors"),
+    "foreign checkpoint": (foreign, r"encoder\.weight"),
+    "pickled checkpoint": (pickled, r"float\.pt"),
+    "not a checkpoint": (not_a_checkpoint, r"float\.safetensors"),
+    "model raises": (edit("net.py", "return nn", "return 1 / 0, nn"), r"net:build raised ZeroDivisionError.*net\.py:6"),
+    "model is none": (edit("net.py", "return nn.Sequential", "nn.Sequential"), r"net:build.*NoneType"),
+    "no such model": (edit("deploy.toml", "net:build", "nett:build"), r"cannot import 'nett'"),
+    "no such function": (edit("deploy.toml", "net:build", "net:bild"), r"'net' has no function 'bild'"),
+    "syntax error": (edit("net.py", "def build():", "def build(:"), r"SyntaxError.*net\.py:5"),
+    "data raises": (edit("data.py", "rng = ", "rng = {}['x'] or "), r"data:splits raised KeyError.*data\.py:7"),
+    "missing split": (edit("data.py", '"gate": images(4, 900),', ""), r"lacks the splits \['gate'\]"),
+    "empty split": (edit("data.py", "images(4, 900)", "images(4, 0)"), r"'gate' is empty"),
+    "leaking split": (edit("data.py", "images(4, 900)", "images(3, 900)"), r"500 in 'selection' and 'gate'|share"),
+    "NaN": (edit("data.py", "return x, labels", "x[0] = np.nan; return x, labels"), r"NaN or infinity in 1 of 1200"),
+    "wrong shape": (edit("data.py", "(n, 1, 16, 16)", "(n, 3, 16, 16)"), r"(3|channels)"),
+    "more labels than classes": (edit("data.py", '"up"]', '"up", "x"]'), r""),
+    "cannot be exported": (operation("x * 2 if bool((x.sum() > 0).item()) else x"), r"cannot be exported.*net\.py:\d+"),
+    "op the target lacks": (operation("torch.fft.rfft(x).abs() + x[:, :3]"), r"fft.*net\.py:\d+"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_and_exit_2(folder: Folder, name: str) -> None:
+    spoil, says = CASES[name]
+    if not says:
+        pytest.skip("allowed")
+    spoil(folder.path)
+    done = folder.deploy("--target", "onnxruntime", "--target", "tflite", "--set", "distill.epochs=1")
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    blame = [line for line in done.stderr.splitlines() if line.startswith("deploy: ")]
+    assert len(blame) == 1, done.stderr
+    assert re.search(says, blame[0]), blame[0]
+    assert not (folder.path / "deploy-out" / "report.json").exists()
+    assert list((folder.path / ".deploy").glob("building/*")) == []
+
+
+def test_verbose_shows_the_traceback(folder: Folder) -> None:
+    CASES["model raises"][0](folder.path)
+    done = folder.deploy("--target", "onnxruntime", "-v")
+    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_all_errors_of_a_recipe_at_once(folder: Folder) -> None:
+    edit("deploy.toml", "macs = 0.5", "macs = 5")(folder.path)
+    edit("deploy.toml", "epochs = 4", "epohcs = 4")(folder.path)
+    done = folder.deploy("--target", "onnxruntime")
+    assert done.returncode == 2
+    assert len([line for line in done.stderr.splitlines() if line.startswith("deploy: ")]) == 2
+
+
+def test_a_tiny_gate_is_inconclusive_and_says_how_many_would_decide(folder: Folder) -> None:
+    edit("data.py", "images(4, 900)", "images(4, 20)")(folder.path)
+    edit("deploy.toml", "margin_points = 3.0", "margin_points = 1.0")(folder.path)
+    done = folder.deploy("--target", "onnxruntime")
+    assert done.returncode in (1, 3), done.stderr
+    assert "verdict: inconclusive" in done.stdout or "verdict: fail" in done.stdout
+    if done.returncode == 3:
+        assert "would decide" in done.stdout
+
+
+def test_a_target_whose_packages_are_missing_names_the_command(folder: Folder, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "elsewhere-1.0.dist-info").mkdir(parents=True)
+    (site / "elsewhere-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    entry = "[edge_deploy.targets]\nelsewhere = elsewhere_target:TARGET\n"
+    (site / "elsewhere-1.0.dist-info" / "entry_points.txt").write_text(entry)
+    (site / "elsewhere_target.py").write_text(
+        "import copy\nfrom targets.onnxruntime import TARGET as real\n"
+        "TARGET = copy.copy(real)\n"
+        "for name, value in {'name': 'elsewhere', 'packages': ('no-such-runtime',), 'extra': 'elsewhere'}.items():\n"
+        "    object.__setattr__(TARGET, name, value)\n"
+    )
+    done = folder.deploy("--target", "elsewhere", PYTHONPATH=str(site))
+    assert done.returncode == 2
+    assert "no-such-runtime" in done.stderr
+    assert "pip install 'edge-deploy[elsewhere]'" in done.stderr
+    assert not (folder.path / ".deploy" / "entries").exists()
+    doctor = folder.deploy("doctor", PYTHONPATH=str(site))
+    assert doctor.returncode == 0
+    assert "elsewhere" in doctor.stdout

@@ -1,0 +1,159 @@
+"""Observers: growth, extremes, bounded memory, refusals; rules on shapes that were traps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calibration.errors import CalibrationError
+from calibration.observers import BINS, OBSERVERS, Histogram, MinMax, minmax, mse, observer, percentile, squared_error
+from calibration.qparams import fake_quantize, from_range
+from calibration.schemes import SCHEMES, Granularity, TensorScheme
+
+U8 = SCHEMES["u8s8"].activation
+LARGEST, SUBNORMAL = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
+
+
+def histogram_of(*batches: object) -> Histogram:
+    made = Histogram()
+    for batch in batches:
+        made.update(np.asarray(batch))
+    return made
+
+
+def test_memory_does_not_grow_with_updates() -> None:
+    random, histogram, most = np.random.default_rng(0), Histogram(), 0
+    for step in range(1000):
+        histogram.update(random.normal(size=64) * 1.1 ** (step % 500))
+        most = max(most, histogram.counts.nbytes)
+    assert most <= BINS * 8
+    assert sum(array.nbytes for array in histogram.to_arrays().values()) <= BINS * 8 + 64
+    assert histogram.n == int(histogram.counts.sum()) == 64_000
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        ([SUBNORMAL], [LARGEST]),
+        ([-SUBNORMAL, SUBNORMAL], [-LARGEST, LARGEST]),
+        ([0.0, -0.0], [0.0]),
+        ([-3.0, -1.0], [-1e-30]),
+        ([1.0], [2.0], [4096.0], [4096.0 * 4096.0]),
+        ([np.nextafter(np.float32(1), np.float32(0))], [1.0]),
+    ],
+)
+def test_growth_loses_no_value(batches: tuple[list[float], ...]) -> None:
+    histogram = histogram_of(*batches)
+    everything = [value for batch in batches for value in batch]
+    assert (histogram.lo, histogram.hi) == (
+        float(np.float32(min(everything))),
+        float(np.float32(max(everything))),
+    )
+    assert int(histogram.counts.sum()) == histogram.n == len(everything)
+    assert len(histogram.counts) <= BINS
+    negative = int(histogram.counts[: -histogram.first].sum())
+    assert negative == sum(value < 0 for value in everything)
+
+
+def test_integers_and_halves_and_empties_are_values_too() -> None:
+    histogram = histogram_of(np.array([[1, 2], [3, -4]], np.int8), np.array([0.5], np.float16), [], np.array([True]))
+    assert (histogram.n, histogram.lo, histogram.hi) == (6, -4.0, 3.0)
+
+
+@pytest.mark.parametrize("kind", [MinMax, Histogram])
+@pytest.mark.parametrize(
+    "values", [[1.0, np.nan, np.nan], [np.inf, 0.0, -np.inf], np.array([1e300, -1e300, 0.0], np.float64)]
+)
+def test_nan_and_infinity_are_counted_and_nothing_is_taken_in(kind: type[MinMax], values: object) -> None:
+    made = kind()
+    made.update(np.ones(5))
+    before = {name: array.tobytes() for name, array in made.to_arrays().items()}
+    with pytest.raises(CalibrationError, match="2 of 3 values are NaN or infinite"):
+        made.update(values)  # type: ignore[arg-type]
+    assert {name: array.tobytes() for name, array in made.to_arrays().items()} == before
+
+
+@pytest.mark.parametrize("values", [np.array(["a"]), np.array([1j]), np.array([None])])
+def test_only_numbers_are_observed(values: np.ndarray) -> None:
+    with pytest.raises(CalibrationError, match="cannot be observed"):
+        Histogram().update(values)
+
+
+def test_other_classes_do_not_merge() -> None:
+    with pytest.raises(CalibrationError, match="MinMax cannot be merged into Histogram"):
+        Histogram().merge(MinMax())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"n": np.array(7)},
+        {"lo": np.array(np.nan)},
+        {"lo": np.array(-np.inf)},
+        {"hi": np.array(0.5)},
+        {"exponent": np.array(0)},
+        {"zeros": np.array(9)},
+        {"counts": np.zeros(3, np.int64)},
+        {"counts": np.array(1)},
+    ],
+)
+def test_damaged_state_is_refused(harm: dict[str, np.ndarray]) -> None:
+    arrays = histogram_of([1.0, -2.0, 0.0]).to_arrays()
+    with pytest.raises(CalibrationError, match="damaged Histogram"):
+        Histogram.from_arrays(arrays | harm)
+    with pytest.raises(CalibrationError, match="damaged Histogram"):
+        Histogram.from_arrays({name: array for name, array in arrays.items() if name not in harm})
+
+
+def test_unknown_rule_names_the_nearest() -> None:
+    with pytest.raises(CalibrationError, match="unknown observer 'minmx': did you mean 'minmax'"):
+        observer("minmx")
+    with pytest.raises(CalibrationError, match=r"did you mean 'percentile_99\.99"):
+        observer("percentile")
+    assert observer("mse") == OBSERVERS["mse"]
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+@pytest.mark.parametrize("value", [0.0, 3.25, -3.25])
+def test_a_constant_tensor_is_exact_by_every_rule(name: str, value: float) -> None:
+    kind, rule = observer(name)
+    made = kind()
+    made.update(np.full(100, value))
+    qparams = from_range(*rule(made, U8), U8)
+    np.testing.assert_allclose(fake_quantize(np.array([value]), qparams), [value], rtol=1e-3)
+
+
+def test_mse_clips_a_lone_outlier_that_costs_more_than_it_is_worth() -> None:
+    values = np.random.default_rng(0).normal(size=200_000).astype(np.float32)
+    values[0] = 40.0
+    lo, hi = mse(histogram_of(values), U8)
+    # least of n * step^2 / 12 + (40 - hi)^2, with step = (hi - lo) / 255, by its derivative
+    cost = len(values) / 12 / 255**2
+    assert hi == pytest.approx((40 + cost * lo) / (1 + cost), rel=0.05)
+    assert -5.5 < lo < -3
+    assert minmax(histogram_of(values), U8) == (float(values.min()), 40.0)
+
+
+@pytest.mark.parametrize("zeros", [0, 2_000_000])
+def test_expected_error_is_the_true_error(zeros: int) -> None:
+    values = np.random.default_rng(0).exponential(size=5000).astype(np.float32)
+    histogram = histogram_of(values, np.zeros(zeros))  # zeros are exact: they must not count as rounding noise
+    ends = np.array([0.2, 0.5, 0.8, 1.0]) * histogram.hi
+    width = 2.0**histogram.exponent
+    expected = squared_error(histogram, np.zeros(4), ends / width, U8) * width**2
+    true = [np.sum((fake_quantize(values, from_range(0, end, U8)).astype(np.float64) - values) ** 2) for end in ends]
+    np.testing.assert_allclose(expected, true, rtol=0.1)
+
+
+def test_mse_keeps_what_16_bits_can_keep() -> None:
+    histogram = histogram_of(np.random.default_rng(0).standard_t(2, 1000))
+    scheme = TensorScheme(16, True, False, Granularity.PER_TENSOR)
+    assert mse(histogram, scheme) == (histogram.lo, histogram.hi)
+
+
+def test_percentile_cuts_each_tail() -> None:
+    values = np.arange(-1000, 1001, dtype=np.float32)
+    lo, hi = percentile(histogram_of(values), U8, 99.0)
+    assert (lo, hi) == pytest.approx((-980, 980), abs=1.01)
+    few = histogram_of(values[:50])
+    assert percentile(few, U8, 99.0) == (few.lo, few.hi)

@@ -1,0 +1,133 @@
+"""Statistics: merge, files, ranges."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration.errors import CalibrationError
+from calibration.observers import Histogram, MinMax
+from calibration.qparams import limits
+from calibration.schemes import SCHEMES, Granularity, Scheme, TensorScheme
+from calibration.statistics import Statistics, solve
+
+SHA = "a" * 64
+U8S8 = SCHEMES["u8s8"]
+
+
+def batch(seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "conv/1:0": random.normal(size=(4, 8, 5)).astype(np.float32) * (seed + 1),
+        "../relu": np.maximum(random.normal(size=(4, 16)), 0).astype(np.float32),
+        "": np.zeros((4, 3), np.float32),
+        "Füße;{}": -random.random((4, 2)).astype(np.float32),
+    }
+
+
+def statistics(*seeds: int) -> Statistics:
+    made = Statistics(SHA)
+    for seed in seeds:
+        made.update(batch(seed))
+    return made
+
+
+def test_equal_statistics_are_equal_bytes(tmp_path: Path) -> None:
+    left, right = statistics(0, 1), statistics(3, 2)
+    left.merge(right)
+    whole = Statistics(SHA)
+    for seed in (2, 0, 3, 1):
+        whole.update(dict(reversed(batch(seed).items())))
+    left.save(tmp_path / "merged.npz")
+    whole.save(tmp_path / "whole.npz")
+    statistics(0).save(tmp_path / "other.npz")
+    assert (tmp_path / "merged.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert (tmp_path / "merged.npz").read_bytes() != (tmp_path / "other.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "whole.npz") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
+
+
+@pytest.mark.parametrize("kind", [MinMax, Histogram])
+def test_a_file_gives_the_same_statistics_again(tmp_path: Path, kind: type[MinMax]) -> None:
+    made = Statistics(SHA, kind=kind)
+    made.update(batch(0))
+    made.save(tmp_path / "first.npz")
+    loaded = Statistics.load(tmp_path / "first.npz")
+    loaded.save(tmp_path / "second.npz")
+    assert (tmp_path / "first.npz").read_bytes() == (tmp_path / "second.npz").read_bytes()
+    assert loaded.graph_sha256 == SHA
+    assert set(loaded.tensors) == set(batch(0))
+    for some in (made, loaded):  # both go on alike
+        some.update(batch(9))
+        some.save(tmp_path / f"{id(some)}.npz")
+    assert (tmp_path / f"{id(made)}.npz").read_bytes() == (tmp_path / f"{id(loaded)}.npz").read_bytes()
+
+
+def test_damaged_or_foreign_files_are_refused(tmp_path: Path) -> None:
+    statistics(0).save(tmp_path / "good.npz")
+    good = (tmp_path / "good.npz").read_bytes()
+    at = good.index(b"graph_sha256")
+    pickled = tmp_path / "pickle.npy"
+    np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "foreign.npz", a=np.zeros(3))
+    np.savez(tmp_path / "later.npz", header=np.frombuffer(b'{"format": 2}', np.uint8))
+    broken = {
+        "empty": b"",
+        "text": b"hello",
+        "cut": good[: len(good) // 2],
+        "flipped": good[:at] + b"G" + good[at + 1 :],
+        "pickled": pickled.read_bytes(),
+        "array": (tmp_path / "array.npy").read_bytes(),
+        "foreign": (tmp_path / "foreign.npz").read_bytes(),
+        "later": (tmp_path / "later.npz").read_bytes(),
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CalibrationError, match="not statistics, or damaged"):
+            Statistics.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        Statistics.load(tmp_path / "none.npz")
+
+
+def test_another_graph_is_refused() -> None:
+    made = statistics(0)
+    with pytest.raises(CalibrationError, match="bbbbbbbbbbbb cannot be merged into those of graph aaaaaaaaaaaa"):
+        made.merge(Statistics("b" * 64))
+
+
+def test_a_bad_tensor_is_named() -> None:
+    made = Statistics(SHA)
+    with pytest.raises(CalibrationError, match="tensor 'conv': 1 of 2 values are NaN"):
+        made.update({"conv": np.array([0.0, np.nan])})
+
+
+@pytest.mark.parametrize("rule", ["minmax", "mse", "percentile_99.999"])
+def test_solve_covers_every_tensor(rule: str) -> None:
+    made = statistics(0, 1, 2)
+    ranges = solve(made, U8S8, rule)
+    assert set(ranges) == set(batch(0))
+    relu = ranges["../relu"]
+    assert int(relu.zero_point) == 0
+    assert relu.axis is None
+    lo, hi = limits(relu)
+    assert (float(lo), float(hi)) == pytest.approx((0.0, made.tensors["../relu"].hi), rel=0.2)
+    assert float(ranges[""].scale) == 1.0
+
+
+def test_solve_refuses_what_it_cannot_know() -> None:
+    coarse = Statistics(SHA, kind=MinMax)
+    coarse.update(batch(0))
+    assert set(solve(coarse, U8S8, "minmax")) == set(batch(0))
+    with pytest.raises(CalibrationError, match="'mse' needs a Histogram"):
+        solve(coarse, U8S8, "mse")
+    with pytest.raises(CalibrationError, match="did you mean 'mse'"):
+        solve(coarse, U8S8, "msee")
+    with pytest.raises(CalibrationError, match="tensor 'never': no value"):
+        solve(Statistics(SHA, {"never": Histogram()}), U8S8, "mse")
+    channels = Scheme("pc", TensorScheme(8, False, False, Granularity.PER_CHANNEL), U8S8.weight)
+    with pytest.raises(CalibrationError, match="per tensor"):
+        solve(statistics(0), channels, "minmax")

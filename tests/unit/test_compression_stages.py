@@ -1,0 +1,316 @@
+"""train, load, prune, distill on a small problem: results, determinism, and bad input in one line each."""
+
+import hashlib
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline import data, models
+from pipeline.compression import training
+from pipeline.errors import StageError, UsageError
+from pipeline.stages import Job, distill, load, prune, silent, train
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes=3, width=32):
+        super().__init__()
+        self.a, self.na = nn.Conv1d(2, width, 3), nn.BatchNorm1d(width)
+        self.b, self.nb = nn.Conv1d(width, 48, 3), nn.BatchNorm1d(48)
+        self.drop, self.head = nn.Dropout(0.1), nn.Linear(48, classes)
+
+    def forward(self, x):
+        x = torch.relu(self.na(self.a(x)))
+        return self.head(self.drop(torch.relu(self.nb(self.b(x))).mean(2)))
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(40, 40), nn.Linear(40, 40)
+        self.outer.weight = self.inner.weight
+        self.head = nn.Linear(40, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.outer(torch.relu(self.inner(x.flatten(1))))))
+
+def build():
+    return Net()
+
+def tied():
+    return Tied()
+
+def five():
+    return Net(classes=5)
+
+def wide():
+    return Net(width=33)
+
+def raises():
+    raise ValueError("no weights today")
+
+def nothing():
+    return None
+
+def breaks():
+    return nn.Linear(7, 3)
+
+def flip(inputs, rng):
+    return {"input": inputs["input"] * rng.choice([-1.0, 1.0])}
+"""
+
+
+def some(n, rng):
+    labels = rng.integers(0, 3, n)
+    time = np.arange(20) / 20
+    wave = np.sin(2 * np.pi * (labels[:, None] + 1) * time + rng.uniform(0, 6.28, (n, 1)))
+    inputs = np.stack([wave, np.roll(wave, 3, axis=1)], axis=1) + rng.normal(0, 0.4, (n, 2, 20))
+    return inputs.astype(np.float32), labels
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A recipe folder with its data split and written, and a way to run stages in it."""
+    (tmp_path / "net.py").write_text(NET)
+    rng = np.random.default_rng(0)
+    sizes = {"train": 301, "calibration": 20, "selection": 150, "gate": 30}
+    splits = data.from_factory({name: some(n, rng) for name, n in sizes.items()} | {"labels": "abc"}, "data:splits")
+    data.save(splits, tmp_path / "data")
+    return tmp_path
+
+
+FLOAT = {"epochs": 4, "lr": 3e-3, "batch_size": 50, "weight_decay": 0.01, "label_smoothing": 0.1}
+PRUNE = {"macs": 0.25, "criterion": "l2", "align": 8}
+DISTILL = {**FLOAT, "epochs": 3, "method": "auto", "temperature": 2.0, "alpha": 0.5}
+
+
+def do(stage, place, out, settings, inputs=None, *, model="net:build", seed=0, emit=silent):
+    folders = {"data": place / "data"} | {role: place / name for role, name in (inputs or {}).items()}
+    return stage.run(Job("stage", settings, folders, place / out, seed, {"model": model, "folder": str(place)}, emit))
+
+
+def owner(place, model="net:build"):
+    return {"model": model, "folder": str(place)}
+
+
+def digest(folder):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+def test_the_road_trains_prunes_and_recovers(place):
+    events = []
+    first = do(train, place, "float", FLOAT, emit=events.append)
+    assert first["metric"] > 0.8
+    assert [event["done"] for event in events] == [1, 2, 3, 4]
+    assert all(math.isfinite(event["loss"]) and event["left_s"] >= 0 for event in events)
+
+    cut = do(prune, place, "small", PRUNE, {"model": "float", "float": "float"})
+    assert 0.95 * 0.25 <= cut["macs_share"] <= 0.25
+    assert cut["macs"] / cut["float_macs"] == pytest.approx(cut["macs_share"], abs=1e-6)
+    assert {row["name"]: row["before"] for row in cut["layers"]} == {"a": 32, "b": 48}
+    assert [one["name"] for one in cut["kept"]] == ["head"]
+
+    events.clear()
+    back = do(distill, place, "done", DISTILL, {"model": "small", "teacher": "float"}, emit=events.append)
+    assert back["metric"] >= max(cut["metric"], 0.8)
+    assert back["metric"] == max(row["metric"] for row in back["tried"])
+    assert [row["method"] for row in back["tried"]] == ["distill", "finetune"]
+    assert (back["params"], back["macs"]) == (cut["params"], cut["macs"])
+    assert [(event["done"], event["total"]) for event in events] == [(i, 6) for i in range(1, 7)]
+    model = models.load(owner(place), place / "done")
+    assert training.evaluate(model, data.load_split(place / "data", "selection"))[0] == back["metric"]
+
+    # Pruned once more: the budget still counts from the float model, and both records are replayed.
+    again = do(prune, place, "tiny", PRUNE | {"macs": 0.1}, {"model": "done", "float": "float"})
+    assert again["macs"] <= 0.1 * again["float_macs"]
+    assert len(models.edits_of(place / "tiny")) == 2
+    models.load(owner(place), place / "tiny")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(place):
+    for tag in ("1", "2"):
+        do(train, place, f"float{tag}", FLOAT | {"augment": "net:flip"})
+        told = do(prune, place, f"small{tag}", PRUNE, {"model": f"float{tag}", "float": f"float{tag}"})
+        do(distill, place, f"done{tag}", DISTILL, {"model": f"small{tag}", "teacher": f"float{tag}"})
+        torch.rand(7)  # whatever else draws random numbers must not matter
+    for stage in ("float", "small", "done"):
+        assert digest(place / f"{stage}1") == digest(place / f"{stage}2")
+    do(train, place, "float3", FLOAT | {"augment": "net:flip"}, seed=1)
+    assert digest(place / "float3") != digest(place / "float1")
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_training_leaves_torch_as_it_was(place):
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    do(train, place, "float", FLOAT | {"epochs": 1})
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (threads, False)
+
+
+def test_training_never_ends_worse_than_it_began(place):
+    do(train, place, "float", FLOAT)
+    before = training.evaluate(models.load(owner(place), place / "float"), data.load_split(place / "data", "selection"))
+    wild = DISTILL | {"lr": 5.0, "epochs": 1, "method": "finetune"}
+    told = do(distill, place, "done", wild, {"model": "float", "teacher": "float"})
+    assert told["metric"] >= before[0]
+
+
+def test_patience_stops(place):
+    events = []
+    settings = FLOAT | {"epochs": 50, "patience": 2, "lr": 1e-2}
+    told = do(train, place, "float", settings, emit=events.append)
+    assert told["epochs_run"] == told["epoch"] + 2 == len(events) < 50
+
+
+@pytest.mark.parametrize("method", ["distill", "finetune"])
+def test_one_method_alone(place, method):
+    do(train, place, "float", FLOAT | {"epochs": 1})
+    told = do(distill, place, "done", DISTILL | {"method": method, "epochs": 1}, {"model": "float", "teacher": "float"})
+    assert [row["method"] for row in told["tried"]] == [method] == [told["method"]]
+
+
+def test_tied_tensors_stay_tied(place):
+    do(train, place, "float", FLOAT | {"epochs": 1}, model="net:tied")
+    model = models.load(owner(place, "net:tied"), place / "float")
+    assert model.inner.weight is model.outer.weight
+    assert json.loads((place / "float" / "edits.json").read_text())["tied"] == {"outer.weight": "inner.weight"}
+    before = digest(place / "float")
+    models.save(model, [], place / "again")
+    assert digest(place / "again") == before
+    save_file(load_plain(place / "float"), place / "plain.safetensors")
+    do(load, place, "loaded", {"checkpoint": str(place / "plain.safetensors")}, model="net:tied")
+    assert digest(place / "loaded") == before
+
+
+def load_plain(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "plain", "state_dict", "model", "pth"])
+def test_load_takes_every_form_of_checkpoint(place, form):
+    told = do(train, place, "float", FLOAT)
+    state = load_plain(place / "float")
+    path = place / f"model.{form if form in ('safetensors', 'pth') else 'pt'}"
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({form: state, "epoch": 3} if form in ("state_dict", "model") else state, path)
+    loaded = do(load, place, "loaded", {"checkpoint": str(path)})
+    assert digest(place / "loaded") == digest(place / "float")
+    assert {key: loaded[key] for key in ("metric", "loss", "params", "macs")} == {
+        key: told[key] for key in ("metric", "loss", "params", "macs")
+    }
+
+
+class Anything:
+    """Not a tensor: only a full unpickle could bring it back."""
+
+
+def checkpoint(place, kind):
+    torch.manual_seed(0)
+    models_state = models.build(owner(place)).state_dict()
+    path = place / f"{kind}.pt"
+    if kind == "pickled":
+        torch.save(models.build(owner(place)), path)
+    elif kind == "bare pickle":
+        path.write_bytes(pickle.dumps({"a.weight": Anything()}))
+    elif kind == "foreign":
+        renamed = {f"conv{name[1:]}" if name[:2] == "a." else name: tensor for name, tensor in models_state.items()}
+        torch.save(renamed, path)
+    elif kind == "shape":
+        torch.save(models.build(owner(place, "net:wide")).state_dict(), path)
+    elif kind == "damaged":
+        path = path.with_suffix(".safetensors")
+        path.write_bytes(b"not this")
+    elif kind == "garbage":
+        path.write_bytes(b"")
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "numbers":
+        torch.save({"epoch": 3, "lr": 0.1}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("absent", "no checkpoint at .*absent.pt"),
+        ("pickled", "holds pickled objects, which could run code: save the weights alone"),
+        ("bare pickle", "holds pickled objects|cannot be read as a checkpoint"),
+        ("foreign", r"missing \(2\): a.weight, a.bias; unexpected \(2\): conv.weight, conv.bias"),
+        ("shape", r"wrong shape \(7\): a.weight is \[33, 2, 3\], the model has \[32, 2, 3\]"),
+        ("damaged", "cannot be read as a checkpoint: SafetensorError"),
+        ("garbage", "cannot be read as a checkpoint"),
+        ("list", "holds a list, expected a state dict"),
+        ("numbers", r"holds a dict with the keys \['epoch', 'lr'\], expected a state dict"),
+    ],
+)
+def test_bad_checkpoints_end_in_one_line(place, kind, text):
+    with pytest.raises(UsageError, match=text) as caught:
+        do(load, place, "out", {"checkpoint": str(checkpoint(place, kind))})
+    assert "\n" not in str(caught.value)
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ("net:raises", r"ValueError: no weights today \(net.py:\d+\)"),
+        ("net:nothing", "returned NoneType, expected a torch.nn.Module"),
+        ("net:absent", "has no function 'absent'"),
+        ("nowhere:build", "nowhere"),
+        ("net:breaks", r"the model fails on inputs \[\[2, 2, 20\]\]: RuntimeError"),
+        ("net:five", r"give \[2, 5\], expected logits \[2, 3\] for the data's 3 classes"),
+    ],
+)
+def test_bad_models_end_in_one_line_before_training(place, model, text):
+    events = []
+    with pytest.raises(UsageError, match=text) as caught:
+        do(train, place, "out", FLOAT, model=model, emit=events.append)
+    assert "\n" not in str(caught.value)
+    assert not events
+    assert not (place / "out").exists()
+
+
+def test_a_model_that_changed_since_it_was_saved(place):
+    do(train, place, "float", FLOAT | {"epochs": 1})
+    do(prune, place, "small", PRUNE, {"model": "float", "float": "float"})
+    with pytest.raises(UsageError, match="layer 'a' has 33 channels"):
+        models.load(owner(place, "net:wide"), place / "small")
+    with pytest.raises(UsageError, match="does not fit the model"):
+        models.load(owner(place, "net:wide"), place / "float")
+
+
+def test_divergence_says_where(place):
+    with pytest.raises(StageError, match=r"train: the loss is (nan|inf) in epoch \d+, batch \d+ of 6: lower train.lr"):
+        do(train, place, "out", FLOAT | {"lr": 1e30, "epochs": 5})
+    assert not (place / "out").exists()
+
+
+def test_a_budget_that_cannot_be_met_names_what_stays_whole(place):
+    do(train, place, "float", FLOAT | {"epochs": 1})
+    with pytest.raises(UsageError, match=r"prune.macs = 0.0001 cannot be met: .*'head': its channels are the model's"):
+        do(prune, place, "out", PRUNE | {"macs": 0.0001}, {"model": "float", "float": "float"})
+    assert not (place / "out").exists()
+
+
+def test_an_augmentation_that_fails_is_the_users(place):
+    with pytest.raises(UsageError, match="has no function 'absent'"):
+        do(train, place, "out", FLOAT | {"augment": "net:absent"})
+    with pytest.raises(UsageError, match=r"train\.augment raised TypeError"):
+        do(train, place, "out", FLOAT | {"augment": "net:build"})
+
+
+def test_a_last_batch_of_one_is_left_out(place):
+    # 301 samples in batches of 50 leave one, on which batch normalisation cannot train with one position.
+    assert training._starts(301, 50) == [0, 50, 100, 150, 200, 250]
+    assert training._starts(302, 50)[-1] == 300
+    assert training._starts(1, 50) == [0]

@@ -1,0 +1,84 @@
+"""Recipes: every error at once, each in words, with the nearest key."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import recipe
+from pipeline.errors import UsageError
+
+GOOD = """
+model = "net:build"
+data = "data:splits"
+targets = ["openvino"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "deploy.toml"
+    path.write_text(text)
+    return path
+
+
+def test_four_lines_are_enough(tmp_path: Path) -> None:
+    loaded = recipe.load(write(tmp_path, GOOD))
+    assert loaded.stages == ("prune", "distill")
+    assert loaded.folder == tmp_path
+    assert loaded.checkpoint is None
+
+
+def test_the_shipped_example_loads() -> None:
+    loaded = recipe.load(recipe.EXAMPLE)
+    assert set(loaded.targets) == {"openvino", "tflite", "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "[prune]\nmac = 0.5\n", "unknown key 'prune.mac': did you mean 'prune.macs'?"),
+        (GOOD + "chekpoint = 'x'\n", "unknown key 'chekpoint': did you mean 'checkpoint'?"),
+        (GOOD + "[prune]\nmacs = 0\n", "prune.macs: Input should be greater than 0"),
+        (GOOD + "[prune]\nmacs = 1.0\n", "prune.macs: Input should be less than 1"),
+        (GOOD + "[prune]\nmacs = 'half'\n", "prune.macs: Input should be a valid number"),
+        (GOOD + "[prune]\nmacs = nan\n", "prune.macs"),
+        (GOOD.replace("net:build", "net.build"), "model: expected 'module:function'"),
+        (GOOD.replace("model", "modle"), "missing key 'model'"),
+        (GOOD.replace('["openvino"]', "[]"), "targets: Tuple should have at least 1 item"),
+        (GOOD.replace('["openvino"]', '["openvino", "openvino"]'), "names one twice"),
+        (GOOD + "stages = ['distill', 'prune']\n", "put 'prune' before it"),
+        (GOOD + "stages = ['prune', 'prune']\n", "twice in a row"),
+        (GOOD + "stages = ['prune', 'quantize']\n", "'quantize' runs by itself"),
+        (GOOD + "stages = ['prun']\n", "stages.0: Input should be 'prune' or 'distill'"),
+        (GOOD + "folder = '/tmp'\n", "unknown key 'folder'"),
+        ("model = ", "not valid TOML"),
+    ],
+)
+def test_bad_input_is_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe.load(write(tmp_path, text))
+    assert says in str(caught.value)
+    assert "deploy.toml" in str(caught.value)
+
+
+def test_all_errors_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("net:build", "net") + "bacth = 2\n[prune]\nmacs = 2\n[gate]\nmargin_points = -1\n"
+    with pytest.raises(UsageError) as caught:
+        recipe.load(write(tmp_path, text))
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no recipe at"):
+        recipe.load(tmp_path / "none.toml")
+
+
+def test_overrides_reach_any_value(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    loaded = recipe.load(path, ["prune.macs=0.25", "quantize.prefer=size", "stages=['prune']", "seed=7"])
+    assert (loaded.prune.macs, loaded.quantize.prefer, loaded.stages, loaded.seed) == (0.25, "size", ("prune",), 7)
+
+
+@pytest.mark.parametrize("override", ["prune.macs", "=3", "prune..macs=1", "model.x=1"])
+def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UsageError):
+        recipe.load(write(tmp_path, GOOD), [override])

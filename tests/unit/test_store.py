@@ -1,0 +1,139 @@
+"""The store: whole or absent, damaged means absent, a full disk leaves it intact."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StageError, UsageError
+from pipeline.store import Store
+
+KEY = "ab" * 32
+
+
+def write(folder: Path) -> dict[str, int]:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "x.bin").write_bytes(b"abc")
+    return {"answer": 42}
+
+
+def test_what_was_put_comes_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put = store.put("stage", KEY, write)
+    got = store.get(KEY)
+    assert got == put
+    assert (got.path / "sub" / "x.bin").read_bytes() == b"abc"
+    assert got.metadata == {"answer": 42}
+    assert store.entries()[0]["size_bytes"] == 3
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
+    first = Store(tmp_path / "a").put("one", KEY, write)
+    second = Store(tmp_path / "b").put("two", "cd" * 32, write)
+    assert first.digest == second.digest
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "add", "metadata", "not json", "no entry"])
+def test_a_damaged_entry_is_absent_and_made_again(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    path = store.put("stage", KEY, write).path
+    file, entry = path / "sub" / "x.bin", path.parent / "entry.json"
+    if damage == "flip":
+        file.write_bytes(b"abd")
+    elif damage == "truncate":
+        file.write_bytes(b"")
+    elif damage == "remove":
+        file.unlink()
+    elif damage == "add":
+        (path / "more").write_text("x")
+    elif damage == "metadata":
+        record = json.loads(entry.read_text())
+        record["metadata"]["answer"] = 43
+        entry.write_text(json.dumps(record))
+    elif damage == "not json":
+        entry.write_text("{")
+    else:
+        entry.unlink()
+    assert store.get(KEY) is None
+    assert store.put("stage", KEY, write) == store.get(KEY)
+
+
+def test_a_stage_that_raises_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def broken(folder: Path) -> dict[str, int]:
+        write(folder)
+        raise StageError("broke")
+
+    with pytest.raises(StageError):
+        store.put("stage", KEY, broken)
+    assert store.get(KEY) is None
+    assert list((tmp_path / "building").iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_the_rest_is_intact(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    kept = store.put("stage", KEY, write)
+
+    def full(folder: Path) -> dict[str, int]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StageError, match="no space left for results"):
+        store.put("stage", "cd" * 32, full)
+    assert store.get(KEY) == kept
+    assert list((tmp_path / "building").iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+    script = f"""
+import os, pathlib, signal
+from pipeline.store import Store
+def killed(folder):
+    (folder / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+store = Store(pathlib.Path({str(tmp_path)!r}))
+with store.lock({KEY!r}):
+    store.put("stage", {KEY!r}, killed)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert len(list((tmp_path / "building").iterdir())) == 1
+    store = Store(tmp_path)
+    assert store.get(KEY) is None
+    with store.lock(KEY):  # the dead run's lock is free
+        store.put("stage", KEY, write)
+    assert list((tmp_path / "building").iterdir()) == []
+    assert store.get(KEY) is not None
+
+
+def test_two_runs_at_once_make_a_result_once(tmp_path: Path) -> None:
+    made = []
+
+    def slow(folder: Path) -> dict[str, int]:
+        made.append(1)
+        time.sleep(0.2)
+        return write(folder)
+
+    def one() -> None:
+        store = Store(tmp_path)
+        with store.lock(KEY):
+            if store.get(KEY) is None:
+                store.put("stage", KEY, slow)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write to the store"):
+        Store(tmp_path / "file" / "store").put("stage", KEY, write)

@@ -1,0 +1,84 @@
+"""Figures from samples: against NumPy, and the interval's coverage against simulated autocorrelated latencies."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from targets.timing import latency, speedup
+
+samples = st.lists(st.integers(1, 10**9), min_size=6, max_size=200)
+
+
+@given(samples)
+def test_latency_is_numpys_quantiles_in_ms(values):
+    ns = np.array(values, np.int64)
+    found = latency(ns)
+    assert found["n"] == len(values)
+    assert found["p50"] == pytest.approx(np.median(ns) / 1e6)
+    assert found["p90"] == pytest.approx(np.quantile(ns, 0.9) / 1e6)
+    assert found["p99"] is None
+
+
+def test_p99_appears_with_a_thousand_samples():
+    ns = np.arange(1, 1001) * 1_000_000
+    assert latency(ns[:999])["p99"] is None
+    assert latency(ns)["p99"] == pytest.approx(np.quantile(ns, 0.99) / 1e6)
+
+
+@given(samples, st.integers(2, 50))
+def test_a_reference_that_takes_k_times_as_long_is_a_speedup_of_exactly_k(values, k):
+    ns = np.array(values, np.int64)
+    assert speedup(ns, ns * k) == {"median": k, "low": k, "high": k}
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), min_size=6, max_size=300))
+def test_the_interval_holds_the_median_and_turns_over_with_the_models(pairs):
+    a, b = np.array(pairs, np.int64).T
+    one, other = speedup(a, b), speedup(b, a)
+    assert one["low"] <= one["median"] <= one["high"]
+    assert other["low"] == pytest.approx(1 / one["high"])
+    assert other["high"] == pytest.approx(1 / one["low"])
+
+
+def test_more_confidence_is_a_wider_interval():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(900, 1100, (2, 400))
+    narrow, wide = speedup(a, b, 0.8), speedup(a, b, 0.99)
+    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
+
+
+def test_fewer_than_six_rounds_say_nothing():
+    a = np.array([5, 6, 7, 8, 9], np.int64)
+    assert speedup(a, a * 2) == {"median": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.9])
+def test_the_interval_covers_the_truth_when_rounds_are_autocorrelated(memory):
+    """AR(1) noise per model plus a drift that both share; the true ratio of medians is 1.25."""
+    rng, covered, trials = np.random.default_rng(7), 0, 400
+    for _ in range(trials):
+        shocks = rng.standard_normal((2, 2000)) * 0.05
+        noise = np.zeros_like(shocks)
+        for t in range(1, 2000):
+            noise[:, t] = memory * noise[:, t - 1] + shocks[:, t]
+        drift = 0.3 * np.sin(np.linspace(0, 3, 2000))
+        candidate, reference = (1e6 * np.exp(drift + noise) * [[1.0], [1.25]]).astype(np.int64)
+        found = speedup(candidate, reference)
+        covered += found["low"] <= 1.25 <= found["high"]
+    assert covered / trials >= 0.93  # 95 % less two standard errors
+
+
+@pytest.mark.parametrize(
+    "bad", [np.array([], np.int64), np.array([1, 0, 3]), np.array([1.0, 2.0]), np.ones((2, 3), np.int64)]
+)
+def test_samples_that_no_clock_gives_are_refused(bad):
+    with pytest.raises(ValueError, match="positive integers"):
+        latency(bad)
+    with pytest.raises(ValueError, match="positive integers"):
+        speedup(np.array([1, 2, 3]), bad)
+
+
+def test_unpaired_rounds_are_refused():
+    with pytest.raises(ValueError, match="paired"):
+        speedup(np.array([1, 2, 3]), np.array([1, 2]))
