@@ -99,7 +99,7 @@ def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (
             raise UsageError(f"{run_folder} has no target '{name}': it has {list(before.targets)}")
         row = before.targets[name]
         digest = _delivered_digest(run_folder, name) if row.shipped else None
-        rows[name] = outcome.judged(row, recipe.gate, before.gate_split, digest) if row.shipped else row
+        rows[name] = outcome.judged(row, recipe.gate.of(name), before.gate_split, digest) if row.shipped else row
     code = outcome.first(outcome.VERDICT_CODES.get(row.verdict, before.exit_code) for row in rows.values())
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
 

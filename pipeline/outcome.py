@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.errors import PRECEDENCE, UsageError
-from pipeline.recipe import Gate, Recipe
+from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.statistics import tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
@@ -94,7 +94,7 @@ def count_looks(store: Store, road: Road) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for branch in road.branches.values():
         if branch.verify is not None:
-            (folder / branch.verify.key).touch()
+            (folder / branch.verify.metadata["sha256"]).touch()
     return sum(1 for _ in folder.iterdir())
 
 
@@ -117,11 +117,11 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         candidates=candidates,
         runs=_runs(road.recipe, branch),
     )
-    return judged(row, road.recipe.gate, split, shipped["sha256"])
+    return judged(row, road.recipe.gate.of(branch.name), split, shipped["sha256"])
 
 
 def judged(
-    row: report.TargetRow, settings: Gate, split: report.GateSplit, artifact_sha256: str | None
+    row: report.TargetRow, policy: Mapping[str, Any], split: report.GateSplit, artifact_sha256: str | None
 ) -> report.TargetRow:
     """The row with the gate's verdict on its figures. `artifact_sha256`: digest of the file as it lies there now."""
     evidence = gate.Evidence(
@@ -148,7 +148,7 @@ def judged(
         int8_mac_share=next((c.int8_mac_share for c in row.candidates if c.id == row.shipped), None),
         groups=split.groups,
     )
-    verdict = gate.judge(gate.Policy(**settings.model_dump(), groups=split.groups is not None), evidence)
+    verdict = gate.judge(gate.Policy(**policy, groups=split.groups is not None), evidence)
     return row.model_copy(
         update={
             "verdict": verdict.verdict,
@@ -167,7 +167,10 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
     profile = branch.profile.metadata
     rows = []
     for run in branch.verify.metadata["runs"]:
-        record = _known(run, report.RunRow) | {"margin_points": recipe.gate.margin_points, "drop_upper_points": None}
+        record = _known(run, report.RunRow) | {
+            "margin_points": recipe.gate.of(branch.name)["margin_points"],
+            "drop_upper_points": None,
+        }
         record["flips"] = run["flips"] or {}
         if run["flips"]:
             upper = tango_upper(**run["flips"], n=run["n"], confidence=recipe.gate.confidence)

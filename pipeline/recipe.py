@@ -84,17 +84,29 @@ class Profile(_Table):
     threads: Count = 1
 
 
-class Gate(_Table):
-    """`[gate]`: the policy that a release must meet; a budget that is not given is not asked for."""
+class Budgets(_Table):
+    """What may be asked of one target; what is not given is not asked for."""
 
-    margin_points: Positive = 1.0
-    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    margin_points: Positive | None = None
     max_size_bytes: Count | None = None
     max_weight_bytes: Count | None = None
     max_latency_ms: Positive | None = None
     max_flip_rate: Share | None = None
     min_sqnr_db: float | None = None
     min_int8_mac_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+
+
+class Gate(Budgets):
+    """`[gate]`: the policy that a release must meet; `[gate.targets.NAME]` asks something else of one target."""
+
+    margin_points: Positive = 1.0
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    targets: dict[str, Budgets] = {}
+
+    def of(self, target: str) -> dict[str, Any]:
+        """The policy for one target: its own budgets over the common ones."""
+        own = self.targets.get(target, Budgets()).model_dump(exclude_none=True)
+        return self.model_dump(exclude={"targets"}) | own
 
 
 class Recipe(_Table):
@@ -146,9 +158,11 @@ class Recipe(_Table):
         return self
 
     @model_validator(mode="after")
-    def _two_targets_once(self) -> Recipe:
+    def _each_target_once(self) -> Recipe:
         if len(set(self.targets)) != len(self.targets):
             raise ValueError(f"targets: {list(self.targets)} names one twice")
+        if unknown := sorted(set(self.gate.targets) - set(self.targets)):
+            raise ValueError(f"gate.targets: {unknown} not among the targets {list(self.targets)}")
         return self
 
 

@@ -42,6 +42,7 @@ class Road:
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
     model: Artifact | None = None  # what pruning and recovery made of it
+    program: Artifact | None = None  # that, exported
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -56,7 +57,7 @@ def travel(recipe: Recipe, targets: Sequence[str], runner: Runner, only: str | N
     _shared(road, tuple(targets), runner, wanted)
     for name in targets:
         branch = road.branches[name] = Branch(name)
-        if not wanted("export-pt2"):
+        if not wanted("export-onnx"):
             continue
         try:
             _branch(road, branch, tuple(targets), runner, wanted)
@@ -67,9 +68,13 @@ def travel(recipe: Recipe, targets: Sequence[str], runner: Runner, only: str | N
 
 
 def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
+    from targets import registry  # numpy comes with it
+
     recipe = road.recipe
     files = source.digest_files(recipe.data_files, recipe.folder)
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
+    for name in everyone:
+        _check_dtypes(name, registry.load(name).capabilities.dtypes, data.metadata["inputs"])
     if not wanted("load"):
         return
     if recipe.checkpoint is None:
@@ -102,23 +107,21 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
             settings = recipe.distill.model_dump()
             inputs["teacher"] = floating
         road.model = runner.do(stage, inputs, settings, branches=everyone, label=label)
+    if wanted("export-pt2"):
+        road.program = runner.do("export-pt2", {"model": road.model, "data": data}, {}, branches=everyone)
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, model = road.recipe, road.data, road.reference, road.model
+    recipe, data, reference, program = road.recipe, road.data, road.reference, road.program
     assert data is not None
     assert reference is not None
-    assert model is not None
+    assert program is not None
     target = registry.load(branch.name)
-    _check_dtypes(branch.name, target.capabilities.dtypes, data.metadata["inputs"])
 
-    program = runner.do("export-pt2", {"model": model, "data": data}, {}, branches=everyone)
     _check_ops(branch.name, target.capabilities.ops, program.metadata["ops"])
     if target.capabilities.program == "onnx":
-        if not wanted("export-onnx"):
-            return
         sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
         program = runner.do("export-onnx", {"program": program}, {}, branches=sharing)
 
@@ -133,7 +136,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     observed = do("observe", {"float": lowered, "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
-    _quantize(branch, target, {"float": lowered, "data": data, "statistics": observed}, runner, recipe)
+    _quantize(branch, {"float": lowered, "data": data, "statistics": observed}, runner, recipe)
     if not wanted("race"):
         return
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch, "threads": recipe.profile.threads}
@@ -144,12 +147,13 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {**on_target, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, recipe.gate.margin_points, recipe.gate.confidence)
+    policy = recipe.gate.of(branch.name)
+    branch.choice = choose.choose(rows, recipe.quantize.prefer, policy["margin_points"], policy["confidence"])
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
     chosen = {**on_target, "candidate": branch.choice.shipped, "threads": recipe.profile.threads}
-    large = [recipe.large_batch] if target.capabilities.batch != "fixed" else []
+    large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     branch.verify = do(
         "verify",
@@ -165,27 +169,22 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     )
 
 
-def _quantize(branch: Branch, target: Any, inputs: Mapping[str, Artifact], runner: Runner, recipe: Recipe) -> None:
-    from targets import base
-
-    lowered = inputs["float"]
-    proposed = target.candidates(base.read_manifest(lowered.path))
+def _quantize(branch: Branch, inputs: Mapping[str, Artifact], runner: Runner, recipe: Recipe) -> None:
+    proposed = {row["id"]: row["precision"] for row in inputs["float"].metadata["candidates"]}
     wished = recipe.quantize.candidates
-    ids = [c.id for c in proposed]
-    if wished and not set(wished) & set(ids):
-        raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {ids}")
-    for candidate in proposed:
-        if wished and candidate.id not in wished and candidate.precision != "f32":
-            continue
-        settings = {"target": branch.name, "candidate": candidate.id, "samples": recipe.calibrate.samples}
+    if wished and not set(wished) & set(proposed):
+        raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
+    chosen = {name: kind for name, kind in proposed.items() if not wished or name in wished or kind == "f32"}
+    for name in chosen:
+        settings = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         try:
-            branch.candidates[candidate.id] = runner.do(
-                "quantize", inputs, settings, branches=(branch.name,), label=f"{branch.name}/{candidate.id}"
+            branch.candidates[name] = runner.do(
+                "quantize", inputs, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
             )
         except StageError as error:  # a vendor's quantizer that breaks on this model is a result, and shown as one
-            branch.failed[candidate.id] = str(error)
-            runner.emit({"event": "failed", "target": f"{branch.name}/{candidate.id}", "message": str(error)})
-    integers = [c.id for c in proposed if c.precision == "int8" and (not wished or c.id in wished)]
+            branch.failed[name] = str(error)
+            runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": str(error)})
+    integers = [name for name, kind in chosen.items() if kind == "int8"]
     if integers and not any(name in branch.candidates for name in integers):
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
 

@@ -183,19 +183,18 @@ class TfLite(Adapter):
         self.inputs, self.outputs = runner.get_input_details(), runner.get_output_details()
 
     def _allocate(self, batch: Any) -> None:
-        """Resize every input to `batch` where it is another. Raises ValueError where the file's ops do not follow."""
-        fixed = [tuple(int(n) for n in detail["shape"]) for detail in self.interpreter.get_input_details()]
-        if batch and any(shape[0] != batch for shape in fixed):
-            problem = ""
+        """Resize the inputs to `batch`. Raises ValueError where the file does not declare its first axis free (the
+        kernels may run then, and give other numbers), or where its ops do not follow."""
+        details = self.interpreter.get_input_details()
+        if batch and any(detail["shape"][0] != batch for detail in details):
             try:
-                for detail, shape in pairs(self.interpreter.get_input_details(), fixed):
-                    self.interpreter.resize_tensor_input(detail["index"], [batch, *shape[1:]])
+                for detail in details:
+                    shape = [batch, *(int(n) for n in detail["shape"][1:])]
+                    self.interpreter.resize_tensor_input(detail["index"], shape, strict=True)
                 self.interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
-                problem = str(error)
-            if problem or any(detail["shape"][0] != batch for detail in self.interpreter.get_output_details()):
-                cause = problem or "its outputs do not follow"
-                raise ValueError(f"the batch of this model is fixed at {fixed[0][0]}, asked for {batch}: {cause}")
+                fixed = int(details[0]["shape"][0])
+                raise ValueError(f"the batch of this model is fixed at {fixed}, asked for {batch}: {error}") from error
         else:
             self.interpreter.allocate_tensors()
 

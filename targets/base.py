@@ -77,10 +77,12 @@ class Model:
 
     @property
     def sha256(self) -> str:
+        """One digest over the model's own files."""
         return sha256_files(model_files(self.path))
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of the model's own files."""
         return sum(file.stat().st_size for file in model_files(self.path))
 
 

@@ -125,6 +125,14 @@ def activations(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(name for name in names if types.get(name) == onnx.TensorProto.FLOAT)
 
 
+def not_float(model: onnx.ModelProto) -> set[str]:
+    """Tensors that hold shapes, indices or truth values. Shapes must have been inferred."""
+    import onnx
+
+    types = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+    return {v.name for v in model.graph.value_info if v.type.tensor_type.elem_type in types}
+
+
 def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor that shape inference can tell when the free axis is `batch`."""
     import onnx
@@ -147,21 +155,30 @@ def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]
 
 
 def macs(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates per sample of each Conv, ConvTranspose, Gemm and MatMul: {output tensor: macs}.
+    """Multiply-accumulates per sample of each convolution, product and recurrent layer: {output tensor: macs}.
 
-    Each output value (each input value, when transposed) costs one multiplication per weight that reaches it.
+    Each output value (each input value, when transposed) costs one multiplication per weight that reaches it; a
+    recurrent layer uses all its weights at each step.
     """
     known = shapes(model)
     result = {}
     for node in model.graph.node:
-        if node.op_type not in WORK:
+        if node.op_type not in WORK and node.op_type not in RECURRENT:
             continue
-        data, weight, out = (known.get(name, ()) for name in (node.input[0], node.input[1], node.output[0]))
+        output = made_by(node)
+        data, weight, out = (known.get(name, ()) for name in (node.input[0], node.input[1], output))
         if not (data and weight and out):
             raise TargetError(f"the shapes around {node.op_type} '{node.name}' cannot be inferred")
-        attributes = {a.name: a.i for a in node.attribute}
-        result[node.output[0]] = WORK[node.op_type](data, weight, out, attributes)
+        if node.op_type in RECURRENT:
+            result[output] = math.prod(data[:2]) * (math.prod(weight) + math.prod(known[node.input[2]]))
+        else:
+            result[output] = WORK[node.op_type](data, weight, out, {a.name: a.i for a in node.attribute})
     return result
+
+
+def made_by(node: onnx.NodeProto) -> str:
+    """The output that stands for a node: its first that has a name (a GRU may only give its last state)."""
+    return str(next(name for name in node.output if name))
 
 
 Shape = tuple[int, ...]
@@ -184,6 +201,7 @@ def _matmul(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int
 
 
 WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -194,9 +212,9 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     producers = {name: node for node in model.graph.node for name in node.output}
     used: set[str] = set()
     for node in model.graph.node:
-        if node.op_type not in WORK:
+        if node.op_type not in WORK and node.op_type not in RECURRENT:
             continue
-        for name in node.input[1:]:
+        for name in node.input[1:4]:
             producer = producers.get(name)
             through = producer is not None and producer.op_type == "DequantizeLinear"
             used.add(producer.input[0] if producer is not None and through else name)

@@ -156,29 +156,32 @@ class OnnxRuntimeTarget:
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the graph that ONNX Runtime itself made of the file, with the same session options.
 
-        An op is "int8" when its first input is; its MACs are found by the name that ONNX Runtime's fusions carry on.
-        Work that cannot be found again is listed as "unknown", which counts against int8.
+        An op is "int8" when it is an integer kernel or moves integers; ops on shapes are left out. MACs are found by
+        the name that ONNX Runtime's fusions carry on; work that cannot be found again is listed as "unknown", which
+        counts against int8.
         """
         original = onnx_graph.load(model.path)
         work = onnx_graph.macs(original)
-        owners = _owners(original, work)
+        owners, shapes = _owners(original, work), onnx_graph.not_float(original)
         ops: list[OpInfo] = []
         quantized: set[str] = {i.name for i in original.graph.initializer if i.data_type in (2, 3)}  # uint8, int8
         for node in _optimized(model, self.options(candidate)).graph.node:
-            int8 = bool(node.input) and node.input[0] in quantized
+            if shapes.intersection(node.output):
+                continue
+            int8 = node.op_type.startswith(("QLinear", "QGemm")) or bool(quantized.intersection(node.input[:1]))
             if node.op_type == "QuantizeLinear" or (int8 and not _gives_float(node)):
                 quantized.update(node.output)
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("Reorder"):
                 continue
             kind = _plain(node.op_type)
-            output = owners.get(_plain_name(node.name), "") if kind in onnx_graph.WORK else ""
+            output = owners.get(_plain_name(node.name), "") if kind in _WORK else ""
             precision = "int8" if int8 else "f32"
             ops.append(OpInfo(node.name, kind, precision, work.pop(output, 0), kind in _INT8))
         lost = [OpInfo(output, "lost in fusion", "unknown", macs, True) for output, macs in work.items()]
         return [*ops, *lost]
 
     def weight_bytes(self, model: Model) -> int:
-        """Weights, biases, and their scales."""
+        """Weights and biases of convolutions, products and recurrent layers."""
         return onnx_graph.weight_bytes(onnx_graph.load(model.path))
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
@@ -188,6 +191,9 @@ class OnnxRuntimeTarget:
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
         return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
+
+
+_WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT
 
 
 def keep_logits_float(graph: onnx.ModelProto) -> None:
@@ -304,8 +310,8 @@ def _owners(graph: onnx.ModelProto, work: Mapping[str, int]) -> dict[str, str]:
             readers.setdefault(name, []).append(node)
     owners = {}
     for node in graph.graph.node:
-        if node.output[0] in work:
-            output = node.output[0]
+        output = onnx_graph.made_by(node)
+        if output in work:
             owners[node.name] = owners[output] = output
             after = readers.get(output, [])
             if len(after) == 1:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES
-from targets import agent, onnx_graph
+from targets import agent, onnx_graph, openvino_graph
 from targets.base import (
     Batch,
     Candidate,
@@ -97,10 +95,10 @@ class OpenVinoTarget:
         except Exception as error:
             raise TargetError(agent.one_line(f"OpenVINO cannot read {program.path}", error), "unsupported") from error
         keep = {spec.name for spec in (*program.inputs, *program.outputs)}
-        name_ops(model)
-        _name_tensors(model, keep)
+        openvino_graph.name_ops(model)
+        openvino_graph.name_tensors(model, keep)
         _save(model, out / FILE)
-        tensors = tuple(dict.fromkeys(name for _, _, name in placement(model)))
+        tensors = tuple(dict.fromkeys(name for _, _, name in openvino_graph.placement(model)))
         return Model(
             out / FILE,
             _specs(model.inputs, program.inputs),
@@ -124,7 +122,7 @@ class OpenVinoTarget:
             quantized = _with_ranges(model, candidate, ranges)
         else:
             quantized = _by_nncf(model, candidate, [to_model_layout(batch, model.inputs) for batch in batches])
-        name_ops(quantized)
+        openvino_graph.name_ops(quantized)
         _save(quantized, out / FILE)
         return Model(out / FILE, model.inputs, model.outputs)
 
@@ -138,8 +136,12 @@ class OpenVinoTarget:
         adapter = self._adapter(model, {**self.options(candidate), "batch": 1})
         source = _read(model.path)
         source.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in source.inputs})
-        work = {node.get_friendly_name(): count for node, count in macs(source)}
-        owners = _owners(source, work)
+        counted = [
+            (node.get_friendly_name(), node.get_type_name(), count) for node, count in openvino_graph.macs(source)
+        ]
+        work = {name: count for name, _, count in counted}
+        capable = {name for name, kind, _ in counted if kind in openvino_graph.WORK}
+        owners = openvino_graph.owners_of(source, work)
         ops = []
         for node in adapter.compiled.get_runtime_model().get_ordered_ops():
             facts = {key: _text(value) for key, value in node.get_rt_info().items()}
@@ -147,29 +149,33 @@ class OpenVinoTarget:
             if kind in ("Const", "Input", "Output", "Reorder"):
                 continue
             names = facts["originalLayersNames"].split(",")
-            mine = {name.removesuffix(DEQUANTIZED): name for name in names}
+            mine = {name.removesuffix(openvino_graph.DEQUANTIZED): name for name in names}
             done = [name for name in mine if name in work]
-            if not done and kind in WORK_LAYERS:
+            if not done and kind in openvino_graph.WORK_LAYERS:
                 done = [owners[name] for name in mine if owners.get(name) in work][:1]
             precision = {"i8": "int8"}.get(kernel, kernel)
             for name in done:
-                inside = "int8" if kind == "Subgraph" and name + DEQUANTIZED in names else precision
-                ops.append(OpInfo(name, kind, inside, work.pop(name), True))
+                inside = "int8" if kind == "Subgraph" and name + openvino_graph.DEQUANTIZED in names else precision
+                ops.append(OpInfo(name, kind, inside, work.pop(name), name in capable))
             if not done:
-                ops.append(OpInfo(node.get_friendly_name(), kind, precision, 0, kind in WORK_LAYERS))
+                ops.append(OpInfo(node.get_friendly_name(), kind, precision, 0, kind in openvino_graph.WORK_LAYERS))
         adapter.close()
-        return [*ops, *(OpInfo(name, "lost in fusion", "unknown", count, True) for name, count in work.items())]
+        return [
+            *ops,
+            *(OpInfo(name, "lost in fusion", "unknown", count, name in capable) for name, count in work.items()),
+        ]
 
     def weight_bytes(self, model: Model) -> int:
-        """Weights of convolutions and products, and the biases added to them."""
+        """Weights and biases of convolutions, products and recurrent layers."""
         constants = {}
         for node in _read(model.path).get_ordered_ops():
-            if node.get_type_name() in WORK:
+            ports = node.input_values()[-3:] if node.get_type_name() in openvino_graph.RECURRENT else []
+            if node.get_type_name() in openvino_graph.WORK:
                 readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
                 added = [one for one in readers if one.get_type_name() == "Add"]
                 ports = [node.input_value(1), *(port for one in added for port in one.input_values())]
-                for constant in filter(None, map(_stored, ports)):
-                    constants[constant.get_friendly_name()] = constant.get_byte_size()
+            for constant in filter(None, map(openvino_graph.stored, ports)):
+                constants[constant.get_name()] = constant.get_byte_size()  # friendly names are not unique
         return sum(constants.values())
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
@@ -187,58 +193,6 @@ class OpenVinoTarget:
             raise TargetError(agent.one_line(f"{model.path} does not load in OpenVINO", error)) from error
 
 
-# ------------------------------------------------------------------------------------------ work, and where to quantize
-
-# IR type -> (axes of the weight that are output channels, which end of the op its MACs are counted at, first weight
-# axis that multiplies). MatMul is apart: its axes depend on its attributes.
-WORK: dict[str, tuple[tuple[int, ...], Callable[[Any], Any], int]] = {
-    "Convolution": ((0,), lambda node: node.output(0), 1),
-    "GroupConvolution": ((0, 1), lambda node: node.output(0), 2),
-    "ConvolutionBackpropData": ((1,), lambda node: node.input_value(0), 1),
-    "GroupConvolutionBackpropData": ((0, 2), lambda node: node.input_value(0), 2),
-    "MatMul": ((), lambda node: node.output(0), 0),
-}
-WORK_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})  # their names once compiled
-DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO names the scaling that it moves behind an integer op
-_MOVES = frozenset({"MaxPool", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})  # integers pass through unchanged
-
-
-def macs(model: Any) -> Iterator[tuple[Any, int]]:
-    """(node, multiply-accumulates) of each convolution and product of a model with static shapes."""
-    for node in model.get_ordered_ops():
-        kind = node.get_type_name()
-        if kind == "MatMul":
-            data = list(node.input_value(0).get_shape())
-            inner = data[-2] if node.get_attributes().get("transpose_a") and len(data) > 1 else data[-1]
-            yield node, math.prod(node.output(0).get_shape()) * inner
-        elif kind in WORK:
-            _, end, first = WORK[kind]
-            yield node, math.prod(end(node).get_shape()) * math.prod(list(node.input_value(1).get_shape())[first:])
-
-
-def placement(model: Any) -> list[tuple[Any, int, str]]:
-    """Where activations are quantized: (node, input index, tensor name), in execution order.
-
-    The data input of every convolution and product (both inputs where none is a weight), and both inputs of an
-    addition of two activations. The place moves up through ops that only move values, so that these run on integers.
-    """
-    places = []
-    for node in model.get_ordered_ops():
-        kind = node.get_type_name()
-        inputs = [0, 1] if kind in ("MatMul", "Add") else [0] if kind in WORK else []
-        inputs = [i for i in inputs if _stored(node.input_value(i)) is None]
-        if kind == "Add" and len(inputs) < 2:  # a bias
-            continue
-        for i in inputs:
-            place, index = node, i
-            while (source := place.input_value(index).get_node()).get_type_name() in _MOVES:
-                place, index = source, 0
-            port = place.input_value(index)
-            if port.get_element_type().get_type_name() == "f32":
-                places.append((place, index, min(port.get_names())))
-    return places
-
-
 def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> Any:
     """One FakeQuantize a tensor, shared by its readers; weights symmetric at +-127 codes per output channel."""
     wanted = SCHEMES[SCHEME].activation
@@ -253,7 +207,7 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
 
     graph = _read(model.path)
     made: dict[str, Any] = {}
-    for node, index, name in placement(graph):
+    for node, index, name in openvino_graph.placement(graph):
         if name not in ranges:
             raise TargetError(f"no range for tensor '{name}' of {model.path}: observe every tensor of the float graph")
         port = node.input_value(index)
@@ -264,11 +218,11 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
             made[name] = opset13.fake_quantize(port, *map(opset13.constant, ends * 2), 256)
         node.input(index).replace_source_output(made[name].output(0))
     for node in graph.get_ordered_ops():
-        port = node.input_value(1) if node.get_type_name() in WORK else None
-        weight = None if port is None else _stored(port)
+        port = node.input_value(1) if node.get_type_name() in openvino_graph.WORK else None
+        weight = None if port is None else openvino_graph.stored(port)
         if port is None or weight is None:
             continue
-        channels = _channels(node, weight.data.ndim)
+        channels = openvino_graph.channels_of(node, weight.data.ndim)
         others = tuple(axis for axis in range(weight.data.ndim) if axis not in channels)
         most = np.abs(weight.data).max(axis=others, keepdims=True)
         high = np.where(most > 0, most, 1).astype(np.float32)
@@ -303,62 +257,6 @@ def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
             return nncf.quantize(_read(model.path), nncf.Dataset(batches), subset_size=len(batches), **settings)
     except Exception as error:
         raise TargetError(agent.one_line(f"NNCF cannot quantize {model.path}", error)) from error
-
-
-def _channels(node: Any, rank: int) -> tuple[int, ...]:
-    """The weight's axes that are output channels."""
-    if node.get_type_name() != "MatMul":
-        return WORK[node.get_type_name()][0]
-    if rank == 1:
-        return ()
-    return (rank - 2 if node.get_attributes().get("transpose_b") else rank - 1,)
-
-
-def _stored(port: Any) -> Any:
-    """The Constant behind a port, seen through what decompresses or fake-quantizes it; None for an activation."""
-    node = port.get_node()
-    while node.get_type_name() in ("Convert", "Subtract", "Multiply", "FakeQuantize", "Reshape"):
-        node = node.input_value(0).get_node()
-    return node if node.get_type_name() == "Constant" else None
-
-
-def _owners(model: Any, work: Mapping[str, int]) -> dict[str, str]:
-    """Names that a compiled layer may carry -> the op of the IR: its own, or those of the ops fused after it."""
-    owners = {}
-    for node in model.get_ordered_ops():
-        if (name := node.get_friendly_name()) not in work:
-            continue
-        for _ in range(4):  # bias, activation, FakeQuantize
-            owners[node.get_friendly_name()] = name
-            readers = list(node.output(0).get_target_inputs())
-            if len(readers) != 1 or readers[0].get_node().get_friendly_name() in work:
-                break
-            node = readers[0].get_node()
-    return owners
-
-
-# ------------------------------------------------------------------------------------------------------ files and names
-
-
-def name_ops(model: Any) -> None:
-    """Names that count from a process-wide counter ("Constant_2482") become the op's own place in the graph.
-
-    Otherwise the bytes of a file would depend on what else this process has converted.
-    """
-    for index, node in enumerate(model.get_ordered_ops()):
-        if re.fullmatch(rf"({node.get_type_name()}|[A-Z]\w*)_\d+", node.get_friendly_name()):
-            node.set_friendly_name(f"{node.get_type_name()}.{index}")
-
-
-def _name_tensors(model: Any, keep: set[str]) -> None:
-    """One name a tensor: the program's where it is one, else the first in order, else made of the op's."""
-    for node in model.get_ordered_ops():
-        if node.get_type_name() in ("Constant", "Result"):
-            continue
-        for index, port in enumerate(node.outputs()):
-            names = port.get_names()
-            one = min(names & keep or names, default=f"{node.get_friendly_name()}:{index}")
-            port.get_tensor().set_names({one})
 
 
 def _save(model: Any, path: Path) -> None:

@@ -88,12 +88,14 @@ def _ops(exported: Any) -> dict[str, str]:
 
 def _source_line(trace: str) -> str:
     """`net.py:12` of the innermost frame outside of torch."""
-    frames = [f for f in re.findall(r'File "([^"]+)", line (\d+)', trace) if f"{'site-packages'}/torch/" not in f[0]]
+    frames = [f for f in re.findall(r'File "([^"]+)", line (\d+)', trace) if "/site-packages/torch/" not in f[0]]
     return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
 
 
 def _user_line(error: BaseException) -> str:
-    place = _source_line(str(error))
+    """Where the exporter says it happened: a traceback in its message, or "Caused by: ... (net.py:12 in forward)"."""
+    caused = re.findall(r"\(([\w./-]+\.py:\d+) in \w+\)", str(error))
+    place = _source_line(str(error)) or (Path(caused[-1]).name if caused else "")
     return f" ({place})" if place else ""
 
 

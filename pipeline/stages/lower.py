@@ -19,4 +19,6 @@ def run(job: Job) -> dict[str, Any]:
         "weight_bytes": target.weight_bytes(model),
         "sha256": model.sha256,
         "tensors": len(model.tensors),
+        "free_batch": model.inputs[0].shape[0] is None,
+        "candidates": [{"id": c.id, "precision": c.precision} for c in target.candidates(model)],
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from pipeline.data import load_split
 from pipeline.stages import Job, measure
 from targets import base, registry, timing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,24 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def shares(ops: Any) -> dict[str, Any]:
-    """int8 share by MACs and by count over the ops that the capability table calls int8, and the islands' names."""
+FLOATS = ("f32", "f16", "bf16")
+# Ops that move or convert numbers and compute nothing: in float they are no island.
+PASSIVE = frozenset({"reshape", "transpose", "reorder", "convert", "quantize", "dequantize"})
+PASSIVE |= {"quantizelinear", "dequantizelinear"}
+
+
+def shares(ops: Sequence[base.OpInfo]) -> dict[str, Any]:
+    """int8 share by MACs and by count over the ops that the capability table calls int8; the float islands by name."""
     capable = [op for op in ops if op.int8_capable]
     macs = sum(op.macs for op in ops)
     return {
         "int8_mac_share": round(sum(op.macs for op in ops if op.precision == "int8") / macs, 4) if macs else None,
         "int8_op_share": round(sum(op.precision == "int8" for op in capable) / len(capable), 4) if capable else None,
-        "float_ops": [f"{op.type} {op.name} ({op.precision})" for op in capable if op.precision != "int8"],
+        "float_ops": [
+            f"{op.type} {op.name} ({op.precision})"
+            for op in ops
+            if op.precision in FLOATS and (op.int8_capable or op.type.lower() not in PASSIVE)
+        ],
         "precisions": {
             precision: sum(op.precision == precision for op in ops)
             for precision in sorted({op.precision for op in ops})

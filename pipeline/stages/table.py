@@ -31,7 +31,7 @@ STAGES: dict[str, StageInfo] = {
     "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=("model",)),
     "export-pt2": StageInfo("pipeline.stages.export:pt2", ("torch", "numpy"), isolated=True, user=("model",)),
     "export-onnx": StageInfo("pipeline.stages.export:onnx", ("torch", "onnx", "onnxscript"), isolated=True),
-    "lower": StageInfo("pipeline.stages.lower:run", isolated=True),
+    "lower": StageInfo("pipeline.stages.lower:run", isolated=True, device=True),  # the CPU decides what is proposed
     "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
     "race": StageInfo("pipeline.stages.race:run", ("numpy",), device=True),

@@ -40,19 +40,21 @@ class Tflite:
             flatbuffer.rename(content, [s.name for s in program.inputs], [s.name for s in program.outputs])
         except ValueError as error:
             raise TargetError(f"tflite: {error}", "unsupported") from error
-        free = all(spec.shape[0] is None for spec in program.inputs)
-        if free:
-            flatbuffer.free_batch(content)
-        path = out / FILE
-        path.write_bytes(flatbuffer.pack(content))
+        path, exported = out / FILE, flatbuffer.pack(content)
         tensors = tuple(tensor.name for tensor in flatbuffer.activations(content))
 
-        def described(batch: int | None) -> Model:
+        def written(file: bytes, batch: int | None) -> Model:
+            path.write_bytes(file)
             inputs, outputs = (tuple(_in_file(s, batch) for s in specs) for specs in (program.inputs, program.outputs))
             return Model(path, inputs, outputs, tensors)
 
-        exported = described(lowering.static(program.inputs[0])[0])
-        return described(None) if session.resizes(exported) and free else exported
+        fixed = written(exported, lowering.static(program.inputs[0])[0])
+        session.check(fixed)
+        if any(spec.shape[0] is not None for spec in program.inputs):
+            return fixed
+        flatbuffer.free_batch(content)
+        resizable = written(flatbuffer.pack(content), None)
+        return resizable if session.resizes(resizable) else written(exported, 1)
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
         """Float; ai-edge-quantizer with its own calibration; ai-edge-quantizer with our ranges."""

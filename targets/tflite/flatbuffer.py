@@ -153,11 +153,15 @@ def rename(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
 
 
 def free_batch(model: Any) -> None:
-    """Let RESHAPE and SLICE follow a resized batch: -1 ("whatever is left") for the first axis of their constant sizes.
+    """Declare the inputs' first axis free, and let RESHAPE and SLICE follow: -1 ("whatever is left") for the first axis
+    of their constant sizes.
 
     At the exported batch that is the same number, so nothing changes there. At another it is right where the batch is
     (part of) the first axis on both sides; whether it is, a trial run says.
     """
+    for index in model.subgraphs[0].inputs:
+        tensor = model.subgraphs[0].tensors[index]
+        tensor.shapeSignature = [-1, *tensor.shape[1:]]
     for graph in model.subgraphs:
         movers = [
             (raw, int(raw.inputs[_SIZES[name]]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -66,47 +66,49 @@ def chunks(batch: Batch, size: int) -> list[Batch]:
     return [{name: array[start : start + size] for name, array in batch.items()} for start in range(0, n, size)]
 
 
-def resizes(model: Model) -> bool:
-    """A trial run on noise, as exported and at twice that batch: does every sample get the output that it had before?
-
-    Converters use that the exported batch is 1 (LayerNorm's mean taken over the batch as well): only a run shows it.
-    Raises TargetError where the file does not run at all, or not with the shapes that the program promises.
-    """
-    rng = np.random.default_rng(0)
-    batch = model.inputs[0].shape[0] or 1
-    noise = {}
-    for spec in model.inputs:
-        shape = [2 * batch, *(size or 1 for size in spec.shape[1:])]
-        values = rng.standard_normal(shape) if spec.dtype.startswith("float") else rng.integers(0, 2, shape)
-        noise[spec.name] = values.astype(spec.dtype)
-
-    def outputs(size: int) -> Batch:
-        with quiet():
-            adapter = agent.open_model("tflite", str(model.path), {"batch": size})
-            return _joined([adapter.run(chunk) for chunk in chunks(noise, size)])
-
+def check(model: Model) -> None:
+    """Raise TargetError where a converted file does not run, or not with the shapes that the program promises."""
     try:
-        single = outputs(batch)
+        found = _trial(model, model.inputs[0].shape[0] or 1)
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise TargetError(f"tflite: LiteRT cannot run the converted model: {text}", "unsupported") from error
     for spec in model.outputs:
-        found = single[spec.name].shape[1:]
-        if found != spec.shape[1:]:
+        shape = found[spec.name].shape[1:]
+        if shape != spec.shape[1:]:
             raise TargetError(
-                f"tflite: output '{spec.name}' is {list(found)} a sample, promised {list(spec.shape[1:])}"
+                f"tflite: output '{spec.name}' is {list(shape)} a sample, promised {list(spec.shape[1:])}"
             )
+
+
+def resizes(model: Model) -> bool:
+    """Does a sample get the same output at batch 2 as it gets alone? On noise.
+
+    Only a run shows it: at batch 1 the converter may, for one, take LayerNorm's mean over the batch as well.
+    """
     try:
-        double = outputs(2 * batch)
+        alone, together = _trial(model, 1), _trial(model, 2)
     except Exception:
         return False  # an op whose shape cannot follow
     return all(
-        double[name].shape == array.shape
-        and np.allclose(double[name], array, rtol=1e-3, atol=1e-3 * float(np.abs(array).max(initial=0)))
-        for name, array in single.items()
+        together[name].shape == array.shape
+        and np.allclose(together[name], array, rtol=1e-3, atol=1e-3 * float(np.abs(array).max(initial=0)))
+        for name, array in alone.items()
     )
 
 
-def _joined(results: Sequence[Batch] | Iterator[Batch]) -> Batch:
-    rows = list(results)
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+def _trial(model: Model, size: int) -> Batch:
+    """Outputs for the same noise at any `size` that divides it: two samples, or two exported batches."""
+    rng = np.random.default_rng(0)
+    noise = {}
+    for spec in model.inputs:
+        shape = [2 * (spec.shape[0] or 1), *(length or 1 for length in spec.shape[1:])]
+        values = rng.standard_normal(shape) if spec.dtype.startswith("float") else rng.integers(0, 2, shape)
+        noise[spec.name] = values.astype(spec.dtype)
+    with quiet():
+        adapter = agent.open_model("tflite", str(model.path), {"batch": size})
+        return _joined([adapter.run(chunk) for chunk in chunks(noise, size)])
+
+
+def _joined(results: Sequence[Batch]) -> Batch:
+    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}

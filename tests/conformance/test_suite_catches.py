@@ -318,6 +318,7 @@ SABOTAGES: tuple[tuple[type[Broken], Check, str], ...] = (
     (RunsAnotherModelThere, checks.a_fresh_process_agrees, "in a fresh process"),
     (KeepsItsWeightsElsewhere, checks.a_fresh_process_agrees, "does not load"),
     (MixesTheBatch, checks.batch_does_not_matter, "in this process"),
+    (FixesTheBatch, checks.batch_does_not_matter, "the manifest says a batch of 1"),
     (MixesTheBatchThere, checks.batch_does_not_matter, "in the agent"),
     (KeepsItsWeightsElsewhere, checks.the_digest_covers_the_model, "not under the digest"),
     (WritesIntoTheFloatModel, checks.the_float_model_is_left_alone, "changed the float model"),

@@ -1,4 +1,4 @@
-"""A newcomer's folder: their own net, data and checkpoint, outside of the repository, deployed by the command itself."""
+"""A newcomer's folder: their own net, data and checkpoint, outside of the repository, and the command run in it."""
 
 import json
 import os

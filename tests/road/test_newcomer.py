@@ -72,7 +72,8 @@ try:
     main()
 except SystemExit as ended:
     code = ended.code
-print("LOADED", code or 0, [name for name in ("torch", "net", "data", "openvino", "onnxruntime") if name in sys.modules])
+names = ("torch", "net", "data", "openvino", "onnxruntime")
+print("LOADED", code or 0, [name for name in names if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=finished.path, capture_output=True, text=True, check=True)
     assert "LOADED 0 []" in done.stdout

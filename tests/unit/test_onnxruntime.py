@@ -218,3 +218,12 @@ def node_macs(kind: str, data: tuple[int, ...], weight: tuple[int, ...], out: li
 )
 def test_macs_are_those_counted_by_hand(kind, data, weight, attributes, macs):
     assert node_macs(kind, data, weight, [None] * len(data), **attributes) == macs
+
+
+def test_a_recurrent_layer_uses_all_its_weights_at_each_step():
+    steps, width, inside = 20, 6, 16
+    shapes = {"x": (steps, 1, width), "w": (1, 3 * inside, width), "r": (1, 3 * inside, inside), "h": (1, 1, inside)}
+    values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()}
+    node = helper.make_node("GRU", ["x", "w", "r"], ["", "h"], hidden_size=inside)
+    graph = helper.make_graph([node], "g", [values[name] for name in "xwr"], [values["h"]])
+    assert onnx_graph.macs(helper.make_model(graph)) == {"h": steps * 3 * inside * (width + inside)}

@@ -13,7 +13,7 @@ from calibration.metrics import sqnr_db
 from calibration.qparams import from_range, limits
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
-from targets import agent, onnx_graph
+from targets import agent, onnx_graph, openvino_graph
 from targets import openvino as subject
 from targets.base import Model, Program, TargetError, TensorSpec
 from targets.openvino import SCHEME, TARGET
@@ -145,8 +145,8 @@ def test_limits_are_ours_and_both_ends_of_a_residual_have_them(ours, ranges):
 def test_weights_are_stored_as_int8_at_max_over_127_per_output_channel(program, ours):
     stored = {}
     for node in ir(ours.path).get_ordered_ops():
-        if node.get_type_name() in subject.WORK:
-            constant = subject._stored(node.input_value(1))
+        if node.get_type_name() in openvino_graph.WORK:
+            constant = openvino_graph.stored(node.input_value(1))
             stored[constant.data.size] = constant
     layers = {"stem": (1, 2, 3), "grouped": (1, 2, 3), "depthwise": (1, 2, 3), "up": (0, 2, 3), "head": (1,)}
     for name, others in layers.items():

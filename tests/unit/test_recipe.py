@@ -82,3 +82,17 @@ def test_overrides_reach_any_value(tmp_path: Path) -> None:
 def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(UsageError):
         recipe.load(write(tmp_path, GOOD), [override])
+
+
+def test_a_target_may_have_budgets_of_its_own(tmp_path: Path) -> None:
+    text = GOOD + "[gate]\nmargin_points = 2\n[gate.targets.openvino]\nmax_size_bytes = 100\nmargin_points = 3\n"
+    gate = recipe.load(write(tmp_path, text)).gate
+    assert gate.of("openvino")["max_size_bytes"] == 100
+    assert gate.of("openvino")["margin_points"] == 3.0
+    assert gate.of("tflite")["max_size_bytes"] is None
+    assert gate.of("tflite")["margin_points"] == 2.0
+
+
+def test_budgets_of_an_unknown_target_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gate\.targets: .'openvin'. not among"):
+        recipe.load(write(tmp_path, GOOD + "[gate.targets.openvin]\nmax_size_bytes = 1\n"))

@@ -1,0 +1,120 @@
+"""OpenVINO's IR as this target sees it: which ops do the work, where activations are quantized, stable names.
+
+Knows the graph's types only, nothing of files, quantizers or the plugin.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+# IR type -> (axes of the weight that are output channels, which end of the op its MACs are counted at, first weight
+# axis that multiplies). MatMul is apart: its axes depend on its attributes.
+WORK: dict[str, tuple[tuple[int, ...], Callable[[Any], Any], int]] = {
+    "Convolution": ((0,), lambda node: node.output(0), 1),
+    "GroupConvolution": ((0, 1), lambda node: node.output(0), 2),
+    "ConvolutionBackpropData": ((1,), lambda node: node.input_value(0), 1),
+    "GroupConvolutionBackpropData": ((0, 2), lambda node: node.input_value(0), 2),
+    "MatMul": ((), lambda node: node.output(0), 0),
+}
+WORK_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})  # their names once compiled
+RECURRENT = frozenset({"GRUSequence", "LSTMSequence", "RNNSequence"})
+DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO names the scaling that it moves behind an integer op
+_MOVES = frozenset({"MaxPool", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})  # integers pass through unchanged
+
+
+def macs(model: Any) -> Iterator[tuple[Any, int]]:
+    """(node, multiply-accumulates) of each convolution, product and recurrent layer of a model with static shapes."""
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind in RECURRENT:  # all weights at each step
+            weights = [math.prod(port.get_shape()) for port in node.input_values()[-3:-1]]
+            yield node, math.prod(list(node.input_value(0).get_shape())[:2]) * sum(weights)
+        if kind == "ScaledDotProductAttention":  # query times keys, then times values
+            query, key, value = (list(node.input_value(i).get_shape()) for i in range(3))
+            yield node, math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+        if kind == "MatMul":
+            data = list(node.input_value(0).get_shape())
+            inner = data[-2] if node.get_attributes().get("transpose_a") and len(data) > 1 else data[-1]
+            yield node, math.prod(node.output(0).get_shape()) * inner
+        elif kind in WORK:
+            _, end, first = WORK[kind]
+            yield node, math.prod(end(node).get_shape()) * math.prod(list(node.input_value(1).get_shape())[first:])
+
+
+def placement(model: Any) -> list[tuple[Any, int, str]]:
+    """Where activations are quantized: (node, input index, tensor name), in execution order.
+
+    The data input of every convolution and product (both inputs where none is a weight), and both inputs of an
+    addition of two activations. The place moves up through ops that only move values, so that these run on integers.
+    """
+    places = []
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        inputs = [0, 1] if kind in ("MatMul", "Add") else [0] if kind in WORK else []
+        inputs = [i for i in inputs if stored(node.input_value(i)) is None]
+        if kind == "Add" and len(inputs) < 2:  # a bias
+            continue
+        for i in inputs:
+            place, index = node, i
+            while (source := place.input_value(index).get_node()).get_type_name() in _MOVES:
+                place, index = source, 0
+            port = place.input_value(index)
+            if port.get_element_type().get_type_name() == "f32":
+                places.append((place, index, min(port.get_names())))
+    return places
+
+
+def channels_of(node: Any, rank: int) -> tuple[int, ...]:
+    """The weight's axes that are output channels."""
+    if node.get_type_name() != "MatMul":
+        return WORK[node.get_type_name()][0]
+    if rank == 1:
+        return ()
+    return (rank - 2 if node.get_attributes().get("transpose_b") else rank - 1,)
+
+
+def stored(port: Any) -> Any:
+    """The Constant behind a port, seen through what decompresses or fake-quantizes it; None for an activation."""
+    node = port.get_node()
+    while node.get_type_name() in ("Convert", "Subtract", "Multiply", "FakeQuantize", "Reshape"):
+        node = node.input_value(0).get_node()
+    return node if node.get_type_name() == "Constant" else None
+
+
+def owners_of(model: Any, work: Mapping[str, int]) -> dict[str, str]:
+    """Names that a compiled layer may carry -> the op of the IR: its own, or those of the ops fused after it."""
+    owners = {}
+    for node in model.get_ordered_ops():
+        if (name := node.get_friendly_name()) not in work:
+            continue
+        for _ in range(4):  # bias, activation, FakeQuantize
+            owners[node.get_friendly_name()] = name
+            readers = list(node.output(0).get_target_inputs())
+            if len(readers) != 1 or readers[0].get_node().get_friendly_name() in work:
+                break
+            node = readers[0].get_node()
+    return owners
+
+
+def name_ops(model: Any) -> None:
+    """Names that count from a process-wide counter ("Constant_2482") become the op's own place in the graph.
+
+    Otherwise the bytes of a file would depend on what else this process has converted.
+    """
+    for index, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(rf"({node.get_type_name()}|[A-Z]\w*)_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}.{index}")
+
+
+def name_tensors(model: Any, keep: set[str]) -> None:
+    """One name a tensor: the program's where it is one, else the first in order, else made of the op's."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in ("Constant", "Result"):
+            continue
+        for index, port in enumerate(node.outputs()):
+            names = port.get_names()
+            one = min(names & keep or names, default=f"{node.get_friendly_name()}:{index}")
+            port.get_tensor().set_names({one})
