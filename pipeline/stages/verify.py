@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data import load_split
+from pipeline.data import load_split, share_by_group
 from pipeline.stages import Job, measure
 from targets import base, registry
 
@@ -37,14 +37,7 @@ def run(job: Job) -> dict[str, Any]:
                     "precision": model["precision"],
                     "batch": batch,
                     **evidence,
-                    "groups": _by_group(split, logits["shipped"]),
+                    "groups": share_by_group(split, logits["shipped"].argmax(axis=1) == split.labels),
                 }
             )
     return {"runs": runs, "sha256": shipped.sha256, "n": len(split)}
-
-
-def _by_group(split: Any, logits: Any) -> dict[str, float]:
-    if split.groups is None:
-        return {}
-    right = logits.argmax(axis=1) == split.labels
-    return {str(group): round(float(right[split.groups == group].mean()), 6) for group in np.unique(split.groups)}
