@@ -114,22 +114,23 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, program = road.recipe, road.data, road.reference, road.program
+    recipe, data, reference, exported = road.recipe, road.data, road.reference, road.program
     assert data is not None
     assert reference is not None
-    assert program is not None
+    assert exported is not None
     target = registry.load(branch.name)
 
-    _check_ops(branch.name, target.capabilities.ops, program.metadata["ops"])
+    _check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
+    program = exported
     if target.capabilities.program == "onnx":
         sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
-        program = runner.do("export-onnx", {"program": program}, {}, branches=sharing)
+        program = runner.do("export-onnx", {"program": exported}, {}, branches=sharing)
 
     do = partial(runner.do, branches=(branch.name,), label=branch.name)
     on_target: dict[str, Any] = {"target": branch.name}
     if not wanted("lower"):
         return
-    branch.lowered = lowered = do("lower", {"program": program}, on_target)
+    branch.lowered = lowered = do("lower", {"program": program, "expected": exported, "data": data}, on_target)
     if not wanted("observe"):
         return
     samples = {"samples": recipe.calibrate.samples}
