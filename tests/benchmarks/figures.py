@@ -58,10 +58,10 @@ def example(report: dict[str, Any]) -> str:
                 target["verdict"],
             ]
         )
+    pruned = f"{small['params']:,} parameters, {small['macs']:,} MACs"
     intro = (
-        f"Float: {original['params']:,} parameters, {original['macs']:,} MACs, {original['metric']:.2%} on the gate split "
-        f"({original['n']} windows of people that training never saw). Pruned and recovered: {small['params']:,} parameters, "
-        f"{small['macs']:,} MACs."
+        f"Float: {original['params']:,} parameters, {original['macs']:,} MACs, {original['metric']:.2%} on the gate "
+        f"split ({original['n']} windows of people that training never saw).\nPruned and recovered: {pruned}."
     )
     header = [
         "Target",
