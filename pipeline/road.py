@@ -84,7 +84,11 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         if not path.is_file():
             raise UsageError(f"checkpoint: no file at {path}: correct 'checkpoint', or leave it out to train")
         floating = runner.do(
-            "load", {"data": data}, {"checkpoint": str(path)}, branches=everyone, extra={"sha256": sha256_file(path)}
+            "load",
+            {"data": data},
+            {"checkpoint": recipe.checkpoint},
+            branches=everyone,
+            extra={"sha256": sha256_file(path)},
         )
     road.floating = road.model = floating
     if wanted("reference"):
