@@ -93,19 +93,21 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.floating = road.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, {}, branches=everyone)
-    prunings = recipe.stages.count("prune")
+    sequence = recipe.sequence()
+    prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
-    for stage in recipe.stages:
+    for stage in sequence:
         if not wanted(stage):
             return
         done[stage] += 1
-        label = str(done[stage]) if recipe.stages.count(stage) > 1 else ""
+        label = str(done[stage]) if sequence.count(stage) > 1 else ""
         inputs = {"model": road.model, "data": data}
         settings: Mapping[str, Any]
         if stage == "prune":
             # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
             share = recipe.prune.macs ** (done["prune"] / prunings)
-            settings = {**recipe.prune.model_dump(), "macs": share}
+            schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
+            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, "schedule": schedule}
             inputs["float"] = floating
         else:
             settings = recipe.distill.model_dump()
