@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -37,6 +37,10 @@ figures: .venv/.test
 	$(BIN)/deploy --target all
 	$(BIN)/python tests/benchmarks/overhead.py > deploy-out/overhead.json
 	$(BIN)/python tests/benchmarks/figures.py deploy-out/report.json deploy-out/overhead.json
+
+# Coverage and error rates of the gate, exactly: the tables in README.md.
+bench-gate: .venv/.test
+	$(BIN)/python tests/benchmarks/gate_simulation.py
 
 clean:
 	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -124,11 +124,29 @@ def gate(
     run: RunFolder = Path("deploy-out"),
     target: Targets = None,
     set_: Set = None,
+    plan: Annotated[bool, typer.Option("--plan", help="No run: what could a gate decide? Needs --n.")] = False,
+    n: Annotated[int | None, typer.Option("--n", help="With --plan: samples in the gate split.")] = None,
+    margin: Annotated[float | None, typer.Option(help="With --plan: points that may be lost [1].")] = None,
+    drop: Annotated[float | None, typer.Option(help="With --plan: points expected to be lost [0].")] = None,
+    flips: Annotated[float | None, typer.Option(help="With --plan: percent of samples that change [5].")] = None,
+    confidence: Annotated[float | None, typer.Option(help="With --plan: of the bound [0.95].")] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Judge a finished run from its report, with the run's policy or another (--set gate.margin_points=2)."""
+    """Judge a finished run from its report, with the run's policy or another (--set gate.margin_points=2).
+
+    With --plan: the power of a gate before anyone trains; no run is needed.
+    """
     with _one_line_errors(verbose):
+        values = {
+            "n": n, "margin_points": margin, "drop_points": drop, "flips_percent": flips, "confidence": confidence,
+        }  # fmt: skip
+        given = {name: value for name, value in values.items() if value is not None}
+        if plan:
+            _plan(given, json_)
+            return
+        if given:
+            raise UsageError("gate: --n, --margin, --drop, --flips and --confidence belong to --plan; for a run: --set")
         from pipeline import api
 
         result = api.judge(run, target or (), set_ or ())
@@ -180,6 +198,19 @@ def schema() -> None:
     from pipeline.release import report
 
     print(report.schema_json(), end="")
+
+
+def _plan(given: dict[str, Any], as_json: bool) -> None:
+    from pipeline import console
+    from pipeline.release.plan import plan
+
+    if "n" not in given:
+        raise UsageError("gate --plan: name the number of gate samples with --n")
+    made = plan(**given)
+    if as_json:
+        console.print_json(made.as_json())
+    else:
+        console.plan(made)
 
 
 def _again(stage: str, run: Path, target: list[str] | None, json_: bool, verbose: bool) -> None:

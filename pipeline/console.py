@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipeline.release.plan import Plan
 from pipeline.release.report import CandidateRow, Report, RunRow, TargetRow
 from pipeline.stages import Emit
 
@@ -186,7 +187,8 @@ def _run(run: RunRow) -> str:
         f"gate split, batch {run.batch}: accuracy {_share(run.metric, 2)}",
         f"drop {_number(run.drop_points, '+.2f')} points "
         f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
-        f"lost {run.flips.lost}, gained {run.flips.gained}",
+        f"lost {run.flips.lost}, gained {run.flips.gained}"
+        + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
     ]
     if run.latency_ms and run.float_latency_ms:
         parts.append(
@@ -213,6 +215,23 @@ def _share(value: float | None, digits: int = 1) -> str:
 
 def _number(value: float | None, spec: str) -> str:
     return "unavailable" if value is None else format(value, spec)
+
+
+def plan(made: Plan) -> None:
+    """What a gate on so many samples could decide, in four lines."""
+    sides = ", ".join(f"{name} {chance:.1%}" for name, chance in made.chances.items())
+    lines = [
+        f"a gate on {made.n:,} samples, margin {made.margin_points:g} points, {100 * made.confidence:g} % bound; "
+        f"expected: drop {made.drop_points:g} points, flips {made.flips_percent:g} %",
+        f"  chances: {sides}",
+    ]
+    if made.false_pass is not None:
+        lines.append(f"  a model that loses all of the margin passes with {made.false_pass:.1%}")
+    for power, samples in made.samples.items():
+        enough = "no number of samples: the drop is not below the margin" if samples is None else f"n = {samples:,}"
+        lines.append(f"  {100 * float(power):g} % power needs {enough}")
+    for line in lines:
+        OUT.print(line, markup=False, soft_wrap=True)
 
 
 def doctor(found: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pipeline import errors
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
-from pipeline.release.statistics import tango_upper
+from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
 from pipeline.store import Store
@@ -175,6 +175,7 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
         if run["flips"]:
             upper = tango_upper(**run["flips"], n=run["n"], confidence=recipe.gate.confidence)
             record["drop_upper_points"] = round(100 * upper, 4)
+            record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
             record |= {name: profile[name] for name in MEASURED}
         rows.append(report.RunRow.model_validate(record))

@@ -104,7 +104,10 @@ class CandidateRow(_Record):
 
 
 class RunRow(_Record):
-    """What ships, on the gate split, at one batch size on one device."""
+    """What ships, on the gate split, at one batch size on one device.
+
+    `mcnemar_p`: exact two-sided p-value of McNemar's test on the flips. Shown, and no part of any verdict.
+    """
 
     device: dict[str, Any]
     runtime: str
@@ -119,6 +122,7 @@ class RunRow(_Record):
     drop_upper_points: float | None
     quant_drop_points: float | None
     flips: Flips
+    mcnemar_p: float | None = None
     agreement: float | None
     sqnr_db: float | None
     worst_error: float | None = None

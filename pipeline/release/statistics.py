@@ -8,6 +8,7 @@ Standard library only, because a finished run that is asked again must answer at
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Literal
 
@@ -67,19 +68,32 @@ def power(n: int, margin: float, lost_rate: float, gained_rate: float, confidenc
     Binomial(n - gained, lost_rate / (1 - gained_rate)); for each gained, the largest lost that passes is looked up.
     The tails left out make the result too small by at most 4e-7, never too large.
     """
+    return _chance(n, margin, lost_rate, gained_rate, _z(confidence))
+
+
+def chances(
+    n: int, margin: float, lost_rate: float, gained_rate: float, confidence: float = 0.95
+) -> dict[Decision, float]:
+    """Probability of each decision of `noninferior` at these true rates: exact, as in `power`, to 1e-6."""
+    passes = _chance(n, margin, lost_rate, gained_rate, _z(confidence))
+    # "fail" is the same score test from the other side; what it does not reject is "pass" or "inconclusive".
+    fails = max(0.0, 1 - 4e-7 - _chance(n, margin, lost_rate, gained_rate, -_z(confidence)))
+    return {"pass": passes, "fail": fails, "inconclusive": max(0.0, 1 - passes - fails)}
+
+
+def _chance(n: int, margin: float, lost_rate: float, gained_rate: float, z: float) -> float:
+    """Probability that the score statistic of H0: drop = margin lies below -z."""
     _check_counts(0, 0, n)
     _check_margin(margin)
-    if not (lost_rate >= 0 and gained_rate >= 0 and lost_rate + gained_rate <= 1 + 1e-12):
-        raise ValueError(f"rates must be at least 0 and sum to at most 1, got {lost_rate} and {gained_rate}")
-    z = _z(confidence)
+    _check_rates(lost_rate, gained_rate)
     share = min(1.0, lost_rate / (1 - gained_rate)) if gained_rate < 1 else 0.0
-    fewest_gained, chances = _binomial(n, gained_rate)
+    fewest_gained, probabilities = _binomial(n, gained_rate)
     total, most_lost = 0.0, -1
-    for gained, chance in enumerate(chances, fewest_gained):
-        # More gained allows more lost, so the largest passing `lost` only moves up.
+    for gained, probability in enumerate(probabilities, fewest_gained):
+        # More gained allows more lost, so the largest `lost` below only moves up.
         while most_lost < n - gained and _excess(margin, most_lost + 1, gained, n, z) < 0:
             most_lost += 1
-        total += chance * _binomial_cdf(most_lost, n - gained, share)
+        total += probability * _binomial_cdf(most_lost, n - gained, share)
     return min(1.0, total)
 
 
@@ -88,16 +102,26 @@ def samples_to_decide(
 ) -> int | None:
     """About how many samples give `noninferior` this power to say "pass", if the rates seen were the true ones.
 
-    None when the drop seen is at or beyond the margin: no number of samples would do. The asymptotic sample size
+    As `samples_for`, at the rates lost / n and gained / n.
+    """
+    _check_counts(lost, gained, n)
+    return samples_for(lost / n, gained / n, margin, target_power, confidence)
+
+
+def samples_for(
+    lost_rate: float, gained_rate: float, margin: float, target_power: float = 0.8, confidence: float = 0.95
+) -> int | None:
+    """How many samples give `noninferior` this power to say "pass" at these true rates (all shares).
+
+    None when the drop is at or beyond the margin: no number of samples would do. The asymptotic sample size
     n = ((z_a s0 + z_b s1) / (margin - drop))^2, with s0^2 and s1^2 the variance of one pair's difference under H0
-    (constrained estimate) and at the rates seen, is refined with the exact power up to 10,000 samples. Exact power
+    (constrained estimate) and at the true rates, is refined with the exact power up to 10,000 samples. Exact power
     is a saw-tooth in n, so a slightly smaller n may reach it too.
 
     Source of the asymptotic form: J. Nam, Biometrics 53:1422-1430 (1997), for the same score test.
     """
-    _check_counts(lost, gained, n)
     _check_margin(margin)
-    lost_rate, gained_rate = lost / n, gained / n
+    _check_rates(lost_rate, gained_rate)
     drop = lost_rate - gained_rate
     if margin - drop < 1e-12:
         return None
@@ -120,6 +144,33 @@ def samples_to_decide(
         middle = (enough + too_few) // 2
         enough, too_few = (middle, too_few) if decides(middle) else (enough, middle)
     return enough
+
+
+def worse_p(lost: int, gained: int, n: int, margin: float) -> float:
+    """One-sided p-value of the score test of H0: drop <= margin. Small: the drop is shown to be larger.
+
+    The test that `noninferior` says "fail" by, as a p-value, so that several claims can share one error rate.
+    """
+    _check_counts(lost, gained, n)
+    _check_margin(margin)
+    distance, variance = lost - gained - n * margin, n * _variance(margin, lost, gained, n)
+    if distance <= 0:
+        return 1.0  # more than 0.5: nothing that Holm's method would ever look at
+    return 1 - NormalDist().cdf(distance / math.sqrt(variance)) if variance > 0 else 0.0
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values adjusted for being several: reject those at or below alpha, and a false claim among them has at most
+    probability alpha, whatever their dependence.
+
+    Source: S. Holm, Scandinavian Journal of Statistics 6:65-70 (1979).
+    """
+    adjusted: dict[str, float] = {}
+    least = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = least
+    return {name: adjusted[name] for name in p_values}
 
 
 def mcnemar_p(lost: int, gained: int) -> float:
@@ -220,6 +271,11 @@ def _z(probability: float) -> float:
 def _check_counts(lost: int, gained: int, n: int) -> None:
     if not (n >= 1 and lost >= 0 and gained >= 0 and lost + gained <= n):
         raise ValueError(f"need n >= 1 and 0 <= lost + gained <= n, got lost {lost}, gained {gained}, n {n}")
+
+
+def _check_rates(lost_rate: float, gained_rate: float) -> None:
+    if not (lost_rate >= 0 and gained_rate >= 0 and lost_rate + gained_rate <= 1 + 1e-12):
+        raise ValueError(f"rates must be at least 0 and sum to at most 1, got {lost_rate} and {gained_rate}")
 
 
 def _check_margin(margin: float) -> None:

@@ -40,6 +40,10 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         (("--target", "openvino", "--out", "/proc/nowhere"), "cannot write to /proc/nowhere"),
         (("gate", "nowhere"), "no finished run at nowhere"),
         (("verify", "nowhere"), "no finished run at nowhere"),
+        (("gate", "--plan"), "name the number of gate samples with --n"),
+        (("gate", "--plan", "--n", "0"), "--n is 0"),
+        (("gate", "--plan", "--n", "100", "--drop", "6"), "a drop of 6 points needs at least as many flips"),
+        (("gate", "--margin", "2"), "belong to --plan"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_2(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:

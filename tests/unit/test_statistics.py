@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from scipy import optimize, stats
 
 from pipeline.release.statistics import (
+    chances,
+    holm,
     mcnemar_p,
     noninferior,
     power,
@@ -19,6 +22,7 @@ from pipeline.release.statistics import (
     tango_lower,
     tango_upper,
     wilson_interval,
+    worse_p,
 )
 
 # Corners and ordinary tables: (lost, gained, n).
@@ -185,6 +189,60 @@ def test_false_passes_at_gate_sizes(n: int, margin: float, flips: float) -> None
 def test_power_against_full_enumeration(n: int, rates: tuple[float, float]) -> None:
     wanted = sum(p for (b, c), p in trinomial(n, *rates).items() if noninferior(b, c, n, 0.15) == "pass")
     assert power(n, 0.15, *rates) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 7, 30])
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.1, 0.05), (0.3, 0.7), (0.4, 0.05), (1.0, 0.0), (0.0, 1.0)])
+def test_chances_against_full_enumeration(n: int, rates: tuple[float, float]) -> None:
+    wanted = {"pass": 0.0, "fail": 0.0, "inconclusive": 0.0}
+    for (lost, gained), chance in trinomial(n, *rates).items():
+        wanted[noninferior(lost, gained, n, 0.15)] += chance
+    assert chances(n, 0.15, *rates) == pytest.approx(wanted, abs=2e-6)
+
+
+@pytest.mark.parametrize("table", [t for t in TABLES if t[2] > 1], ids=str)
+@pytest.mark.parametrize("margin", [0.005, 0.02, 0.1])
+def test_worse_p_against_brute_force(table: tuple[int, int, int], margin: float) -> None:
+    lost, gained, n = table
+    above = lost - gained > n * margin
+    wanted = stats.norm.sf(math.sqrt(score_chi_square(margin, *table))) if above else 1.0
+    assert worse_p(*table, margin) == pytest.approx(wanted, abs=1e-7)
+    assert (worse_p(*table, margin) < 0.05) == (noninferior(*table, margin) == "fail")
+
+
+@pytest.mark.parametrize("n", [3, 10, 40])
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.002])
+def test_a_small_slice_is_rarely_called_worse_without_being_so(n: int, alpha: float) -> None:
+    """False claims at a true drop of exactly the margin, by enumeration; the score test is approximate, so 2.5 alpha.
+
+    What Holm's method does with several slices is exact arithmetic on these.
+    """
+    for margin in (0.01, 0.05):
+        claims = [
+            (lost, gained) for lost in range(n + 1) for gained in range(n + 1 - lost)
+            if worse_p(lost, gained, n, margin) <= alpha
+        ]  # fmt: skip
+        for flips in (margin, 0.1, 0.2, 0.5):
+            chance = trinomial(n, (flips + margin) / 2, (flips - margin) / 2)
+            assert sum(chance[claim] for claim in claims) <= 2.5 * alpha + 1e-12
+
+
+@pytest.mark.parametrize(
+    "p", [[0.01], [0.04, 0.01, 0.03], [0.5, 0.5], [0.001, 0.001, 0.9, 0.02], [1.0, 0.0, 0.3, 0.05, 0.012]]
+)
+def test_holm_against_closed_testing(p: list[float]) -> None:
+    """Holm is Bonferroni on every intersection of claims: a claim stands when all those that hold it do."""
+    names = dict(enumerate(p))
+    wanted = {
+        str(i): max(
+            min(1.0, len(group) * min(names[j] for j in group))
+            for size in range(1, len(p) + 1)
+            for group in itertools.combinations(names, size)
+            if i in group
+        )
+        for i in names
+    }
+    assert holm({str(i): value for i, value in names.items()}) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
