@@ -193,6 +193,40 @@ def store(
 
 
 @app.command()
+def storage(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A checkpoint, a packed file, or the folder of a finished run.")
+    ] = Path("deploy-out"),
+    int8: Annotated[bool, typer.Option("--int8", help="As int8, one scale for each output channel.")] = False,
+    levels: Annotated[
+        str | None, typer.Option(metavar="KIND:BITS", help="On fewer levels first: kmeans:4, power2:4.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the packed weights to this file.")] = None,
+    json_: Json = False,
+) -> None:
+    """Bytes of a model's weights in sparse and clustered formats, beside dense and the entropy bound."""
+    with _one_line_errors(False):
+        import dataclasses
+
+        from pipeline import api, console, stored_weights
+        from pipeline.compression import storage as formats
+
+        weights, sqnr_db = stored_weights.reshape(stored_weights.read(model, api.default_store()), levels, int8)
+        rows = stored_weights.rows(weights)
+        if out is not None:
+            try:
+                out.write_bytes(formats.pack(weights))
+            except OSError as error:
+                raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+        totals = stored_weights.totals(rows)
+        if json_:
+            tensors = [dataclasses.asdict(row) for row in rows]
+            console.print_json({"tensors": tensors, "totals": totals, "sqnr_db": sqnr_db})
+        else:
+            console.storage(rows, totals, sqnr_db)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of report.json."""
     from pipeline.release import report

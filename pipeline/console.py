@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,6 +18,9 @@ from rich.table import Table
 from pipeline.release.plan import Plan
 from pipeline.release.report import CandidateRow, Report, RunRow, TargetRow
 from pipeline.stages import Emit
+
+if TYPE_CHECKING:
+    from pipeline.compression.storage import Row
 
 STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
@@ -260,3 +263,24 @@ def store(rows: list[dict[str, Any]], root: Path) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last_used"]))
         table.add_row(row["stage"], row["key"][:12], f"{row['size_bytes']:,}", used)
     OUT.print(table)
+
+
+def storage(rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | None) -> None:
+    """A row for each tensor with its smallest format, then every format for the whole model."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("tensor")
+    for header in ("shape", "dtype", "zeros", "dense B", "smallest B", "bound B"):
+        table.add_column(header, justify="right")
+    table.add_column("format")
+    for row in rows:
+        sizes = (f"{row.dense_bytes:,}", f"{row.bytes_by[row.best]:,}", f"{row.bound_bytes:,.0f}")
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        table.add_row(row.name, shape, row.dtype, f"{row.zeros:.0%}", *sizes, row.best)
+    OUT.print(table)
+    for name, size in totals.items():
+        OUT.print(f"  {name.replace('_bytes', ''):<14} {size:>12,.0f} B", markup=False)
+    if sqnr_db is not None:
+        OUT.print(f"  the weights changed: SQNR {sqnr_db:.1f} dB", markup=False)
+    OUT.print(
+        "  saves storage and transfer only: every target unpacks to dense and runs as fast as before", markup=False
+    )
