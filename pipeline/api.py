@@ -85,6 +85,8 @@ def again(
         if branch.error:
             raise branch.error
     result = outcome.conclude(travelled, runner, before.recipe["set"])
+    for name, branch in travelled.branches.items():
+        outcome.keep_samples(branch, _report_file(run_folder).parent / name)
     outcome.write_whole(_report_file(run_folder), result.to_json())
     return result
 
@@ -99,7 +101,9 @@ def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (
             raise UsageError(f"{run_folder} has no target '{name}': it has {list(before.targets)}")
         row = before.targets[name]
         digest = _delivered_digest(run_folder, name) if row.shipped else None
-        rows[name] = outcome.judged(row, recipe.gate.of(name), before.gate_split, digest) if row.shipped else row
+        samples = _report_file(run_folder).parent / name / outcome.EVIDENCE
+        policy = recipe.gate.of(name)
+        rows[name] = outcome.judged(row, policy, before.gate_split, digest, samples) if row.shipped else row
     code = outcome.first(outcome.VERDICT_CODES.get(row.verdict, before.exit_code) for row in rows.values())
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
 

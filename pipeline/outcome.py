@@ -12,9 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline import errors
+from pipeline.artifact import sha256_file
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
+from pipeline.release.claims import as_slices
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
@@ -117,13 +119,21 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         candidates=candidates,
         runs=_runs(road.recipe, branch),
     )
-    return judged(row, road.recipe.gate.of(branch.name), split, shipped["sha256"])
+    return judged(row, road.recipe.gate.of(branch.name), split, shipped["sha256"], branch.verify.path)
 
 
 def judged(
-    row: report.TargetRow, policy: Mapping[str, Any], split: report.GateSplit, artifact_sha256: str | None
+    row: report.TargetRow,
+    policy: Mapping[str, Any],
+    split: report.GateSplit,
+    artifact_sha256: str | None,
+    samples: Path,
 ) -> report.TargetRow:
-    """The row with the gate's verdict on its figures. `artifact_sha256`: digest of the file as it lies there now."""
+    """The row with the gate's verdict on its figures. `artifact_sha256`: digest of the file as it lies there now.
+
+    `samples`: folder of the per-sample evidence, read where the policy asks for other metrics than accuracy.
+    """
+    metrics = {run.batch: _metrics(run, policy, samples) for run in row.runs}
     evidence = gate.Evidence(
         n=split.n,
         batches=tuple(row.batches),
@@ -137,6 +147,8 @@ def judged(
                 metric=run.metric,
                 sqnr_db=run.sqnr_db,
                 latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
+                slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
+                metrics=metrics[run.batch],
             )
             for run in row.runs
         ),
@@ -151,11 +163,35 @@ def judged(
     verdict = gate.judge(gate.Policy(**policy, groups=split.groups is not None), evidence)
     return row.model_copy(
         update={
+            "runs": [
+                run.model_copy(
+                    update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in metrics[run.batch].items()}}
+                )
+                for run in row.runs
+            ],
             "verdict": verdict.verdict,
             "reasons": list(verdict.reasons),
             "checks": [report.Check(**vars(check)) for check in verdict.checks],
         }
     )
+
+
+def _metrics(run: report.RunRow, policy: Mapping[str, Any], folder: Path) -> dict[str, gate.Metric]:
+    """The policy's other metrics, from the samples that verify stored and no others."""
+    if not policy["metrics"]:
+        return {}
+    from pipeline.release import metrics, samples  # numpy comes with them
+
+    file = folder / samples.file_name(run.batch)
+    try:
+        if sha256_file(file) != run.samples_sha256:
+            why = f"{file} is not the per-sample evidence that the report speaks of: run 'deploy verify'"
+        else:
+            kept = samples.load(file)
+            return {name: metrics.measure(name, kept, policy["confidence"]) for name in policy["metrics"]}
+    except OSError:
+        why = f"no per-sample evidence at {file}: run 'deploy verify'"
+    return {name: gate.Metric(None, None, None, why) for name in policy["metrics"]}
 
 
 MEASURED = ("latency_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes")
@@ -213,6 +249,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
             shutil.copy(road.data.path / "declared.json", aside / "declared.json")
+            keep_samples(branch, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
             for stage, measured in (("race", branch.race), ("profile", branch.profile)):
@@ -226,6 +263,18 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
         raise UsageError(
             f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
         ) from error
+
+
+EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
+
+
+def keep_samples(branch: Branch, folder: Path) -> None:
+    """Copy the per-sample evidence below a delivered target's folder, in place of what is there."""
+    assert branch.verify is not None
+    shutil.rmtree(folder / EVIDENCE, ignore_errors=True)
+    (folder / EVIDENCE).mkdir()
+    for file in sorted(branch.verify.path.glob("samples-*.npz")):
+        shutil.copy(file, folder / EVIDENCE / file.name)
 
 
 def write_whole(file: Path, text: str) -> None:

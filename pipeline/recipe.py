@@ -8,9 +8,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import UsageError
+from pipeline.release.evidence import Policy
 
 FILE = "deploy.toml"
 EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
@@ -135,7 +144,18 @@ class Gate(Budgets):
 
     margin_points: Positive = 1.0
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    metrics: dict[str, Positive] = {}  # other metrics that must hold -> their margins in points
+    slices: dict[str, Positive] = {}  # "class:NAME", "group:NAME" that must hold by themselves -> margins in points
     targets: dict[str, Budgets] = {}
+
+    @field_validator("metrics", "slices")
+    @classmethod
+    def _known(cls, given: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        try:
+            Policy(1.0, metrics=given) if info.field_name == "metrics" else Policy(1.0, slices=given)
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("gate: ")) from None
+        return given
 
     def of(self, target: str) -> dict[str, Any]:
         """The policy for one target: its own budgets over the common ones."""

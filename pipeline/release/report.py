@@ -103,10 +103,33 @@ class CandidateRow(_Record):
     why: str = ""
 
 
+class SliceRow(_Record):
+    """A class or a group in one run: its samples, those that float has right, those lost and gained."""
+
+    n: int
+    float_right: int
+    lost: int
+    gained: int
+
+
+class MetricRow(_Record):
+    """The drop of a metric that the policy asks for, with its one-sided bounds at the policy's confidence, in points.
+
+    None where it is unavailable; `method` then says why.
+    """
+
+    drop_points: float | None
+    low_points: float | None
+    high_points: float | None
+    method: str
+
+
 class RunRow(_Record):
     """What ships, on the gate split, at one batch size on one device.
 
     `mcnemar_p`: exact two-sided p-value of McNemar's test on the flips. Shown, and no part of any verdict.
+    `slices`: "class:NAME" and "group:NAME". `samples_sha256`: digest of the per-sample evidence,
+    `TARGET/evidence/samples-BATCH.npz`.
     """
 
     device: dict[str, Any]
@@ -127,6 +150,9 @@ class RunRow(_Record):
     sqnr_db: float | None
     worst_error: float | None = None
     groups: dict[str, float] = {}
+    slices: dict[str, SliceRow] = {}
+    metrics: dict[str, MetricRow] = {}
+    samples_sha256: str | None = None
     latency_ms: Latency | None = None
     float_latency_ms: Latency | None = None
     speedup: Interval | None = None

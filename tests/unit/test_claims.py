@@ -1,0 +1,178 @@
+"""Claims beside accuracy: required slices and metrics must hold, other slices may only fail when shown worse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.release.gate import Metric, Policy, Slice, Verdict, judge
+from pipeline.release.statistics import noninferior, tango_upper, worse_p
+from tests.unit.test_gate import EVIDENCE, LARGE, SMALL, Evidence, only_reason
+
+# 860 samples of which 12 were lost and 8 gained, as classes and as groups.
+CLASSES = {"class:up": Slice(400, 6, 4), "class:down": Slice(420, 5, 4), "class:rare": Slice(40, 1, 0)}
+GROUPS = {"group:ann": Slice(500, 9, 6), "group:bob": Slice(360, 3, 2)}
+GOOD = Metric(0.4, -0.3, 1.1, "paired BCa bootstrap over 860 samples")
+
+
+def evidence(slices: dict[str, Slice] | None = None, metrics: dict[str, Metric] | None = None) -> Evidence:
+    run = replace(SMALL, slices=CLASSES | GROUPS if slices is None else slices, metrics=metrics or {})
+    return replace(EVIDENCE, batches=(1,), runs=(run,))
+
+
+def policy(**changes: Any) -> Policy:
+    return Policy(**({"margin_points": 3.0} | changes))
+
+
+def worsened(name: str, part: Slice) -> dict[str, Slice]:
+    """The classes with one changed, and the rest so that all still make up the run."""
+    rest = Slice(860 - part.n, 12 - part.lost, 8 - part.gained)  # type: ignore[operator]
+    return {name: part, "class:rest": rest}
+
+
+def test_small_slices_are_information() -> None:
+    verdict = judge(policy(), evidence())
+    assert verdict.verdict == "pass"
+    reason = next(r for r in verdict.reasons if r.startswith("slices at batch 1"))
+    assert reason.startswith("slices at batch 1: none of 5 is shown worse than the margin (nearest ")
+    assert "after Holm over 5" in reason
+
+
+def test_a_slice_that_is_doubtful_by_itself_does_not_stop_a_release() -> None:
+    assert noninferior(1, 0, 40, 0.03) == "inconclusive"
+    assert judge(policy(), evidence()).verdict == "pass"
+
+
+def test_a_slice_that_is_shown_worse_fails() -> None:
+    verdict = judge(policy(), evidence(worsened("class:night", Slice(40, 12, 0))))
+    assert verdict.verdict == "fail"
+    reason = only_reason(verdict)
+    assert reason.startswith("slice class:night at batch 1: shown worse than the margin: drop 30 points (lost 12")
+
+
+def test_one_of_many_slices_is_held_to_holm() -> None:
+    """A slice with p below 0.025 fails where there is one other claim, and not where it is the worst of many."""
+    part = next(Slice(60, lost, 0) for lost in range(13) if 0.006 < worse_p(lost, 0, 60, 0.03) < 0.025)
+    alone = evidence(worsened("class:night", part))
+    assert judge(policy(), alone).verdict == "fail"
+    quiet = {f"class:{i}": Slice(100, 0, 1) for i in range(7)}
+    lost, gained = 12 - part.lost, 1  # type: ignore[operator]
+    many = evidence({"class:night": part, **quiet, "class:rest": Slice(100, lost, gained)})
+    assert judge(policy(), many).verdict == "pass"
+
+
+def test_holm_is_over_all_runs() -> None:
+    runs = tuple(replace(run, slices={"class:all": Slice(860, run.lost, 8)}) for run in (SMALL, LARGE))
+    reasons = judge(policy(), replace(EVIDENCE, runs=runs)).reasons
+    assert sum("after Holm over 2" in reason for reason in reasons) == 2
+
+
+def test_a_required_slice_must_hold_by_itself() -> None:
+    assert judge(policy(slices={"group:ann": 3.0}), evidence()).verdict == "pass"
+    verdict = judge(policy(slices={"class:rare": 3.0}), evidence())
+    assert verdict.verdict == "inconclusive"
+    reason = only_reason(verdict)
+    assert reason.startswith("slice class:rare at batch 1: drop 2.5 points (lost 1, gained 0 of 40), 95 % upper bound")
+    assert "samples would decide with 80 % power" in reason
+    check = next(c for c in verdict.checks if c.name == "slice class:rare")
+    assert check.value == pytest.approx(100 * tango_upper(1, 0, 40))
+    assert judge(policy(slices={"class:rare": 15.0}), evidence()).verdict == "pass"
+
+
+def test_required_slices_are_not_judged_twice() -> None:
+    verdict = judge(policy(slices={"class:rare": 15.0}), evidence())
+    assert any("none of 4 is shown worse" in reason for reason in verdict.reasons)
+
+
+def test_a_required_metric_must_hold() -> None:
+    asked = policy(metrics={"macro_f1": 2.0})
+    passed = judge(asked, evidence(metrics={"macro_f1": GOOD}))
+    assert passed.verdict == "pass"
+    assert (
+        "macro_f1 at batch 1: drop 0.4 points, 95 % upper bound 1.1 points < margin 2 points "
+        "(paired BCa bootstrap over 860 samples)" in passed.reasons
+    )
+    failed = judge(asked, evidence(metrics={"macro_f1": replace(GOOD, drop_points=4.0, low_points=2.1, high_points=6)}))
+    assert failed.verdict == "fail"
+    assert "95 % lower bound 2.1 points > margin 2 points" in only_reason(failed)
+
+
+def test_an_inconclusive_metric_says_how_many_samples() -> None:
+    asked = policy(metrics={"macro_f1": 1.0})
+    verdict = judge(asked, evidence(metrics={"macro_f1": GOOD}))
+    assert verdict.verdict == "inconclusive"
+    # Widths shrink with the root of n: (0.7 (1 + 0.84 / 1.64) / 0.6)^2 = 3.11 times as many.
+    assert "about n = 2,676 samples" in only_reason(verdict).replace("2,675", "2,676").replace("2,677", "2,676")
+    beyond = replace(GOOD, drop_points=1.05)
+    assert "would not show parity" in only_reason(judge(asked, evidence(metrics={"macro_f1": beyond})))
+
+
+NAN = math.nan
+CLOSED = [
+    ("metric missing", {"metrics": {"macro_f1": 2.0}}, {}, "macro_f1 at batch 1: unavailable, but the policy requires"),
+    (
+        "metric NaN",
+        {"metrics": {"macro_f1": 2.0}},
+        {"metrics": {"macro_f1": replace(GOOD, high_points=NAN)}},
+        "macro_f1 at batch 1: unavailable",
+    ),
+    (
+        "metric without figures",
+        {"metrics": {"top5": 2.0}},
+        {"metrics": {"top5": Metric(None, None, None, "top5 is always right with 4 classes")}},
+        "top5 at batch 1: unavailable: top5 is always right with 4 classes",
+    ),
+    ("slice missing", {"slices": {"group:eve": 3.0}}, {}, "slice group:eve at batch 1: unavailable, but the policy"),
+    ("no slices", {"slices": {"group:eve": 3.0}}, {"slices": {}}, "slice group:eve at batch 1: unavailable"),
+    (
+        "slice without samples",
+        {},
+        {"slices": CLASSES | {"class:none": Slice(0, 0, 0)}},
+        "slice class:none at batch 1: its counts are lost 0, gained 0 of 0",
+    ),
+    (
+        "slice NaN",
+        {},
+        {"slices": CLASSES | {"class:up": Slice(400, NAN, 4)}},  # type: ignore[arg-type]
+        "slice class:up at batch 1: its counts are lost nan",
+    ),
+    (
+        "slices that hide losses",
+        {},
+        {"slices": CLASSES | {"class:up": Slice(400, 2, 4)}},
+        "class slices at batch 1: together they lost 8, gained 8 of 860, but the run lost 12",
+    ),
+    (
+        "slices of a part",
+        {},
+        {"slices": {"group:ann": GROUPS["group:ann"]}},
+        "group slices at batch 1: together they lost 9, gained 6 of 500, but the run",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "given", "reason"), [row[1:] for row in CLOSED], ids=[row[0] for row in CLOSED])
+def test_missing_or_broken_claims_fail(asked: dict[str, Any], given: dict[str, Any], reason: str) -> None:
+    verdict: Verdict = judge(policy(**asked), evidence(**given))
+    assert verdict.verdict == "fail"
+    assert only_reason(verdict).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"metrics": {"accuracy": 2.0}}, "no metric 'accuracy'"),
+        ({"metrics": {"top1": 2.0}}, "no metric 'top1'"),
+        ({"metrics": {"macro_f1": 0.0}}, r"metrics\.macro_f1 is 0"),
+        ({"metrics": {"macro_f1": NAN}}, r"metrics\.macro_f1 is nan"),
+        ({"slices": {"ann": 2.0}}, "no slice 'ann'"),
+        ({"slices": {"group:ann": 100.0}}, 'slices."group:ann" is 100'),
+    ],
+)
+def test_a_policy_that_asks_for_nothing_known_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        policy(**asked)
