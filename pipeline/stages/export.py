@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,18 @@ def pt2(job: Job) -> dict[str, Any]:
         tuple(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in inputs.items()),
         (TensorSpec("output", str(expected.dtype).removeprefix("torch."), (None, *expected.shape[1:])),),
     )
-    ops = _ops(exported)
+    return save_pt2(exported, program, job.out)
+
+
+def save_pt2(exported: Any, described: Program, folder: Path) -> dict[str, Any]:
+    """Write a program as `folder/program.pt2` with its description. Returns the metadata of `write_program`."""
+    import torch
+
+    program = replace(described, path=folder / "program.pt2", kind="pt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(exported, program.path)
-    return write_program(program, ops)
+    return write_program(program, _ops(exported))
 
 
 def onnx(job: Job) -> dict[str, Any]:

@@ -20,5 +20,7 @@ def run(job: Job) -> dict[str, Any]:
         "sha256": model.sha256,
         "tensors": len(model.tensors),
         "free_batch": model.inputs[0].shape[0] is None,
-        "candidates": [{"id": c.id, "precision": c.precision} for c in target.candidates(model)],
+        "candidates": [
+            {"id": c.id, "precision": c.precision, "quantizer": c.quantizer} for c in target.candidates(model)
+        ],
     }
