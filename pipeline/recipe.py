@@ -105,6 +105,16 @@ class Calibrate(_Table):
     samples: Count = 200
 
 
+class Weights(_Table):
+    """`[weights]`: the weight step before our own candidates are quantized; the vendors' get the weights as they are.
+
+    `samples` of the calibration split tell it what each layer gets.
+    """
+
+    method: Literal["none", "bias", "rounding"] = "rounding"
+    samples: Count = 64
+
+
 class Quantize(_Table):
     """`[quantize]`: what ships among the candidates that hold parity."""
 
@@ -182,6 +192,7 @@ class Recipe(_Table):
     prune: Prune = Prune()
     distill: Distill = Distill()
     calibrate: Calibrate = Calibrate()
+    weights: Weights = Weights()
     quantize: Quantize = Quantize()
     race: Race = Race()
     profile: Profile = Profile()
@@ -191,7 +202,7 @@ class Recipe(_Table):
     @classmethod
     def _known_stages(cls, stages: Any) -> Any:
         for stage in stages if isinstance(stages, list) else []:
-            if stage in ("train", "load", "quantize", "calibrate", "verify", "profile", "gate", "race"):
+            if stage in ("train", "load", "weights", "quantize", "calibrate", "verify", "profile", "gate", "race"):
                 raise ValueError(f"'{stage}' runs by itself at its place; 'stages' orders only 'prune' and 'distill'")
         return stages
 

@@ -43,6 +43,7 @@ class Road:
     reference: Artifact | None = None
     model: Artifact | None = None  # what pruning and recovery made of it
     program: Artifact | None = None  # that, exported
+    stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -114,36 +115,53 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
             inputs["teacher"] = floating
         road.model = runner.do(stage, inputs, settings, branches=everyone, label=label)
     if wanted("export-pt2"):
-        road.program = runner.do("export-pt2", {"model": road.model, "data": data}, {}, branches=everyone)
+        road.program = road.stepped = runner.do(
+            "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
+        )
+    if wanted("weights") and recipe.weights.method != "none":
+        assert road.program is not None
+        settings = recipe.weights.model_dump()
+        road.stepped = runner.do("weights", {"program": road.program, "data": data}, settings, branches=everyone)
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, exported = road.recipe, road.data, road.reference, road.program
+    recipe, data, reference, exported, stepped = road.recipe, road.data, road.reference, road.program, road.stepped
     assert data is not None
     assert reference is not None
     assert exported is not None
+    assert stepped is not None
     target = registry.load(branch.name)
 
     _check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
-    program = exported
-    if target.capabilities.program == "onnx":
-        sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
-        program = runner.do("export-onnx", {"program": exported}, {}, branches=sharing)
-
-    do = partial(runner.do, branches=(branch.name,), label=branch.name)
+    sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
+    do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
+    graphs: dict[str, Artifact] = {}
+    for label, start in {"": exported, "stepped": stepped}.items():
+        if label and start is exported:  # no weight step: one graph is both
+            graphs[label] = graphs[""]
+            continue
+        program = start
+        if target.capabilities.program == "onnx":
+            program = runner.do("export-onnx", {"program": start}, {}, branches=sharing, label=label)
+        if wanted("lower"):
+            inputs = {"program": program, "expected": start, "data": data}
+            graphs[label] = do("lower", inputs, on_target, label=f"{branch.name} {label}".strip())
     if not wanted("lower"):
         return
-    branch.lowered = lowered = do("lower", {"program": program, "expected": exported, "data": data}, on_target)
+    branch.lowered = lowered = graphs[""]
     if not wanted("observe"):
         return
+    do = partial(do, label=branch.name)
     samples = {"samples": recipe.calibrate.samples}
-    observed = do("observe", {"float": lowered, "data": data}, {**on_target, **samples})
+    observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
-    _quantize(branch, {"float": lowered, "data": data, "statistics": observed}, runner, recipe)
+    vendors = {"float": lowered, "data": data}
+    ours = {"float": graphs["stepped"], "data": data, "statistics": observed}
+    _quantize(branch, {"ours": ours}, vendors, runner, recipe)
     if not wanted("race"):
         return
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch, "threads": recipe.profile.threads}
@@ -176,17 +194,28 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     )
 
 
-def _quantize(branch: Branch, inputs: Mapping[str, Artifact], runner: Runner, recipe: Recipe) -> None:
-    proposed = {row["id"]: row["precision"] for row in inputs["float"].metadata["candidates"]}
+def _quantize(
+    branch: Branch,
+    inputs: Mapping[str, Mapping[str, Artifact]],
+    vendors: Mapping[str, Artifact],
+    runner: Runner,
+    recipe: Recipe,
+) -> None:
+    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
+    proposed = {row["id"]: row for row in vendors["float"].metadata["candidates"]}
     wished = recipe.quantize.candidates
     if wished and not set(wished) & set(proposed):
         raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
-    chosen = {name: kind for name, kind in proposed.items() if not wished or name in wished or kind == "f32"}
+    chosen = {
+        n: row["precision"] for n, row in proposed.items() if not wished or n in wished or row["precision"] == "f32"
+    }
     for name in chosen:
-        settings = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
+        settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
+        settings["weights"] = recipe.weights.method if proposed[name]["quantizer"] == "ours" else "none"
+        given = inputs.get(proposed[name]["quantizer"], vendors)
         try:
             branch.candidates[name] = runner.do(
-                "quantize", inputs, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
+                "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
             )
         except StageError as error:  # a vendor's quantizer that breaks on this model is a result, and shown as one
             branch.failed[name] = str(error)

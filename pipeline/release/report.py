@@ -90,6 +90,7 @@ class CandidateRow(_Record):
     quantizer: str
     scheme: str | None
     observer: str | None
+    weights: str | None = None
     precision: str | None = None
     int8_mac_share: float | None
     int8_op_share: float | None

@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,25 @@ def pt2(job: Job) -> dict[str, Any]:
         tuple(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in inputs.items()),
         (TensorSpec("output", str(expected.dtype).removeprefix("torch."), (None, *expected.shape[1:])),),
     )
-    ops = _ops(exported)
     with torch.no_grad():
         answers = module(*(torch.from_numpy(np.array(array[:EXPECTED])) for array in inputs.values()))
-    np.save(job.out / "expected.npy", answers.float().numpy())
+    return save_pt2(exported, program, answers.float().numpy(), job.out)
+
+
+def save_pt2(exported: Any, described: Program, expected: Any, folder: Path) -> dict[str, Any]:
+    """Write a program as `folder/program.pt2` with its description, and its outputs for the first calibration samples.
+
+    `expected`: float32 [EXPECTED, classes], what every lowering of it must say. Returns `write_program`'s metadata.
+    """
+    import numpy as np
+    import torch
+
+    np.save(folder / "expected.npy", expected)
+    program = replace(described, path=folder / "program.pt2", kind="pt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(exported, program.path)
-    return write_program(program, ops)
+    return write_program(program, _ops(exported))
 
 
 def onnx(job: Job) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def run(job: Job) -> dict[str, Any]:
         "free_batch": model.inputs[0].shape[0] is None,
         "parity_db": round(parity, 2) if np.isfinite(parity) else None,
         "worst_error": worst_error(expected, actual),
-        "candidates": [{"id": c.id, "precision": c.precision} for c in candidates],
+        "candidates": [{"id": c.id, "precision": c.precision, "quantizer": c.quantizer} for c in candidates],
     }
 
 

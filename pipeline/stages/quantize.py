@@ -16,9 +16,10 @@ from targets import base, registry
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: float, data, statistics. Files: the model and its manifest.
+    """Inputs: float, data, and for a candidate of ours statistics. Files: the model and its manifest.
 
-    A float candidate is the float model itself, inspected like every other.
+    A float candidate is the float model itself, inspected like every other. `weights` among the settings says which
+    weight step the float model has had, and goes into the metadata.
     """
     target = registry.load(job.settings["target"])
     floating = base.read_manifest(job.inputs["float"])
@@ -40,6 +41,7 @@ def run(job: Job) -> dict[str, Any]:
         "quantizer": candidate.quantizer,
         "scheme": candidate.scheme,
         "observer": candidate.observer,
+        "weights": job.settings["weights"],
         "precision": candidate.precision,
         "size_bytes": model.size_bytes,
         "weight_bytes": target.weight_bytes(model),

@@ -30,6 +30,7 @@ STAGES: dict[str, StageInfo] = {
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=("model",)),
     "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=("model",)),
     "export-pt2": StageInfo("pipeline.stages.export:pt2", ("torch", "numpy"), isolated=True, user=("model",)),
+    "weights": StageInfo("pipeline.stages.weights:run", ("torch", "numpy"), isolated=True),
     "export-onnx": StageInfo("pipeline.stages.export:onnx", ("torch", "onnx", "onnxscript"), isolated=True),
     "lower": StageInfo("pipeline.stages.lower:run", isolated=True, device=True),  # the CPU decides what is proposed
     "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),

@@ -59,4 +59,3 @@ def _kept(split: Any, original: Any, logits: Any, finite: bool, job: Job, batch:
     kept.save(file)
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
     return {"slices": samples.slices(kept, names), "samples_sha256": sha256_file(file)}
-
