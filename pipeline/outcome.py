@@ -149,6 +149,7 @@ def judged(
                 latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
                 slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
                 metrics=metrics[run.batch],
+                device=run.device,
             )
             for run in row.runs
         ),
