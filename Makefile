@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench bench-gate clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -28,9 +28,15 @@ lint: .venv/.test
 schema: .venv/.demo
 	$(BIN)/deploy schema > pipeline/release/report.schema.json
 
-# The figures in README.md: overhead, cached rerun, help. Not part of the tests: machines differ.
+# The pipeline's own costs: help, cached rerun, overhead. Not part of the tests: machines differ.
 bench: .venv/.test
 	$(BIN)/python tests/benchmarks/overhead.py
+
+# The figures in README.md, measured here.
+figures: .venv/.test
+	$(BIN)/deploy --target all
+	$(BIN)/python tests/benchmarks/overhead.py > deploy-out/overhead.json
+	$(BIN)/python tests/benchmarks/figures.py deploy-out/report.json deploy-out/overhead.json
 
 # Coverage and error rates of the gate, exactly: the tables in README.md.
 bench-gate: .venv/.test

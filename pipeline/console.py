@@ -62,7 +62,7 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
                 progress.update(bar, visible=False)
                 seconds.append((event["name"], event["seconds"], event["cached"]))
                 state = "stored" if event["cached"] else f"{event['seconds']:.1f} s"
-                progress.console.print(f"  {event['name']:<32} {state:>8}  {_did(event)}", markup=False)
+                progress.console.print(f"  {event['name']:<36} {state:>7}  {_did(event)}", markup=False)
             elif kind == "failed":
                 progress.update(bar, visible=False)
                 progress.console.print(f"  {event['target']}: {event['message']}", markup=False)
@@ -159,9 +159,10 @@ def _stages(report: Report) -> Table:
 
 
 def _candidates(name: str, row: TargetRow) -> Table:
-    table = Table(title=f"{name} (race on the selection split)", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("candidate", no_wrap=True)
-    for header in ("bytes", "int8 MACs", "drop", "of it int8", "SQNR dB", "speed-up over float", "parity"):
+    title = f"{name}: race on the selection split (points of drop, of these by int8; SQNR in dB)"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("candidate", overflow="fold")
+    for header in ("bytes", "int8", "drop", "int8", "SQNR", "speed-up", "parity"):  # fits 80 columns
         table.add_column(header, justify="right", no_wrap=True)
     for candidate in row.candidates:
         style = "bold" if candidate.id == row.shipped else ""

@@ -169,3 +169,10 @@ def load_split(folder: Path, name: str) -> Split:
         np.load(base / "labels.npy"),
         np.load(groups) if groups.exists() else None,
     )
+
+
+def share_by_group(split: Split, right: Array) -> dict[str, float]:
+    """Share of `right` (bool [n]) in each group of the split; empty where the data names no groups."""
+    if split.groups is None:
+        return {}
+    return {str(group): round(float(right[split.groups == group].mean()), 6) for group in np.unique(split.groups)}

@@ -242,7 +242,7 @@ def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
-    """Copy what ships to `out/TARGET/`, then the report: each written aside and renamed."""
+    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, then the report: each written aside, renamed."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -255,6 +255,11 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             keep_samples(branch, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
+            for stage, measured in (("race", branch.race), ("profile", branch.profile)):
+                assert measured is not None
+                samples = out / "samples" / f"{name}-{stage}.npz"
+                samples.parent.mkdir(exist_ok=True)
+                shutil.copy(measured.path / "samples.npz", samples)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
     except OSError as error:

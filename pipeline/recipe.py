@@ -49,12 +49,46 @@ class Train(Training):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
+Criterion = Literal[  # the names of compression.criteria.CRITERIA
+    "l0",
+    "l1",
+    "l2",
+    "random",
+    "bn_scale",
+    "fpgm",
+    "lamp",
+    "weight_gradient",
+    "activation_gradient",
+    "taylor",
+    "activation_sparsity",
+    "activation_entropy",
+    "contribution",
+    "obd",
+    "obs",
+]
+
+
 class Prune(_Table):
-    """`[prune]`: structured pruning to a MACs budget."""
+    """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
+
+    `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
+    0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
+    """
 
     macs: Share = 0.5
-    criterion: Literal["l1", "l2"] = "l2"
+    criterion: Criterion = "l2"
+    schedule: Literal["uniform", "global", "greedy", "groups", "iterative"] = "uniform"
+    samples: Count = 256
+    rescore: Annotated[int, Field(ge=0)] = 0
+    groups: dict[str, Share] = {}
+    steps: Annotated[int, Field(ge=2)] = 3
     align: Literal[1, 2, 4, 8, 16, 32] = 8
+
+    @model_validator(mode="after")
+    def _groups_with_their_schedule(self) -> Prune:
+        if (self.schedule == "groups") != bool(self.groups):
+            raise ValueError('[prune.groups] (a layer\'s name = the share to keep) and schedule = "groups" go together')
+        return self
 
 
 class Distill(Training):
@@ -178,6 +212,21 @@ class Recipe(_Table):
                 "recover: put 'prune' before it"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_schedule_that_fits_the_stages(self) -> Recipe:
+        if self.prune.schedule == "iterative" and self.stages != ("prune", "distill"):
+            raise ValueError(
+                f'prune.schedule = \'iterative\' repeats stages = ["prune", "distill"] by itself, '
+                f"not {list(self.stages)}"
+            )
+        if self.prune.schedule == "groups" and self.stages.count("prune") > 1:
+            raise ValueError("prune.schedule = 'groups' would take its shares again each time: name 'prune' once")
+        return self
+
+    def sequence(self) -> tuple[str, ...]:
+        """The stages between the float model and its export, repetitions of an iterative schedule written out."""
+        return self.stages * (self.prune.steps if self.prune.schedule == "iterative" else 1)
 
     @model_validator(mode="after")
     def _each_target_once(self) -> Recipe:

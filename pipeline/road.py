@@ -84,24 +84,30 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         if not path.is_file():
             raise UsageError(f"checkpoint: no file at {path}: correct 'checkpoint', or leave it out to train")
         floating = runner.do(
-            "load", {"data": data}, {"checkpoint": str(path)}, branches=everyone, extra={"sha256": sha256_file(path)}
+            "load",
+            {"data": data},
+            {"checkpoint": recipe.checkpoint},
+            branches=everyone,
+            extra={"sha256": sha256_file(path)},
         )
     road.floating = road.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, {}, branches=everyone)
-    prunings = recipe.stages.count("prune")
+    sequence = recipe.sequence()
+    prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
-    for stage in recipe.stages:
+    for stage in sequence:
         if not wanted(stage):
             return
         done[stage] += 1
-        label = str(done[stage]) if recipe.stages.count(stage) > 1 else ""
+        label = str(done[stage]) if sequence.count(stage) > 1 else ""
         inputs = {"model": road.model, "data": data}
         settings: Mapping[str, Any]
         if stage == "prune":
             # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
             share = recipe.prune.macs ** (done["prune"] / prunings)
-            settings = {**recipe.prune.model_dump(), "macs": share}
+            schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
+            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, "schedule": schedule}
             inputs["float"] = floating
         else:
             settings = recipe.distill.model_dump()
@@ -114,22 +120,23 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, program = road.recipe, road.data, road.reference, road.program
+    recipe, data, reference, exported = road.recipe, road.data, road.reference, road.program
     assert data is not None
     assert reference is not None
-    assert program is not None
+    assert exported is not None
     target = registry.load(branch.name)
 
-    _check_ops(branch.name, target.capabilities.ops, program.metadata["ops"])
+    _check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
+    program = exported
     if target.capabilities.program == "onnx":
         sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
-        program = runner.do("export-onnx", {"program": program}, {}, branches=sharing)
+        program = runner.do("export-onnx", {"program": exported}, {}, branches=sharing)
 
     do = partial(runner.do, branches=(branch.name,), label=branch.name)
     on_target: dict[str, Any] = {"target": branch.name}
     if not wanted("lower"):
         return
-    branch.lowered = lowered = do("lower", {"program": program}, on_target)
+    branch.lowered = lowered = do("lower", {"program": program, "expected": exported, "data": data}, on_target)
     if not wanted("observe"):
         return
     samples = {"samples": recipe.calibrate.samples}

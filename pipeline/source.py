@@ -77,8 +77,8 @@ def _imports(file: Path, mtime_ns: int, package: str) -> tuple[str, ...]:
     return tuple(_names(tree, package))
 
 
-def _names(tree: ast.AST, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _names(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
@@ -90,3 +90,12 @@ def _names(tree: ast.AST, package: str) -> Iterator[str]:
                 yield base
             for alias in node.names:
                 yield f"{base}.{alias.name}" if base else alias.name
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every statement at any depth. Expressions hold no imports, and are most of a tree."""
+    for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inner = getattr(node, part, None)
+        for child in inner if isinstance(inner, list) else ():
+            yield child
+            yield from _statements(child)

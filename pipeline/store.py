@@ -24,6 +24,7 @@ from pipeline.artifact import Artifact, sha256_file, sha256_json
 from pipeline.errors import StageError, UsageError
 
 ENTRY = "entry.json"
+NEARLY_NOTHING = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,14 @@ class Store:
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
             _sync_folder(final.parent)
-        except OSError as error:
+        except BaseException as error:
+            full = self._full(error)
             shutil.rmtree(aside, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if full:
                 raise StageError(
                     f"{stage}: no space left for results in {self.root}: free some, or run 'deploy store --prune'; "
                     "what was stored before is intact"
                 ) from error
-            raise
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
             raise
         return Artifact(stage, key, final / "files", sha256_json(listing), metadata, seconds)
 
@@ -112,6 +111,12 @@ class Store:
         """Forget one result; waits for a run that is making it."""
         with self.lock(key):
             shutil.rmtree(self.root / "entries" / key, ignore_errors=True)
+
+    def _full(self, error: BaseException) -> bool:
+        """Libraries spell a full disk in many ways (NumPy: "307200 requested and 153568 written"): look at the disk."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        return isinstance(error, OSError | StageError) and shutil.disk_usage(self.root).free < NEARLY_NOTHING
 
     def _make(self, folder: Path) -> None:
         try:

@@ -22,7 +22,7 @@ def resolve(reference: str, folder: str | Path) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise UsageError(f"{reference}: cannot import '{module_name}' from {folder}: {_blame(error)}") from error
+        raise UsageError(f"{reference}: cannot import '{module_name}' from {folder}: {blame(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"{reference}: '{module_name}' has no function '{name}'")
@@ -37,7 +37,7 @@ def call(reference: str, folder: str | Path) -> Any:
     except DeployError:
         raise
     except Exception as error:
-        raise UsageError(f"{reference} raised {_blame(error)}") from error
+        raise UsageError(f"{reference} raised {blame(error)}") from error
 
 
 def _forget_foreign(module_name: str, folder: Path) -> None:
@@ -52,8 +52,8 @@ def _forget_foreign(module_name: str, folder: Path) -> None:
             del sys.modules[name]
 
 
-def _blame(error: BaseException) -> str:
-    """`ValueError: message (data.py:12)`: the innermost frame that is not in an installed package."""
+def blame(error: BaseException) -> str:
+    """One line for an exception in the user's code: `ValueError: message (data.py:12)`, their innermost frame."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import metadata
 
 from targets.base import Target, TargetError
@@ -15,13 +16,19 @@ __all__ = ["GROUP", "TargetError", "entry", "load", "missing", "missing_error", 
 
 def names() -> list[str]:
     """What is published, sorted."""
-    return sorted({point.name for point in metadata.entry_points(group=GROUP)})
+    return sorted({point.name for point in _points()})
+
+
+@lru_cache(maxsize=1)
+def _points() -> tuple[metadata.EntryPoint, ...]:
+    """Read once a process: it looks into every installed distribution."""
+    return tuple(metadata.entry_points(group=GROUP))
 
 
 def entry(name: str) -> metadata.EntryPoint:
     """The entry point, not imported. Raises TargetError with the nearest name for an unknown one, and when two
     distributions publish the same."""
-    found = {point.value: point for point in metadata.entry_points(group=GROUP, name=name)}
+    found = {point.value: point for point in _points() if point.name == name}
     if len(found) > 1:
         raise TargetError(f"target '{name}' is published more than once: {sorted(found)}; uninstall all but one")
     if found:

@@ -139,6 +139,29 @@ def edits_for(model: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) 
     ]
 
 
+def remaining(groups: Sequence[Group], gone: Sequence[Sequence[int]]) -> list[Group]:
+    """The groups as they are, renumbered, once each has lost these of its channels."""
+    lost: dict[tuple[str, str], set[int]] = {}
+    for group, channels in zip(groups, gone, strict=True):
+        for member in group.members:
+            hit = (c for c, root in zip(member.channels, member.roots, strict=True) if root in set(channels))
+            lost.setdefault((member.module, member.axis), set()).update(hit)
+
+    def now(index: int, without: Iterable[int]) -> int:
+        return index - sum(1 for one in without if one < index)
+
+    found = []
+    for group, channels in zip(groups, gone, strict=True):
+        members = []
+        for member in group.members:
+            away = lost[member.module, member.axis]
+            pairs = zip(member.channels, member.roots, strict=True)
+            kept = [(now(c, away), now(root, set(channels))) for c, root in pairs if c not in away]
+            members.append(Member(member.module, member.axis, *zip(*kept, strict=True)))
+        found.append(Group(group.name, group.width - len(set(channels)), tuple(members)))
+    return found
+
+
 def cost(model: nn.Module, groups: Sequence[Group], layers: Iterable[Layer]) -> Callable[[Sequence[int]], int]:
     """MACs of the whole network as a function of the channels left in each group, exact and without building it."""
     full = [group.width for group in groups]

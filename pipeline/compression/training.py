@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline import user
 from pipeline.data import Array, Split, load_split
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.stages import Emit
@@ -106,8 +107,7 @@ def check(model: nn.Module, data: Path, where: str) -> None:
         with torch.no_grad():
             logits = model(*example)
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        raise UsageError(f"{where}: the model fails on inputs {shapes}: {type(error).__name__}: {text}") from error
+        raise UsageError(f"{where}: the model fails on inputs {shapes}: {user.blame(error)}") from error
     if not isinstance(logits, Tensor):
         raise UsageError(f"{where}: the model returns {type(logits).__name__}, expected logits [n, classes]")
     highest = max(int(load_split(data, name).labels.max()) for name in ("train", "calibration", "selection", "gate"))

@@ -1,9 +1,9 @@
 """How many channels each group keeps, so that the whole network meets a MACs budget from below.
 
-Every group starts from the same ratio (global ratios brought nothing at equal training) and is rounded down to a
-multiple of its alignment, since odd widths are slow on vector units. Then channels come back, an aligned step at a
-time, where most is missing, as long as the budget holds. Where steps of that size cannot come within the tolerance,
-a swap between two groups is tried; only then is one alignment halved.
+Every group starts from the same ratio (global ratios brought nothing at equal training), or from what a schedule wants
+it to keep, and is rounded down to a multiple of its alignment, since odd widths are slow on vector units. Then channels
+come back, an aligned step at a time, where most is missing, as long as the budget holds. Where steps of that size
+cannot come within the tolerance, a swap between two groups is tried; only then is one alignment halved.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ from collections.abc import Callable, Sequence
 Cost = Callable[[Sequence[int]], int]
 
 
-def solve(widths: Sequence[int], cost: Cost, budget: int, align: int = 8, tolerance: float = 0.05) -> list[int]:
-    """Channels to keep for each group, 1..width.
+def solve(
+    widths: Sequence[int],
+    cost: Cost,
+    budget: int,
+    align: int = 8,
+    tolerance: float = 0.05,
+    wanted: Sequence[float] | None = None,
+) -> list[int]:
+    """Channels to keep for each group, 1..width. `wanted`: what each should keep, within the budget; else a uniform
+    share.
 
     `cost` gives the network's MACs for a list of kept channels and must not fall where one grows. The result costs at
     most `budget` and, where channels are fine enough to allow it, at least (1 - tolerance) x budget. A group's
@@ -26,8 +34,10 @@ def solve(widths: Sequence[int], cost: Cost, budget: int, align: int = 8, tolera
     least = cost([1] * len(widths))
     if least > budget:
         raise ValueError(f"one channel in each of {len(widths)} groups takes {least} MACs, the budget is {budget}")
-    wanted = _uniform(widths, cost, budget)
-    steps = [_alignment(align, width) for width in wanted]
+    wanted = [
+        min(width, max(1.0, one)) for width, one in zip(widths, wanted or uniform(widths, cost, budget), strict=True)
+    ]
+    steps = [alignment(align, width) for width in wanted]
     kept = [max(1, int(width) // step * step) for width, step in zip(wanted, steps, strict=True)]
     while True:
         _grow(kept, steps, wanted, widths, cost, budget)
@@ -38,7 +48,8 @@ def solve(widths: Sequence[int], cost: Cost, budget: int, align: int = 8, tolera
         _refine(kept, steps, widths, cost, budget)
 
 
-def _uniform(widths: Sequence[int], cost: Cost, budget: int) -> list[float]:
+def uniform(widths: Sequence[int], cost: Cost, budget: int) -> list[float]:
+    """The same share of every group, the largest that meets the budget; at least one channel each."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -49,7 +60,8 @@ def _uniform(widths: Sequence[int], cost: Cost, budget: int) -> list[float]:
     return [max(1.0, width * low) for width in widths]
 
 
-def _alignment(align: int, width: float) -> int:
+def alignment(align: int, width: float) -> int:
+    """The largest of align, align/2, ..., 1 that is not above a width."""
     while align > width and align > 1:
         align //= 2
     return max(1, align)

@@ -16,6 +16,7 @@ from targets.base import Program, TensorSpec, specs_from_json
 
 PROGRAM = "program.json"
 LARGEST_BATCH = 65536
+EXPECTED = 32  # samples that a lowered graph is compared on
 
 
 def write_program(program: Program, ops: Mapping[str, str]) -> dict[str, Any]:
@@ -34,7 +35,9 @@ def read_program(folder: Path) -> Program:
 
 
 def pt2(job: Job) -> dict[str, Any]:
-    """Inputs: model, data. Files: `program.pt2`. Metadata `ops`: core ATen op -> the source line that calls it."""
+    """Inputs: model, data. Files: `program.pt2`, and `expected.npy`: the module's own outputs for the first calibration
+    samples, float32 [n, classes]. Metadata `ops`: core ATen op -> the source line that calls it.
+    """
     import numpy as np
     import torch
 
@@ -63,6 +66,9 @@ def pt2(job: Job) -> dict[str, Any]:
         (TensorSpec("output", str(expected.dtype).removeprefix("torch."), (None, *expected.shape[1:])),),
     )
     ops = _ops(exported)
+    with torch.no_grad():
+        answers = module(*(torch.from_numpy(np.array(array[:EXPECTED])) for array in inputs.values()))
+    np.save(job.out / "expected.npy", answers.float().numpy())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(exported, program.path)

@@ -16,7 +16,7 @@ PICKLED = "it holds pickled objects, which could run code: save the weights alon
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data. Settings: checkpoint (absolute path). Files: a model folder.
+    """Inputs: data. Settings: checkpoint (path from the recipe's folder). Files: a model folder.
 
     Metadata: metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged,
     pickled or foreign, and for a model that does not fit the data.
@@ -24,7 +24,7 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline import models
     from pipeline.compression import training
 
-    path = Path(job.settings["checkpoint"])
+    path = Path(job.user["folder"]) / job.settings["checkpoint"]
     with training.deterministic(job.seed):
         state = read(path)
         model = models.build(job.user)

@@ -1,24 +1,57 @@
-"""lower: the exported program becomes a float graph in the target's own format."""
+"""lower: the exported program becomes a float graph in the target's own format, and must still say the same."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from calibration.metrics import sqnr_db, worst_error
+from pipeline.data import load_split
+from pipeline.errors import StageError
 from pipeline.stages import Job
 from pipeline.stages.export import read_program
 from targets import base, registry
 
+PARITY_DB = 60.0  # float kernels that add in another order stay above 100; a wrong layout or op falls far below
+
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: program. Files: the float model and its manifest."""
+    """Inputs: program, expected (the pt2 program), data. Files: the float model and its manifest.
+
+    Raises StageError when the runtime's float differs from PyTorch by more than float noise.
+    """
     target = registry.load(job.settings["target"])
-    model = target.lower(read_program(job.inputs["program"]), job.out)
-    base.write_manifest(model)
+    model = base.write_manifest(target.lower(read_program(job.inputs["program"]), job.out))
+    candidates = target.candidates(model)
+    expected = np.load(job.inputs["expected"] / "expected.npy")
+    actual = _run(target, model, candidates[0], job.inputs["data"], len(expected))
+    parity = sqnr_db(expected, actual) if np.isfinite(actual).all() else float("-inf")
+    if parity < PARITY_DB:
+        tools = ", ".join(target.packages)
+        raise StageError(
+            f"{target.name}: its float graph differs from PyTorch: {parity:.1f} dB on {len(expected)} calibration "
+            f"samples, expected at least {PARITY_DB:g}: an op is lowered wrongly; try another version of {tools}"
+        )
     return {
         "size_bytes": model.size_bytes,
         "weight_bytes": target.weight_bytes(model),
         "sha256": model.sha256,
         "tensors": len(model.tensors),
         "free_batch": model.inputs[0].shape[0] is None,
-        "candidates": [{"id": c.id, "precision": c.precision} for c in target.candidates(model)],
+        "parity_db": round(parity, 2) if np.isfinite(parity) else None,
+        "worst_error": worst_error(expected, actual),
+        "candidates": [{"id": c.id, "precision": c.precision} for c in candidates],
     }
+
+
+def _run(target: base.Target, model: base.Model, candidate: base.Candidate, data: Path, samples: int) -> Any:
+    split = load_split(data, "calibration")
+    step = model.inputs[0].shape[0] or samples
+    rows = []
+    with target.open(model, candidate) as session:
+        for start in range(0, samples, step):
+            batch = {name: np.asarray(array[start : start + step]) for name, array in split.inputs.items()}
+            rows.append(next(iter(session.run(batch).values())))
+    return np.concatenate(rows)

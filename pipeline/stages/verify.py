@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifact import sha256_file
-from pipeline.data import load_split
+from pipeline.data import load_split, share_by_group
 from pipeline.release import samples
 from pipeline.stages import Job, measure
 from targets import base, registry
@@ -43,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
                     "precision": model["precision"],
                     "batch": batch,
                     **evidence,
-                    "groups": _by_group(split, logits["shipped"]),
+                    "groups": share_by_group(split, logits["shipped"].argmax(axis=1) == split.labels),
                     **_kept(split, original, logits["shipped"], evidence["finite"], job, batch),
                 }
             )
@@ -59,10 +59,3 @@ def _kept(split: Any, original: Any, logits: Any, finite: bool, job: Job, batch:
     kept.save(file)
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
     return {"slices": samples.slices(kept, names), "samples_sha256": sha256_file(file)}
-
-
-def _by_group(split: Any, logits: Any) -> dict[str, float]:
-    if split.groups is None:
-        return {}
-    right = logits.argmax(axis=1) == split.labels
-    return {str(group): round(float(right[split.groups == group].mean()), 6) for group in np.unique(split.groups)}

@@ -124,23 +124,58 @@ def test_a_tiny_gate_is_inconclusive_and_says_how_many_would_decide(folder: Fold
         assert "would decide" in done.stdout
 
 
+def outside_target(folder: Path, body: str) -> str:
+    """A distribution with the target `elsewhere`, made of the built-in onnxruntime one and `body`; its PYTHONPATH."""
+    record = folder / "elsewhere-1.0.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text("[edge_deploy.targets]\nelsewhere = elsewhere_target:TARGET\n")
+    head = "from targets.onnxruntime import TARGET as real\n\nclass Elsewhere(type(real)):\n    name = 'elsewhere'\n"
+    (folder / "elsewhere_target.py").write_text(head + body + "\n\nTARGET = Elsewhere()\n")
+    return str(folder)
+
+
 def test_a_target_whose_packages_are_missing_names_the_command(folder: Folder, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    (site / "elsewhere-1.0.dist-info").mkdir(parents=True)
-    (site / "elsewhere-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-    entry = "[edge_deploy.targets]\nelsewhere = elsewhere_target:TARGET\n"
-    (site / "elsewhere-1.0.dist-info" / "entry_points.txt").write_text(entry)
-    (site / "elsewhere_target.py").write_text(
-        "import copy\nfrom targets.onnxruntime import TARGET as real\n"
-        "TARGET = copy.copy(real)\n"
-        "for name, value in {'name': 'elsewhere', 'packages': ('no-such-runtime',), 'extra': 'elsewhere'}.items():\n"
-        "    object.__setattr__(TARGET, name, value)\n"
-    )
-    done = folder.deploy("--target", "elsewhere", PYTHONPATH=str(site))
+    path = outside_target(tmp_path / "site", "    packages = ('no-such-runtime',)\n    extra = 'elsewhere'\n")
+    done = folder.deploy("--target", "elsewhere", PYTHONPATH=path)
     assert done.returncode == 2
     assert "no-such-runtime" in done.stderr
     assert "pip install 'edge-deploy[elsewhere]'" in done.stderr
     assert not (folder.path / ".deploy" / "entries").exists()
-    doctor = folder.deploy("doctor", PYTHONPATH=str(site))
+    doctor = folder.deploy("doctor", PYTHONPATH=path)
     assert doctor.returncode == 0
     assert "elsewhere" in doctor.stdout
+
+
+def test_a_float_graph_that_says_something_else_is_refused(folder: Folder, tmp_path: Path) -> None:
+    body = """
+    def lower(self, program, out):
+        import onnx
+        from onnx import numpy_helper
+        model = super().lower(program, out)
+        graph = onnx.load(model.path)
+        weight = next(w for w in graph.graph.initializer if len(w.dims) == 4)
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.2, weight.name))
+        onnx.save(graph, model.path)
+        return model
+"""
+    path = outside_target(tmp_path / "site", body)
+    done = folder.deploy("--target", "elsewhere", "--set", "distill.epochs=1", PYTHONPATH=path)
+    assert done.returncode == 5, done.stderr
+    assert "its float graph differs from PyTorch" in done.stderr
+
+
+def test_a_target_whose_quantizer_breaks_fails_the_run_and_the_others_go_on(folder: Folder, tmp_path: Path) -> None:
+    body = """
+    def quantize(self, model, candidate, ranges, batches, out):
+        raise RuntimeError("kaboom")
+"""
+    path = outside_target(tmp_path / "site", body)
+    arguments = ("--target", "elsewhere", "--target", "onnxruntime", "--set", "distill.epochs=1")
+    done = folder.deploy(*arguments, PYTHONPATH=path)
+    assert done.returncode == 5, done.stderr
+    report = folder.report()
+    assert report["targets"]["elsewhere"]["verdict"] == "error"
+    assert "kaboom" in report["targets"]["elsewhere"]["reasons"][0]
+    assert report["targets"]["onnxruntime"]["verdict"] == "pass"
+    assert not (folder.path / "deploy-out" / "elsewhere").exists()

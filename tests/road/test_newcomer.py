@@ -87,7 +87,7 @@ def test_the_gate_judges_a_finished_run_by_another_policy(finished: Folder) -> N
     assert finished.deploy("gate").returncode == 0
     strict = finished.deploy("gate", "--set", "gate.max_size_bytes=10")
     assert strict.returncode == 1
-    assert "10 B" in strict.stdout
+    assert "> budget 10 bytes" in strict.stdout
 
 
 def test_changed_artifacts_are_refused(finished: Folder, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_changed_artifacts_are_refused(finished: Folder, tmp_path: Path) -> None
     model.write_bytes(model.read_bytes()[:-1] + b"\x07")
     judged = finished.deploy("gate", str(copy), "--target", "tflite")
     assert judged.returncode == 1
-    assert "not" in judged.stdout
+    assert "ships: verify again" in judged.stdout
     verified = finished.deploy("verify", str(copy), "--target", "tflite")
     assert verified.returncode == 1
     assert "is not the artifact that the report speaks of" in verified.stderr

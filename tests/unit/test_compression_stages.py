@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from pipeline import data, models
 from pipeline.compression import training
+from pipeline.compression.criteria import CRITERIA
 from pipeline.errors import StageError, UsageError
 from pipeline.stages import Job, distill, load, prune, silent, train
 
@@ -314,3 +315,41 @@ def test_a_last_batch_of_one_is_left_out(place):
     assert training._starts(301, 50) == [0, 50, 100, 150, 200, 250]
     assert training._starts(302, 50)[-1] == 300
     assert training._starts(1, 50) == [0]
+
+
+@pytest.mark.parametrize("criterion", [name for name in CRITERIA if name not in ("l1", "l2")])
+def test_every_criterion_prunes_to_the_budget_the_same_way_each_time(place, criterion):
+    do(train, place, "float", FLOAT | {"epochs": 1})
+    settings = PRUNE | {"criterion": criterion, "samples": 24}
+    told = do(prune, place, "one", settings, {"model": "float", "float": "float"})
+    do(prune, place, "two", settings, {"model": "float", "float": "float"})
+    assert 0.95 * 0.25 <= told["macs_share"] <= 0.25
+    assert (told["rounds"] > 1) == (criterion == "contribution")
+    assert digest(place / "one") == digest(place / "two")
+
+
+@pytest.mark.parametrize("schedule", ["global", "greedy"])
+def test_every_schedule_meets_the_budget(place, schedule):
+    do(train, place, "float", FLOAT | {"epochs": 1})
+    told = do(prune, place, "out", PRUNE | {"schedule": schedule}, {"model": "float", "float": "float"})
+    assert 0.95 * 0.25 <= told["macs_share"] <= 0.25
+    models.load(owner(place), place / "out")
+
+
+def test_given_ratios_are_what_is_cut(place):
+    do(train, place, "float", FLOAT | {"epochs": 1})
+    settings = PRUNE | {"schedule": "groups", "groups": {"b": 0.5}}
+    told = do(prune, place, "out", settings, {"model": "float", "float": "float"})
+    assert {row["name"]: row["after"] for row in told["layers"]} == {"a": 32, "b": 24}
+    with pytest.raises(UsageError, match=r"prune\.groups: no group head, nix can be cut; there are a, b"):
+        do(prune, place, "bad", settings | {"groups": {"nix": 0.5, "head": 0.5}}, {"model": "float", "float": "float"})
+    assert not (place / "bad").exists()
+
+
+def test_the_surgeon_leaves_corrected_weights(place):
+    do(train, place, "float", FLOAT)
+    told = {}
+    for criterion in ("obs", "l2"):
+        settings = PRUNE | {"criterion": criterion, "macs": 0.5, "samples": 128}
+        told[criterion] = do(prune, place, criterion, settings, {"model": "float", "float": "float"})
+    assert told["obs"]["loss"] < told["l2"]["loss"]

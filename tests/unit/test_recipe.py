@@ -49,6 +49,11 @@ def test_the_shipped_example_loads() -> None:
         (GOOD + "stages = ['prune', 'prune']\n", "twice in a row"),
         (GOOD + "stages = ['prune', 'quantize']\n", "'quantize' runs by itself"),
         (GOOD + "stages = ['prun']\n", "stages.0: Input should be 'prune' or 'distill'"),
+        (GOOD + "[prune]\nschedule = 'groups'\n", "go together"),
+        (GOOD + "[prune.groups]\na = 0.5\n", "go together"),
+        (GOOD + "[prune]\nschedule = 'groups'\ngroups = {a = 0}\n", "prune.groups.a: Input should be greater than 0"),
+        (GOOD + "[prune]\ncriterion = 'tailor'\n", "prune.criterion: Input should be"),
+        (GOOD + "stages = ['prune']\n[prune]\nschedule = 'iterative'\n", "repeats stages"),
         (GOOD + "folder = '/tmp'\n", "unknown key 'folder'"),
         ("model = ", "not valid TOML"),
     ],
@@ -96,3 +101,17 @@ def test_a_target_may_have_budgets_of_its_own(tmp_path: Path) -> None:
 def test_budgets_of_an_unknown_target_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gate\.targets: .'openvin'. not among"):
         recipe.load(write(tmp_path, GOOD + "[gate.targets.openvin]\nmax_size_bytes = 1\n"))
+
+
+def test_an_iterative_schedule_repeats_the_stages(tmp_path: Path) -> None:
+    loaded = recipe.load(write(tmp_path, GOOD + "[prune]\nschedule = 'iterative'\nsteps = 2\n"))
+    assert loaded.sequence() == ("prune", "distill", "prune", "distill")
+    assert recipe.load(write(tmp_path, GOOD)).sequence() == ("prune", "distill")
+
+
+def test_every_criterion_can_be_chosen() -> None:
+    from typing import get_args
+
+    from pipeline.compression.criteria import CRITERIA
+
+    assert list(get_args(recipe.Criterion)) == list(CRITERIA)
