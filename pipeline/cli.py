@@ -154,6 +154,44 @@ def gate(
     raise typer.Exit(result.exit_code)
 
 
+baseline_app = typer.Typer(no_args_is_help=True, help="Keep a run that later ones are compared with.")
+app.add_typer(baseline_app, name="baseline")
+BASELINE = Path("deploy-baseline")
+
+
+@baseline_app.command("set")
+def baseline_set(
+    run: RunFolder = Path("deploy-out"),
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the baseline lies.")] = BASELINE,
+    verbose: Verbose = False,
+) -> None:
+    """Make a finished run that passed the baseline; the folder belongs into version control."""
+    with _one_line_errors(verbose):
+        from pipeline import baseline, console
+
+        report = baseline.keep(run, to)
+        console.note(f"{run} is the baseline now: {to} ({', '.join(report.targets)})")
+
+
+@app.command()
+def compare(
+    run: RunFolder = Path("deploy-out"),
+    baseline: Annotated[Path, typer.Argument(metavar="[BASELINE]", help="Baseline, or another run.")] = BASELINE,
+    tolerance: Annotated[float, typer.Option(min=0, max=1, help="Share by which latency and memory may differ.")] = 0.1,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare a run with the baseline. Exit 1: something got worse; 3: better, and nothing explains it."""
+    with _one_line_errors(verbose):
+        from pipeline import baseline as baselines
+        from pipeline import console, outcome
+
+        found = baselines.against(run, baseline, tolerance)
+        console.comparison(found, json_)
+        code = outcome.VERDICT_CODES[found.verdict]
+    raise typer.Exit(code)
+
+
 @app.command()
 def doctor(json_: Json = False) -> None:
     """What is installed, what each target lacks, and the command that brings it."""

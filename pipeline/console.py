@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipeline.release.compare import Comparison
 from pipeline.release.plan import Plan
 from pipeline.release.report import CandidateRow, Report, RunRow, TargetRow
 from pipeline.stages import Emit
@@ -235,6 +237,20 @@ def plan(made: Plan) -> None:
         lines.append(f"  {100 * float(power):g} % power needs {enough}")
     for line in lines:
         OUT.print(line, markup=False, soft_wrap=True)
+
+
+def comparison(found: Comparison, as_json: bool) -> None:
+    """A line a figure, what explains the changes, the verdict last."""
+    if as_json:
+        print_json({"verdict": found.verdict, **asdict(found)})
+        return
+    for row in found.rows:
+        OUT.print(f"  {row.target}: {row.name}: {row.change}: {row.text}", markup=False, soft_wrap=True)
+    for line in found.explained:
+        OUT.print(f"  differs: {line}", markup=False, soft_wrap=True)
+    if found.verdict == "inconclusive":
+        OUT.print("better, and nothing explains it: look into it, then 'deploy baseline set RUN'", markup=False)
+    OUT.print(f"[bold {STYLE[found.verdict]}]verdict: {found.verdict}[/]")
 
 
 def doctor(found: Mapping[str, Any]) -> None:

@@ -149,6 +149,7 @@ def judged(
                 latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
                 slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
                 metrics=metrics[run.batch],
+                device=run.device,
             )
             for run in row.runs
         ),
@@ -194,7 +195,9 @@ def _metrics(run: report.RunRow, policy: Mapping[str, Any], folder: Path) -> dic
     return {name: gate.Metric(None, None, None, why) for name in policy["metrics"]}
 
 
-MEASURED = ("latency_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes")
+MEASURED = (
+    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes"
+)  # fmt: skip
 
 
 def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:

@@ -147,6 +147,7 @@ class Budgets(_Table):
     max_flip_rate: Share | None = None
     min_sqnr_db: float | None = None
     min_int8_mac_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    device: Annotated[str, Field(min_length=1)] | None = None  # part of a fact of the device that must be measured
 
 
 class Gate(Budgets):
@@ -154,6 +155,7 @@ class Gate(Budgets):
 
     margin_points: Positive = 1.0
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    min_samples: Count | None = None
     metrics: dict[str, Positive] = {}  # other metrics that must hold -> their margins in points
     slices: dict[str, Positive] = {}  # "class:NAME", "group:NAME" that must hold by themselves -> margins in points
     targets: dict[str, Budgets] = {}

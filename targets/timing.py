@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from math import comb
 from typing import Any
@@ -26,7 +27,7 @@ def latency(samples_ns: Samples) -> dict[str, float | int | None]:
     return {"p50": p50, "p90": p90, "p99": p99 if n >= P99_NEEDS else None, "n": n}
 
 
-def speedup(candidate_ns: Samples, reference_ns: Samples, confidence: float = 0.95) -> dict[str, float | None]:
+def speedup(candidate_ns: Samples, reference_ns: Samples, confidence: float = 0.95) -> Mapping[str, float | None]:
     """How many times faster the candidate is: {"median", "low", "high"}, above 1 is faster; None below 6 rounds.
 
     Both int64 [n], entry i from the same interleaved round. The rounds are cut into up to 40 blocks of neighbours; each
@@ -42,15 +43,32 @@ def speedup(candidate_ns: Samples, reference_ns: Samples, confidence: float = 0.
     n = len(candidate_ns)
     if n != len(reference_ns):
         raise ValueError(f"{n} and {len(reference_ns)} samples: a speed-up needs paired rounds")
-    blocks = min(BLOCKS, n)
-    edges = np.linspace(0, n, blocks + 1).astype(int)
-    ratios = np.sort([np.median(reference_ns[a:b]) / np.median(candidate_ns[a:b]) for a, b in pairwise(edges)])
+    ratios = [np.median(reference_ns[a:b]) / np.median(candidate_ns[a:b]) for a, b in pairwise(_edges(n))]
+    return _interval(ratios, confidence) or {"median": None, "low": None, "high": None}
+
+
+def median_ms(samples_ns: Samples, confidence: float = 0.95) -> dict[str, float] | None:
+    """The typical latency with its interval, {"median", "low", "high"} in ms, from the medians of blocks of neighbours.
+
+    As in `speedup`, and None below 6 samples. It says what one run knows: another run may meet another clock.
+    """
+    _check(samples_ns)
+    return _interval([np.median(samples_ns[a:b]) / 1e6 for a, b in pairwise(_edges(len(samples_ns)))], confidence)
+
+
+def _edges(n: int) -> npt.NDArray[np.int64]:
+    return np.linspace(0, n, min(BLOCKS, n) + 1).astype(np.int64)
+
+
+def _interval(values: Sequence[Any], confidence: float) -> dict[str, float] | None:
+    """The median with its distribution-free interval; None where there are too few values for one."""
+    ordered, blocks = np.sort(values), len(values)
     # The largest k such that at most (1 - confidence) / 2 is the chance of fewer than k blocks below the true median.
     chances = accumulate(comb(blocks, below) / 2**blocks for below in range(blocks))
     k = sum(chance <= (1 - confidence) / 2 for chance in chances)
     if k == 0:
-        return {"median": None, "low": None, "high": None}
-    return {"median": float(np.median(ratios)), "low": float(ratios[k - 1]), "high": float(ratios[blocks - k])}
+        return None
+    return {"median": float(np.median(ordered)), "low": float(ordered[k - 1]), "high": float(ordered[blocks - k])}
 
 
 def _check(samples: Any) -> None:

@@ -22,8 +22,10 @@ class Policy:
     `max_latency_ms`: on the median (p50) at the deployment batch. `max_flip_rate`: share of samples that went from
     right to wrong or back. `metrics`: other metrics that must hold, with their margins in points: "balanced_accuracy",
     "macro_f1", "top2", "top3", ... `slices`: parts of the split that must hold parity by themselves, with their
-    margins in points: "class:NAME" or "group:NAME". `groups`: the data has groups (people, devices, ...), so the claim
-    is stated as conditional on those in the gate split. Raises UsageError for values that no policy can have.
+    margins in points: "class:NAME" or "group:NAME". `min_samples`: that the gate split must have. `device`: what
+    every run must have been measured on, as part of one of its facts (CPU, board, serial number). `groups`: the data
+    has groups (people, devices, ...), so the claim is stated as conditional on those in the gate split. Raises
+    UsageError for values that no policy can have.
     """
 
     margin_points: float
@@ -36,6 +38,8 @@ class Policy:
     min_int8_mac_share: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     slices: Mapping[str, float] = field(default_factory=dict)
+    min_samples: int | None = None
+    device: str | None = None
     groups: bool = False
 
     def __post_init__(self) -> None:
@@ -46,6 +50,10 @@ class Policy:
             limit, (low, high) = getattr(self, budget.limit), PLAUSIBLE[budget.unit]
             if limit is not None and not (low <= limit <= high and math.isfinite(limit)):
                 raise UsageError(f"gate: {budget.limit} is {limit}, expected {low:g} to {high:g} {budget.unit}")
+        if self.min_samples is not None and self.min_samples < 1:
+            raise UsageError(f"gate: min_samples is {self.min_samples}, expected at least 1")
+        if self.device is not None and not self.device.strip():
+            raise UsageError("gate: device is empty: write a part of its CPU's, board's or serial number's text")
         for name, margin in self.metrics.items():
             if not METRICS.fullmatch(name):
                 raise UsageError(f"gate: no metric '{name}': there are balanced_accuracy, macro_f1, top2, top3, ...")
@@ -88,7 +96,7 @@ class Run:
 
     `lost`, `gained`: samples right only with the original float model, right only with this one. `latency_ms` has
     p50, p90 and p99 of one batch. `finite`: whether every output value was a finite number. None = unavailable.
-    `slices`: "class:NAME" and "group:NAME"; the slices of one kind make up the whole split.
+    `slices`: "class:NAME" and "group:NAME"; the slices of one kind make up the whole split. `device`: its facts.
     What stored evidence really holds is checked by `judge`, not by these types.
     """
 
@@ -102,6 +110,7 @@ class Run:
     latency_ms: Mapping[str, float] | None = None
     slices: Mapping[str, Slice] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    device: Mapping[str, object] | None = None
 
     @property
     def p50_ms(self) -> float | None:

@@ -64,6 +64,8 @@ def _identity(policy: Policy, evidence: Evidence) -> Iterator[Check]:
         yield check("artifact", "pass", f"what was verified is what ships ({ships[:12]})")
     if not is_count(evidence.n, 1):
         yield check("gate split", "fail", f"n is {evidence.n}, expected at least 1 sample")
+    elif policy.min_samples is not None and evidence.n < policy.min_samples:
+        yield check("gate split", "fail", f"{evidence.n:,} samples, fewer than min_samples = {policy.min_samples:,}")
     if not is_count(evidence.leaked):
         yield check("gate split", "fail", "unavailable whether it shares samples with another split")
     elif evidence.leaked:
@@ -75,8 +77,21 @@ def _identity(policy: Policy, evidence: Evidence) -> Iterator[Check]:
     for batch in evidence.batches:
         if all(run.batch != batch for run in evidence.runs):
             yield check("run", "fail", "missing, this batch was not run", batch)
+    if policy.device is not None:
+        for run in evidence.runs:
+            yield _device(policy.device, run)
     for name in _nan_fields(evidence):
         yield check(name, "fail", "is NaN")
+
+
+def _device(wanted: str, run: Run) -> Check:
+    """Was this run measured on the device that the policy names?"""
+    if not run.device:
+        return check("device", "fail", f"unknown, but the policy requires '{wanted}'", run.batch)
+    facts = [str(fact) for fact in run.device.values() if isinstance(fact, str)]
+    if any(wanted in fact for fact in facts):
+        return check("device", "pass", f"measured on '{wanted}'", run.batch)
+    return check("device", "fail", f"measured on {', '.join(facts)}, not on '{wanted}'", run.batch)
 
 
 def _broken(run: Run, evidence: Evidence) -> Iterator[Check]:

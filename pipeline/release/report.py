@@ -155,6 +155,7 @@ class RunRow(_Record):
     metrics: dict[str, MetricRow] = {}
     samples_sha256: str | None = None
     latency_ms: Latency | None = None
+    latency_interval_ms: Interval | None = None
     float_latency_ms: Latency | None = None
     speedup: Interval | None = None
     peak_memory_bytes: int | None = None

@@ -31,6 +31,7 @@ def run(job: Job) -> dict[str, Any]:
         "device": timed["device"],
         "batch": settings["batch"],
         "latency_ms": timing.latency(raw["shipped"]),
+        "latency_interval_ms": timing.median_ms(raw["shipped"]),
         "float_latency_ms": timing.latency(raw["float"]),
         "speedup": timing.speedup(raw["shipped"], raw["float"]),
         "peak_memory_bytes": memory["shipped"],

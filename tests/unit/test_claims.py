@@ -111,6 +111,31 @@ def test_an_inconclusive_metric_says_how_many_samples() -> None:
     assert "would not show parity" in only_reason(judge(asked, evidence(metrics={"macro_f1": beyond})))
 
 
+def test_a_gate_split_below_the_policys_minimum_fails() -> None:
+    assert judge(policy(min_samples=860), evidence()).verdict == "pass"
+    verdict = judge(policy(min_samples=861), evidence())
+    assert verdict.verdict == "fail"
+    assert only_reason(verdict) == "gate split: 860 samples, fewer than min_samples = 861"
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"cpu": "Cortex-A53", "board": "pi 3"}, None),
+        ({"cpu": "Xeon", "cores": 2}, "device at batch 1: measured on Xeon, not on 'Cortex-A53'"),
+        ({}, "device at batch 1: unknown, but the policy requires 'Cortex-A53'"),
+        (None, "device at batch 1: unknown, but the policy requires 'Cortex-A53'"),
+    ],
+)
+def test_only_the_device_that_the_policy_names_counts(facts: dict[str, Any] | None, reason: str | None) -> None:
+    given = evidence()
+    given = replace(given, runs=(replace(given.runs[0], device=facts),))
+    verdict = judge(policy(device="Cortex-A53"), given)
+    assert verdict.verdict == ("pass" if reason is None else "fail")
+    assert reason is None or only_reason(verdict) == reason
+    assert judge(policy(), given).verdict == "pass"
+
+
 NAN = math.nan
 CLOSED = [
     ("metric missing", {"metrics": {"macro_f1": 2.0}}, {}, "macro_f1 at batch 1: unavailable, but the policy requires"),
@@ -169,6 +194,8 @@ def test_missing_or_broken_claims_fail(asked: dict[str, Any], given: dict[str, A
         ({"metrics": {"top1": 2.0}}, "no metric 'top1'"),
         ({"metrics": {"macro_f1": 0.0}}, r"metrics\.macro_f1 is 0"),
         ({"metrics": {"macro_f1": NAN}}, r"metrics\.macro_f1 is nan"),
+        ({"min_samples": 0}, "min_samples is 0"),
+        ({"device": " "}, "device is empty"),
         ({"slices": {"ann": 2.0}}, "no slice 'ann'"),
         ({"slices": {"group:ann": 100.0}}, 'slices."group:ann" is 100'),
     ],

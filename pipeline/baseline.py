@@ -1,0 +1,91 @@
+"""The baseline: a run's report and per-sample evidence, kept as files that belong into version control."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from pipeline import outcome
+from pipeline.artifact import sha256_file
+from pipeline.errors import EvidenceError, UsageError
+from pipeline.release import compare
+from pipeline.release import report as reports
+from pipeline.release.report import Report, RunRow
+
+FOLDER = Path("deploy-baseline")
+
+
+def keep(run: Path, baseline: Path = FOLDER) -> Report:
+    """Make a run the baseline, in place of the one before. Raises EvidenceError unless it passed, with all evidence."""
+    report = reports.read(run)
+    home = run if run.is_dir() else run.parent
+    if report.verdict != "pass":
+        raise EvidenceError(f"{run}: the verdict is {report.verdict}: only a run that passed can be the baseline")
+    if baseline.exists() and not (baseline / reports.FILE).is_file():
+        raise UsageError(f"{baseline} is there and no baseline: name another folder with --to")
+    aside = baseline.with_name(f".{baseline.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        for name, row in report.targets.items():
+            (aside / name).mkdir(parents=True)
+            for one in row.runs:
+                file = _samples(home, name, one, within=outcome.EVIDENCE)
+                if (why := _broken(file, one)) is not None:
+                    raise EvidenceError(f"{name} at batch {one.batch}: {why}")
+                shutil.copy(file, aside / name / file.name)
+        outcome.write_whole(aside / reports.FILE, report.to_json())
+        shutil.rmtree(baseline, ignore_errors=True)
+        aside.rename(baseline)
+    except OSError as error:
+        raise UsageError(f"cannot write to {baseline}: {error.strerror}; name another folder with --to") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return report
+
+
+def against(run: Path, baseline: Path = FOLDER, tolerance: float = 0.10) -> compare.Comparison:
+    """Compare a finished run with a baseline, or with another finished run's folder."""
+    if not (baseline / reports.FILE).is_file():
+        raise UsageError(f"no baseline at {baseline}: make one with 'deploy baseline set RUN'")
+    before, now = reports.read(baseline), reports.read(run)
+    home = run if run.is_dir() else run.parent
+    flips = {}
+    for name, row in before.targets.items():
+        after = now.targets[name].runs if name in now.targets else []
+        for one in row.runs:
+            other = next((found for found in after if found.batch == one.batch), None)
+            within = outcome.EVIDENCE if (baseline / name / outcome.EVIDENCE).is_dir() else ""
+            old = _samples(baseline, name, one, within)
+            new = _samples(home, name, one, outcome.EVIDENCE)
+            same = before.gate_split.digest == now.gate_split.digest
+            flips[name, one.batch] = _flips(old, one, new, other) if same else "another gate split"
+    return compare.compare(before, now, flips, tolerance)
+
+
+def _flips(old: Path, before: RunRow, new: Path, after: RunRow | None) -> tuple[int, int, int] | str:
+    """(lost, gained, n) of the same samples, or why there is no such thing."""
+    if after is None:
+        return "not run"
+    for file, row in ((old, before), (new, after)):
+        if (why := _broken(file, row)) is not None:
+            return why
+    from pipeline.release import samples  # numpy comes with it
+
+    first, second = samples.load(old), samples.load(new)
+    if len(first.labels) != len(second.labels) or (first.labels != second.labels).any():
+        return "another gate split: the labels differ"
+    was, now = first.deployed_class == first.labels, second.deployed_class == second.labels
+    return int((was & ~now).sum()), int((now & ~was).sum()), len(was)
+
+
+def _samples(folder: Path, target: str, run: RunRow, within: str) -> Path:
+    return folder / target / within / f"samples-{run.batch}.npz"
+
+
+def _broken(file: Path, run: RunRow) -> str | None:
+    """Why a file is not the per-sample evidence of a run."""
+    try:
+        digest = sha256_file(file)
+    except OSError:
+        return f"no per-sample evidence at {file}: run 'deploy verify'"
+    return None if digest == run.samples_sha256 else f"{file} is not the evidence that the report speaks of"
