@@ -11,7 +11,8 @@ def run(job: Job) -> dict[str, Any]:
     """Inputs: model (the student), teacher, data. Files: a model folder.
 
     Settings: method ("distill", "finetune", or "auto": both from the same start, the better on the selection split
-    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional patience (0). Metadata: metric, loss
+    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional patience (0), penalty, strength, ema
+    (compression.training.Schedule). Metadata: metric, loss
     (selection), epoch, epochs_run, params, macs, teacher_metric, before_metric, method (what was kept), tried
     [{method, metric, loss, epoch}]. Raises StageError when training diverges.
     """
@@ -43,11 +44,19 @@ def run(job: Job) -> dict[str, Any]:
             student = models.load(job.user, job.inputs["model"])
             torch.manual_seed(job.seed)  # the same dropout for both
             fit = training.fit(
-                student, data, schedule, losses[method], job.seed, job.emit, "distill", turn=(turn, len(methods))
+                student,
+                data,
+                schedule,
+                losses[method],
+                job.seed,
+                job.emit,
+                "distill",
+                turn=(turn, len(methods)),
+                zeros=models.zeros_of(job.inputs["model"]),
             )
             tried.append((method, fit, student))
         method, fit, student = max(tried, key=lambda one: (one[1].metric, -one[1].loss))
-        models.save(student, models.edits_of(job.inputs["model"]), job.out)
+        models.save(student, models.edits_of(job.inputs["model"]), job.out, models.zeros_of(job.inputs["model"]))
         return {
             **training.facts(student, data, fit),
             "method": method,
