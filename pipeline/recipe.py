@@ -113,11 +113,16 @@ class Prune(_Table):
 
 
 class Distill(Training):
-    """`[distill]`: recovery, with or without the float model as teacher."""
+    """`[distill]`: recovery, with or without the float model as teacher.
+
+    `features`: layers of the student (their names) matched to layers of the teacher, with `feature_weight`.
+    """
 
     method: Literal["auto", "distill", "finetune"] = "auto"
     temperature: Positive = 2.0
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    features: dict[str, str] = {}
+    feature_weight: Positive = 1.0
 
 
 class Calibrate(_Table):

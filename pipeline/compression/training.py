@@ -137,17 +137,19 @@ def fit(
     augment: Augment | None = None,
     turn: tuple[int, int] = (1, 1),
     zeros: Sequence[str] = (),
+    beside: Sequence[nn.Parameter] = (),
 ) -> Fit:
     """Train in place; the model ends in eval mode with its best weights on the selection split.
 
     Best is the highest accuracy, then the lowest cross-entropy; the start counts too, so that training never makes a
     model worse than it was. Emits progress once an epoch; `turn` (this, of how many) makes it count over several fits.
-    `zeros` names parameters whose zeros stay zero. Raises StageError when the loss is not finite.
+    `zeros` names parameters whose zeros stay zero; `beside` are trained along and not kept (a distillation's adapters).
+    Raises StageError when the loss is not finite.
     """
     train, selection = load_split(data, "train"), load_split(data, "selection")
     labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
     starts = _starts(len(train), plan.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW([*model.parameters(), *beside], lr=plan.lr, weight_decay=plan.weight_decay)
     steps = plan.epochs * len(starts)
     cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     kept = {model.get_parameter(name): model.get_parameter(name).detach() != 0 for name in zeros}
