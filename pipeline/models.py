@@ -6,7 +6,7 @@ Nothing is pickled: a folder holds `weights.safetensors` and `edits.json` (edits
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,21 +48,29 @@ def ties(model: nn.Module) -> dict[str, str]:
     }
 
 
-def save(model: nn.Module, edits: Edits, folder: Path) -> None:
-    """Write weights and edits below `folder`; the same model gives the same bytes."""
+def save(model: nn.Module, edits: Edits, folder: Path, zeros: Sequence[str] = ()) -> None:
+    """Write weights and edits below `folder`; the same model gives the same bytes.
+
+    `zeros`: parameters that were pruned weight by weight, so that training leaves their zeros alone.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tied = ties(model)
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items() if name not in tied}
     save_file(state, folder / WEIGHTS)
-    record = {"version": 1, "tied": tied, "steps": edits}
+    record = {"version": 1, "tied": tied, "steps": edits, "zeros": list(zeros)}
     (folder / EDITS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def edits_of(folder: Path) -> Edits:
     """The edits that a saved model has had, oldest first."""
     return json.loads((folder / EDITS).read_text())["steps"]  # type: ignore[no-any-return]
+
+
+def zeros_of(folder: Path) -> list[str]:
+    """The parameters of a saved model whose zeros stay."""
+    return json.loads((folder / EDITS).read_text())["zeros"]  # type: ignore[no-any-return]
 
 
 def load(owner: Mapping[str, str], folder: Path) -> nn.Module:

@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -35,12 +35,26 @@ class _Table(BaseModel):
 
 
 class Training(_Table):
-    """One run of the training loop (AdamW, cosine schedule)."""
+    """One run of the training loop (AdamW, cosine schedule).
+
+    `patience`: epochs without a better selection metric before it stops; 0 never. `penalty`, `strength`: sparse
+    training. `ema`: decay of a moving average of the weights; 0 keeps the weights themselves.
+    """
 
     epochs: Count = 10
     lr: Positive = 1e-3
     batch_size: Count = 64
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    patience: Annotated[int, Field(ge=0)] = 0
+    penalty: Literal["none", "l1", "group_lasso", "soft_threshold"] = "none"
+    strength: Annotated[float, Field(ge=0.0)] = 0.0
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _penalty_with_its_strength(self) -> Self:
+        if (self.penalty != "none") != (self.strength > 0):
+            raise ValueError("penalty and strength go together: penalty = 'l1' with strength = 1e-5, for example")
+        return self
 
 
 class Train(Training):
@@ -71,11 +85,18 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
+    `granularity` "weight" makes a share `sparsity` of single weights zero, or all with a score below `threshold`;
+    "n:m" keeps `pattern` (n of every m inputs). The network's shape and MACs then stay.
+
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
     """
 
+    granularity: Literal["channel", "weight", "n:m"] = "channel"
     macs: Share = 0.5
+    sparsity: Share = 0.5
+    threshold: Positive | None = None
+    pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] = "2:4"
     criterion: Criterion = "l2"
     schedule: Literal["uniform", "global", "greedy", "groups", "iterative"] = "uniform"
     samples: Count = 256
@@ -85,6 +106,15 @@ class Prune(_Table):
     align: Literal[1, 2, 4, 8, 16, 32] = 8
 
     @model_validator(mode="after")
+    def _single_weights(self) -> Prune:
+        keep, of = map(int, self.pattern.split(":"))
+        if keep >= of:
+            raise ValueError(f"pattern '{self.pattern}' removes nothing: '2:4' keeps 2 of every 4")
+        if self.granularity != "channel" and (self.schedule in ("greedy", "groups") or self.rescore):
+            raise ValueError(f"granularity = '{self.granularity}' knows the schedules uniform, global and iterative")
+        return self
+
+    @model_validator(mode="after")
     def _groups_with_their_schedule(self) -> Prune:
         if (self.schedule == "groups") != bool(self.groups):
             raise ValueError('[prune.groups] (a layer\'s name = the share to keep) and schedule = "groups" go together')
@@ -92,11 +122,16 @@ class Prune(_Table):
 
 
 class Distill(Training):
-    """`[distill]`: recovery, with or without the float model as teacher."""
+    """`[distill]`: recovery, with or without the float model as teacher.
+
+    `features`: layers of the student (their names) matched to layers of the teacher, with `feature_weight`.
+    """
 
     method: Literal["auto", "distill", "finetune"] = "auto"
     temperature: Positive = 2.0
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    features: dict[str, str] = {}
+    feature_weight: Positive = 1.0
 
 
 class Calibrate(_Table):

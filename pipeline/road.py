@@ -106,9 +106,11 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         settings: Mapping[str, Any]
         if stage == "prune":
             # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
-            share = recipe.prune.macs ** (done["prune"] / prunings)
+            part = done["prune"] / prunings
+            share = recipe.prune.macs**part
+            zeros = {"sparsity": 1 - (1 - recipe.prune.sparsity) ** part}  # of what is left, likewise
             schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
-            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, "schedule": schedule}
+            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, **zeros, "schedule": schedule}
             inputs["float"] = floating
         else:
             settings = recipe.distill.model_dump()

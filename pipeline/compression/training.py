@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import user
+from pipeline.compression.penalties import PENALTIES, soft_threshold
 from pipeline.data import Array, Split, load_split
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.stages import Emit
@@ -31,7 +32,9 @@ EVALUATION_BATCH = 256
 class Schedule:
     """AdamW (Loshchilov, Hutter 2019) with a cosine from `lr` to 0 over all steps, no warm-up.
 
-    `patience`: stop after so many epochs without a better selection metric; 0 never stops.
+    `patience`: stop after so many epochs without a better selection metric; 0 never stops. `penalty`: "none", "l1",
+    "group_lasso" (strength x penalty joins the loss) or "soft_threshold" (after each step, by strength x learning
+    rate). `ema`: decay of a moving average of the weights, which is then what is evaluated and kept; 0 averages not.
     """
 
     epochs: int
@@ -39,6 +42,9 @@ class Schedule:
     batch_size: int
     weight_decay: float
     patience: int = 0
+    penalty: str = "none"
+    strength: float = 0.0
+    ema: float = 0.0
 
 
 def schedule(settings: Mapping[str, Any]) -> Schedule:
@@ -130,19 +136,24 @@ def fit(
     stage: str,
     augment: Augment | None = None,
     turn: tuple[int, int] = (1, 1),
+    zeros: Sequence[str] = (),
+    beside: Sequence[nn.Parameter] = (),
 ) -> Fit:
     """Train in place; the model ends in eval mode with its best weights on the selection split.
 
     Best is the highest accuracy, then the lowest cross-entropy; the start counts too, so that training never makes a
     model worse than it was. Emits progress once an epoch; `turn` (this, of how many) makes it count over several fits.
+    `zeros` names parameters whose zeros stay zero; `beside` are trained along and not kept (a distillation's adapters).
     Raises StageError when the loss is not finite.
     """
     train, selection = load_split(data, "train"), load_split(data, "selection")
     labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
     starts = _starts(len(train), plan.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW([*model.parameters(), *beside], lr=plan.lr, weight_decay=plan.weight_decay)
     steps = plan.epochs * len(starts)
     cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    kept = {model.get_parameter(name): model.get_parameter(name).detach() != 0 for name in zeros}
+    averaged = copy.deepcopy(model) if plan.ema else model
     metric, crossed = evaluate(model, selection)
     best, epoch = Fit(metric, crossed, 0, 0), 0
     weights = copy.deepcopy(model.state_dict())
@@ -154,6 +165,8 @@ def fit(
             index = order[start : start + plan.batch_size]
             inputs = _inputs(train, index, augment, shuffle)
             value = loss(model(*inputs), labels[index], index, inputs)
+            if plan.penalty in PENALTIES:
+                value = value + plan.strength * PENALTIES[plan.penalty](model)
             amount = value.item()
             if not math.isfinite(amount):
                 raise StageError(
@@ -163,11 +176,17 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if plan.penalty == "soft_threshold":
+                soft_threshold(model, plan.strength * optimizer.param_groups[0]["lr"])
+            for parameter, keep in kept.items():
+                parameter.data.mul_(keep)
+            if averaged is not model:
+                _average(averaged, model, plan.ema)
             cosine.step()
             total += amount * len(index)
-        metric, crossed = evaluate(model, selection)
+        metric, crossed = evaluate(averaged, selection)
         if math.isfinite(crossed) and (not math.isfinite(best.loss) or (metric, -crossed) > (best.metric, -best.loss)):
-            best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(model.state_dict())
+            best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(averaged.state_dict())
         done, whole = (turn[0] - 1) * plan.epochs + epoch, turn[1] * plan.epochs
         left_s = (time.monotonic() - began) / epoch * (whole - done)
         progress = {"done": done, "total": whole, "loss": total / len(train), "metric": metric, "left_s": left_s}
@@ -179,6 +198,15 @@ def fit(
     if not math.isfinite(best.loss):
         raise StageError(f"{stage}: the model's outputs on the selection split are never finite: lower {stage}.lr")
     return Fit(best.metric, best.loss, best.epoch, epoch)
+
+
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the averaged weights by 1 - decay towards the model's; running statistics are the model's own."""
+    with torch.no_grad():
+        for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+        for seen, own in zip(averaged.buffers(), model.buffers(), strict=True):
+            seen.copy_(own)
 
 
 def _starts(count: int, batch_size: int) -> list[int]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.stages import Job
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.data import Array
 
 
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model (the student), teacher, data. Files: a model folder.
 
     Settings: method ("distill", "finetune", or "auto": both from the same start, the better on the selection split
-    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional patience (0). Metadata: metric, loss
-    (selection), epoch, epochs_run, params, macs, teacher_metric, before_metric, method (what was kept), tried
-    [{method, metric, loss, epoch}]. Raises StageError when training diverges.
+    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional patience (0), penalty, strength, ema
+    (compression.training.Schedule), features (student's layer -> teacher's, for "distill") with feature_weight.
+    Metadata: metric, loss (selection), epoch, epochs_run, params, macs, teacher_metric, before_metric, method (what was
+    kept), tried [{method, metric, loss, epoch}]. Raises StageError when training diverges.
     """
     import torch
     from torch.nn import functional
 
     from pipeline import models
     from pipeline.compression import distillation, training
+    from pipeline.compression.features import Match
     from pipeline.data import load_split
 
     settings, data = job.settings, job.inputs["data"]
@@ -32,22 +39,42 @@ def run(job: Job) -> dict[str, Any]:
         answers = training.predict(teacher, load_split(data, "train")) if "distill" in methods else torch.empty(0)
         taught, _ = training.evaluate(teacher, load_split(data, "selection"))
 
-        losses: dict[str, training.Loss] = {
-            "distill": lambda logits, labels, index, inputs: distillation.loss(
-                logits, answers[index], labels, settings["temperature"], settings["alpha"]
-            ),
-            "finetune": lambda logits, labels, index, inputs: functional.cross_entropy(logits, labels),
-        }
+        def respond(logits: Tensor, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
+            return distillation.loss(logits, answers[index], labels, settings["temperature"], settings["alpha"])
+
+        def learn(logits: Tensor, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
+            return functional.cross_entropy(logits, labels)
+
+        def match(logits: Tensor, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
+            assert features is not None
+            return respond(logits, labels, index, inputs) + float(settings["feature_weight"]) * features.loss(inputs)
+
         tried = []
+        pairs = settings.get("features") or {}
         for turn, method in enumerate(methods, start=1):
             student = models.load(job.user, job.inputs["model"])
             torch.manual_seed(job.seed)  # the same dropout for both
+            features = None
+            if method == "distill" and pairs:
+                example = training.tensors(load_split(data, "train").inputs, slice(0, 2))
+                features = Match(student, teacher, pairs, example)
             fit = training.fit(
-                student, data, schedule, losses[method], job.seed, job.emit, "distill", turn=(turn, len(methods))
+                student,
+                data,
+                schedule,
+                learn if method == "finetune" else (match if features else respond),
+                job.seed,
+                job.emit,
+                "distill",
+                turn=(turn, len(methods)),
+                zeros=models.zeros_of(job.inputs["model"]),
+                beside=list(features.adapters.parameters()) if features else (),
             )
+            if features:
+                features.close()
             tried.append((method, fit, student))
         method, fit, student = max(tried, key=lambda one: (one[1].metric, -one[1].loss))
-        models.save(student, models.edits_of(job.inputs["model"]), job.out)
+        models.save(student, models.edits_of(job.inputs["model"]), job.out, models.zeros_of(job.inputs["model"]))
         return {
             **training.facts(student, data, fit),
             "method": method,

@@ -1,4 +1,4 @@
-"""prune: whole channels taken out until the network meets its MACs budget, the least important first."""
+"""prune: the least important goes; whole channels until a MACs budget is met, or single weights to a share of zeros."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model, float (the original, whose MACs the budget is a share of), data. Files: a model folder.
 
-    Settings: macs (share of the original's MACs to leave, 0..1), criterion (a key of compression.criteria.CRITERIA),
-    align; optional schedule ("uniform"), samples (256, of the training split, drawn by the seed), rescore (0), groups
-    (group -> share to keep, for the schedule "groups", which knows no budget). Metadata: metric and loss right after
-    pruning (selection), params, macs, float_macs, budget_macs, macs_share, rounds (of scoring); layers [{name, before,
-    after}] (channels), kept [{name, width, reason}] for every group that stays whole. Raises UsageError when the budget
-    cannot be met, a group is unknown, or the model cannot be traced.
+    Settings: granularity ("channel"; "weight" and "n:m" are in `_weights`), macs (share of the original's MACs to
+    leave, 0..1), criterion (a key of compression.criteria.CRITERIA), align; optional schedule ("uniform"), samples
+    (256, of the training split, drawn by the seed), rescore (0), groups (group -> share to keep, for the schedule
+    "groups", which knows no budget). Metadata: metric and loss right after pruning (selection), params, macs,
+    float_macs, budget_macs, macs_share, rounds (of scoring); layers [{name, before, after}] (channels), kept [{name,
+    width, reason}] for every group that stays whole. Raises UsageError when the budget cannot be met, a group is
+    unknown, or the model cannot be traced.
     """
     from pipeline import models
     from pipeline.compression import macs, structure, training, widths
     from pipeline.compression.criteria import CRITERIA
     from pipeline.data import load_split
 
+    if job.settings.get("granularity", "channel") != "channel":
+        return _weights(job)
     share = float(job.settings["macs"])
     with training.deterministic(job.seed):
         # Two samples: enough to compare outputs, and a batch axis that cannot be mistaken for a size of 1.
@@ -61,7 +64,9 @@ def run(job: Job) -> dict[str, Any]:
         now = macs.count(model, example).macs
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
-        models.save(model, [*models.edits_of(job.inputs["model"]), edits], job.out)
+        models.save(
+            model, [*models.edits_of(job.inputs["model"]), edits], job.out, models.zeros_of(job.inputs["model"])
+        )
         return {
             **training.facts(model, job.inputs["data"]),
             "float_macs": original,
@@ -117,3 +122,49 @@ def _sight(job: Job, model: nn.Module, groups: Sequence[Group]) -> Any:
     index = np.sort(np.random.default_rng(job.seed).choice(len(split), count, replace=False))
     labels = torch.from_numpy(split.labels[index])
     return Sight(model, groups, training.tensors(split.inputs, index), labels, job.seed)
+
+
+def _weights(job: Job) -> dict[str, Any]:
+    """Single weights become zero; the network keeps its shape.
+
+    Settings: granularity ("weight" or "n:m"), criterion (a key of compression.masks.SCORES), samples; for "weight"
+    sparsity (share of zeros) with schedule "uniform" (of each tensor) or "global" (of all), or threshold (on the score)
+    in its place; for "n:m" pattern ("2:4"). Metadata: metric, loss, params, macs, zeros (share), layers [{name, before,
+    after}] (weights that are not zero). Raises UsageError for a criterion that has no score for a single weight and for
+    a tensor that would lose all of its weights.
+    """
+    from pipeline import models
+    from pipeline.compression import masks, training
+
+    settings = job.settings
+    name = settings["criterion"]
+    if name not in masks.SCORES:
+        raise UsageError(
+            f"prune.criterion = '{name}' has no score for a single weight: take one of {', '.join(masks.SCORES)}, or "
+            'granularity = "channel"'
+        )
+    with training.deterministic(job.seed):
+        model = models.load(job.user, job.inputs["model"])
+        before = {key: int(weight.count_nonzero()) for key, weight in masks.prunable(model).items()}
+        scores = masks.SCORES[name](_sight(job, model, []))
+        if bad := [key for key, values in scores.items() if not bool(values.isfinite().all())]:
+            raise StageError(f"prune: criterion '{name}' is not finite for '{bad[0]}': look at the model's weights")
+        if settings["granularity"] == "n:m":
+            keep, of = map(int, settings["pattern"].split(":"))
+            gone = masks.pattern(scores, keep, of)
+        elif settings.get("threshold") is not None:
+            gone = masks.below(scores, settings["threshold"])
+        else:
+            gone = masks.lowest(scores, settings["sparsity"], settings.get("schedule") == "global")
+        if empty := [key for key, where in gone.items() if bool(where.all())]:
+            raise UsageError(f"prune: '{empty[0]}' would lose all of its weights: lower prune.sparsity or .threshold")
+        masks.bake(model, gone)
+        after = {key: int(weight.count_nonzero()) for key, weight in masks.prunable(model).items()}
+        models.save(model, models.edits_of(job.inputs["model"]), job.out, sorted(after))
+        return {
+            **training.facts(model, job.inputs["data"]),
+            "zeros": round(
+                1 - sum(after.values()) / sum(weight.numel() for weight in masks.prunable(model).values()), 6
+            ),
+            "layers": [{"name": key, "before": before[key], "after": count} for key, count in after.items()],
+        }

@@ -10,7 +10,8 @@ from pipeline.stages import Job
 def run(job: Job) -> dict[str, Any]:
     """Inputs: data. Files: a model folder.
 
-    Settings: epochs, lr, batch_size, weight_decay, label_smoothing; optional patience (0), augment ("module:function"
+    Settings: epochs, lr, batch_size, weight_decay, label_smoothing; optional patience (0), penalty,
+    strength, ema (compression.training.Schedule), augment ("module:function"
     of `(inputs, generator) -> inputs`, for a batch of the training split). Metadata: metric, loss (selection), epoch,
     epochs_run, params, macs. Raises UsageError when the model does not fit the data, StageError when training diverges.
     """
