@@ -232,11 +232,90 @@ def squared_error(observer: Histogram, lo: Float64, hi: Float64, scheme: TensorS
     return np.asarray(total - 2 * step * area_at.sum(axis=1), np.float64)
 
 
+def octav(observer: Histogram, scheme: TensorScheme) -> tuple[float, float]:
+    """Clip at the magnitude s with the least expected squared error of uniform rounding noise and clipping.
+
+    The fixed point of Sakr et al. 2022, "Optimal Clipping and Magnitude-aware Differentiation" (OCTAV,
+    arXiv:2206.06501, eq. 6), s = E[|x|; |x| > s] / (k P(0 < |x| <= s) + P(|x| > s)), with k s^2 the noise of the
+    scheme's step. Values count as their bin's middle. Never beyond what was seen.
+    """
+    size, share = _magnitudes(observer)
+    total = float(share.sum())
+    if total == 0.0:
+        return min(observer.lo, 0.0), max(observer.hi, 0.0)
+    k = 1.0 / ((3.0 if _two_sided(observer, scheme) else 12.0) * steps(scheme) ** 2)
+    clip = float(size @ share) / total
+    for _ in range(100):
+        over = size > clip
+        before, clip = (
+            clip,
+            float(size[over] @ share[over]) / (k * float(share[~over].sum()) + float(share[over].sum())),
+        )
+        if abs(clip - before) <= 1e-9 * before:
+            break
+    return _within(observer, clip)
+
+
+def entropy(observer: Histogram, scheme: TensorScheme) -> tuple[float, float]:
+    """Clip at the magnitude whose quantized histogram has the least Kullback-Leibler divergence from the clipped one.
+
+    Migacz 2017, "8-bit inference with TensorRT" (GTC): values beyond the threshold count in the last bin, and each
+    level's values are spread evenly over its bins that hold any. Exact zeros have a code and do not count. At most
+    256 thresholds are tried.
+    """
+    size, share = _magnitudes(observer)
+    levels = (steps(scheme) + 1) // (2 if _two_sided(observer, scheme) else 1)
+    bins = int(np.flatnonzero(share)[-1]) + 1 if share.any() else 0
+    if bins <= levels:
+        return min(observer.lo, 0.0), max(observer.hi, 0.0)
+    tries = np.unique(np.linspace(levels, bins, 256).astype(int))
+    best = min(tries, key=lambda end: (divergence(share, int(end), levels), -end))
+    width = 2.0**observer.exponent
+    return _within(observer, float(size[best - 1]) + width / 2)
+
+
+def divergence(share: Float64, end: int, levels: int) -> float:
+    """KL(P || Q) of a histogram of magnitudes clipped at bin `end` and its `levels`-level form; inf where Q lacks P."""
+    clipped = share[:end].copy()
+    clipped[-1] += share[end:].sum()
+    starts = np.arange(levels) * end // levels
+    inside = share[:end]
+    held = (inside > 0).astype(np.float64)
+    counts = np.maximum(np.add.reduceat(held, starts), 1.0)
+    spread = np.repeat(np.add.reduceat(inside, starts) / counts, np.diff(np.append(starts, end))) * held
+    if spread.sum() == 0.0 or (spread[clipped > 0] == 0.0).any():
+        return math.inf
+    there = clipped > 0
+    p, q = clipped[there] / clipped.sum(), spread[there] / spread.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+def _magnitudes(observer: Histogram) -> tuple[Float64, Float64]:
+    """|x| of each bin's middle, from 0 up, and how many values it holds; without exact zeros."""
+    counts = observer.counts.astype(np.float64)
+    counts[-observer.first] -= observer.zeros
+    negative, positive = counts[: -observer.first][::-1], counts[-observer.first :]
+    share = np.zeros(max(len(negative), len(positive)))
+    share[: len(negative)] += negative
+    share[: len(positive)] += positive
+    return np.asarray((np.arange(len(share)) + 0.5) * 2.0**observer.exponent, np.float64), share
+
+
+def _two_sided(observer: Histogram, scheme: TensorScheme) -> bool:
+    return scheme.symmetric or (observer.lo < 0.0 < observer.hi)
+
+
+def _within(observer: Histogram, clip: float) -> tuple[float, float]:
+    return max(-clip, min(observer.lo, 0.0)), min(clip, max(observer.hi, 0.0))
+
+
 Rule = Callable[[Any, TensorScheme], tuple[float, float]]
 
 OBSERVERS: dict[str, tuple[type[MinMax], Rule]] = {
     "minmax": (MinMax, minmax),
     "mse": (Histogram, mse),
+    "octav": (Histogram, octav),
+    "entropy": (Histogram, entropy),
     "percentile_99.99": (Histogram, partial(percentile, p=99.99)),
     "percentile_99.999": (Histogram, partial(percentile, p=99.999)),
 }

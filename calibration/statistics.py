@@ -18,7 +18,8 @@ from calibration.qparams import QParams, from_range
 from calibration.schemes import Granularity, Scheme
 
 _KINDS: dict[str, type[MinMax]] = {kind.__name__: kind for kind in (MinMax, Histogram)}
-_FORMAT = 1
+_FORMAT = 2
+ABSURD = 1e30  # beyond it a number is a marker (an attention mask's -3.4e38), not a signal
 
 
 @dataclass
@@ -26,20 +27,30 @@ class Statistics:
     """What was seen of each tensor of the graph with this hash.
 
     `kind` is the class of the observers that `update` makes for new names: a Histogram answers every rule, a MinMax
-    only "minmax".
+    only "minmax". Finite values beyond +-ABSURD are left out, so that they saturate at the ends of the range that the
+    others need; `absurd` counts them: tensor name -> how many.
     """
 
     graph_sha256: str
     tensors: dict[str, MinMax] = field(default_factory=dict)
     kind: type[MinMax] = Histogram
+    absurd: dict[str, int] = field(default_factory=dict)
 
     def update(self, batch: Mapping[str, npt.ArrayLike]) -> None:
         """Take in a batch: tensor name -> values, any shape. Raises CalibrationError naming the tensor."""
         for name, values in batch.items():
             try:
-                self.tensors.setdefault(name, self.kind()).update(values)
+                self.tensors.setdefault(name, self.kind()).update(self._sensible(name, values))
             except CalibrationError as error:
                 raise CalibrationError(f"{label(name)}: {error}: look at the calibration data and the model") from error
+
+    def _sensible(self, name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+        array = np.asarray(values)
+        if array.dtype.kind != "f" or array.size == 0 or not max(-float(array.min()), float(array.max())) > ABSURD:
+            return array
+        beyond = (np.abs(array) > ABSURD) & np.isfinite(array)
+        self.absurd[name] = self.absurd.get(name, 0) + int(beyond.sum())
+        return np.asarray(array[~beyond])
 
     def merge(self, other: Statistics) -> None:
         """Take in what `other` has seen of the same graph. Raises CalibrationError for another graph."""
@@ -50,6 +61,8 @@ class Statistics:
             )
         for name, seen in other.tensors.items():
             self.tensors.setdefault(name, type(seen)()).merge(seen)
+        for name, count in other.absurd.items():
+            self.absurd[name] = self.absurd.get(name, 0) + count
 
     def save(self, path: Path) -> None:
         """Write an .npz; equal statistics make equal bytes."""
@@ -58,6 +71,7 @@ class Statistics:
             "format": _FORMAT,
             "graph_sha256": self.graph_sha256,
             "kind": self.kind.__name__,
+            "absurd": self.absurd,
             "tensors": [[name, type(self.tensors[name]).__name__] for name in names],
         }
         arrays: Arrays = {"header": np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)}
@@ -83,7 +97,7 @@ class Statistics:
                 name: _KINDS[kind].from_arrays(_below(arrays, f"{index}/"))
                 for index, (name, kind) in enumerate(header["tensors"])
             }
-            return cls(header["graph_sha256"], tensors, _KINDS[header["kind"]])
+            return cls(header["graph_sha256"], tensors, _KINDS[header["kind"]], header["absurd"])
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise CalibrationError(f"{path}: not statistics, or damaged ({error}): calibrate again") from error
 
@@ -108,6 +122,8 @@ def solve(statistics: Statistics, scheme: Scheme, observer_name: str) -> dict[st
                 f"{label(name)}: '{observer_name}' needs a {least.__name__}, these statistics hold a "
                 f"{type(seen).__name__}: calibrate again"
             )
+        if seen.n == 0 and name in statistics.absurd:
+            raise CalibrationError(f"{label(name)}: every value is beyond {ABSURD:g}: no range holds such numbers")
         if seen.n == 0:
             raise CalibrationError(f"{label(name)}: no value was observed: feed the calibration set first")
         ranges[name] = from_range(*rule(seen, scheme.activation), scheme.activation, name=name)

@@ -102,6 +102,8 @@ def _did(event: Mapping[str, Any]) -> str:
         return f"{data['size_bytes']:,} B, int8 {'-' if share is None else format(share, '.0%')} of MACs"
     if stage == "race":
         return ", ".join(f"{row['id']} {row['speedup']['median']:.2f}x" for row in data["candidates"])
+    if stage == "observe" and data["absurd"]:
+        return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
     parts = []
     if data.get("method"):
         parts.append(str(data["method"]))

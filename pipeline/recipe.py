@@ -135,9 +135,29 @@ class Distill(Training):
 
 
 class Calibrate(_Table):
-    """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see."""
+    """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
+
+    `observers`: the rules that turn what was seen into ranges. Each makes a candidate
+    `ours-RULE`, and the race decides.
+    """
 
     samples: Count = 200
+    observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
+
+    @field_validator("observers")
+    @classmethod
+    def _known_observers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from calibration.errors import CalibrationError  # numpy comes with it
+        from calibration.observers import observer
+
+        for name in names:
+            try:
+                observer(name)
+            except CalibrationError as error:
+                raise ValueError(str(error)) from error
+        if len(set(names)) != len(names):
+            raise ValueError("one is named twice")
+        return names
 
 
 class Weights(_Table):

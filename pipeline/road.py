@@ -204,7 +204,11 @@ def _quantize(
     recipe: Recipe,
 ) -> None:
     """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
-    proposed = {row["id"]: row for row in vendors["float"].metadata["candidates"]}
+    rows = vendors["float"].metadata["candidates"]
+    proposed = {row["id"]: row for row in rows if row["quantizer"] != "ours"}
+    if len(proposed) < len(rows):  # the target takes ranges of ours
+        own = next(row for row in rows if row["quantizer"] == "ours")
+        proposed |= {f"ours-{name}": own for name in recipe.calibrate.observers}
     wished = recipe.quantize.candidates
     if wished and not set(wished) & set(proposed):
         raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")

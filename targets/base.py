@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -195,6 +195,21 @@ class Target(Protocol):
     def open(self, model: Model, candidate: Candidate) -> AbstractContextManager[Session]:
         """Load in this process."""
         ...
+
+
+OURS = "ours-"  # a candidate of ours is called after its observer
+
+
+def find(target: Target, model: Model, candidate_id: str) -> Candidate:
+    """The target's candidate of that name; `ours-OBSERVER` also for observers that it does not propose by itself."""
+    proposed = target.candidates(model)
+    for candidate in proposed:
+        if candidate.id == candidate_id:
+            return candidate
+    ours = next((c for c in proposed if c.quantizer == "ours"), None)
+    if ours is None or not candidate_id.startswith(OURS):
+        raise TargetError(f"{target.name} has no candidate '{candidate_id}', it has {[c.id for c in proposed]}")
+    return replace(ours, id=candidate_id, observer=candidate_id.removeprefix(OURS))
 
 
 def model_files(path: Path) -> list[Path]:

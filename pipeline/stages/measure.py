@@ -29,11 +29,6 @@ class Entrant:
     candidate: base.Candidate
 
 
-def find(target: base.Target, floating: base.Model, candidate_id: str) -> base.Candidate:
-    """The target's candidate of that name."""
-    return next(c for c in target.candidates(floating) if c.id == candidate_id)
-
-
 @contextmanager
 def workspace(split: Split, model: base.Model, limit: int | None = None) -> Iterator[Path]:
     """A temporary folder with the split's inputs in the model's own layout below `inputs/`."""

@@ -14,7 +14,10 @@ from targets import base, registry
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: float, data. Files: `statistics.npz`. Memory does not grow with the number of samples."""
+    """Inputs: float, data. Files: `statistics.npz`. Memory does not grow with the number of samples.
+
+    Metadata `absurd`: tensor -> how many values beyond +-1e30 (masks) were left out of its range.
+    """
     target = registry.load(job.settings["target"])
     model = base.read_manifest(job.inputs["float"])
     split = load_split(job.inputs["data"], "calibration")
@@ -36,4 +39,4 @@ def run(job: Job) -> dict[str, Any]:
                 }
             )
     statistics.save(job.out / "statistics.npz")
-    return {"samples": samples, "tensors": len(model.tensors)}
+    return {"samples": samples, "tensors": len(model.tensors), "absurd": statistics.absurd}

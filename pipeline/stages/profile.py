@@ -18,7 +18,7 @@ def run(job: Job) -> dict[str, Any]:
     floating = base.read_manifest(job.inputs["float"])
     shipped = base.read_manifest(job.inputs["shipped"])
     reference = measure.Entrant("float", floating, next(c for c in target.candidates(floating) if c.precision == "f32"))
-    entrant = measure.Entrant("shipped", shipped, measure.find(target, floating, settings["candidate"]))
+    entrant = measure.Entrant("shipped", shipped, base.find(target, floating, settings["candidate"]))
     entrants = [reference, entrant]
     split = load_split(job.inputs["data"], "selection")
     with measure.workspace(split, floating, limit=max(SAMPLES, settings["batch"])) as folder:

@@ -23,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
     """
     target = registry.load(job.settings["target"])
     floating = base.read_manifest(job.inputs["float"])
-    candidate = next(c for c in target.candidates(floating) if c.id == job.settings["candidate"])
+    candidate = base.find(target, floating, job.settings["candidate"])
     if candidate.quantizer == "none":
         model = floating
     else:

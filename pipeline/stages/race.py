@@ -24,7 +24,7 @@ def run(job: Job) -> dict[str, Any]:
         measure.Entrant(
             identifier,
             base.read_manifest(job.inputs[f"candidate:{identifier}"]),
-            measure.find(target, floating, identifier),
+            base.find(target, floating, identifier),
         )
         for identifier in settings["candidates"]
     ]

@@ -25,7 +25,7 @@ def run(job: Job) -> dict[str, Any]:
     shipped = base.read_manifest(job.inputs["shipped"])
     entrants = [
         measure.Entrant("float", floating, next(c for c in target.candidates(floating) if c.precision == "f32")),
-        measure.Entrant("shipped", shipped, measure.find(target, floating, settings["candidate"])),
+        measure.Entrant("shipped", shipped, base.find(target, floating, settings["candidate"])),
     ]
     split = load_split(job.inputs["data"], "gate")
     original = np.load(job.inputs["reference"] / "gate.npy")

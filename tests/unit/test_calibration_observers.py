@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from calibration.errors import CalibrationError
-from calibration.observers import BINS, OBSERVERS, Histogram, MinMax, minmax, mse, observer, percentile, squared_error
+from calibration.observers import (
+    BINS,
+    OBSERVERS,
+    Histogram,
+    MinMax,
+    divergence,
+    entropy,
+    minmax,
+    mse,
+    observer,
+    octav,
+    percentile,
+    squared_error,
+)
 from calibration.qparams import fake_quantize, from_range
 from calibration.schemes import SCHEMES, Granularity, TensorScheme
 
@@ -157,3 +170,70 @@ def test_percentile_cuts_each_tail() -> None:
     assert (lo, hi) == pytest.approx((-980, 980), abs=1.01)
     few = histogram_of(values[:50])
     assert percentile(few, U8, 99.0) == (few.lo, few.hi)
+
+
+SHAPES = {
+    "normal": lambda rng: rng.normal(0, 1, 20_000),
+    "long tail": lambda rng: rng.standard_t(2.5, 20_000),
+    "rectified": lambda rng: np.maximum(rng.normal(0, 1, 20_000), 0),
+    "one outlier": lambda rng: np.append(rng.normal(0, 1, 20_000), 60.0),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_octav_is_near_the_best_clip_of_its_noise_model(shape: str) -> None:
+    x = SHAPES[shape](np.random.default_rng(0)).astype(np.float32)
+    lo, hi = octav(histogram_of(x), U8)
+    size = np.abs(x[x != 0]).astype(np.float64)
+    two_sided = x.min() < 0 < x.max()
+    k = 1 / ((3 if two_sided else 12) * 255**2)
+
+    def noise(clip: float) -> float:
+        over = size > clip
+        return k * clip**2 * float((~over).sum()) + float(((size[over] - clip) ** 2).sum())
+
+    best = min(noise(clip) for clip in np.linspace(0.02, 1.0, 3000) * size.max())
+    assert noise(max(-lo, hi)) <= 1.02 * best
+    assert x.min() <= lo <= hi <= x.max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_entropy_against_loops(shape: str) -> None:
+    x = SHAPES[shape](np.random.default_rng(1)).astype(np.float32)
+    seen = histogram_of(x)
+    width = 2.0**seen.exponent
+    size = np.abs(x[x != 0])
+    share = [0.0] * (int(size.max() / width) + 1)
+    for value in size:
+        share[int(value / width)] += 1
+    levels = 128 if x.min() < 0 < x.max() else 256
+
+    def loops(end: int) -> float:
+        p = share[:end]
+        p[-1] += sum(share[end:])
+        q = [0.0] * end
+        for level in range(levels):
+            cells = range(level * end // levels, (level + 1) * end // levels)
+            held = [cell for cell in cells if share[cell] > 0]
+            for cell in held:
+                q[cell] = sum(share[c] for c in cells) / len(held)
+        if any(a > 0 and b == 0 for a, b in zip(p, q, strict=True)):
+            return float("inf")
+        return sum(a / sum(p) * np.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True) if a > 0)
+
+    some = [levels, levels + 37, (levels + len(share)) // 2, len(share)]
+    for end in some:
+        assert divergence(np.array(share), end, levels) == pytest.approx(loops(end), rel=1e-9, abs=1e-12)
+    lo, hi = entropy(seen, U8)
+    chosen = divergence(np.array(share), round(max(-lo, hi) / width), levels) if max(-lo, hi) < size.max() else 0.0
+    assert chosen <= min(divergence(np.array(share), end, levels) for end in some) + 1e-12
+    assert x.min() <= lo <= hi <= x.max()
+
+
+@pytest.mark.parametrize("rule", [octav, entropy])
+@pytest.mark.parametrize("values", [[0.0, 0.0], [3.0, 3.0], [-2.0, -1.0], [1e-40, 5e-40], [-1e29, 1.0]])
+def test_clipping_rules_stay_within_what_was_seen(rule, values: list[float]) -> None:
+    seen = histogram_of(values)
+    lo, hi = rule(seen, U8)
+    assert min(seen.lo, 0.0) <= lo <= 0.0 <= hi <= max(seen.hi, 0.0)
+    assert (lo, hi) != (0.0, 0.0) or not any(values)

@@ -74,7 +74,7 @@ def test_damaged_or_foreign_files_are_refused(tmp_path: Path) -> None:
     np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "foreign.npz", a=np.zeros(3))
-    np.savez(tmp_path / "later.npz", header=np.frombuffer(b'{"format": 2}', np.uint8))
+    np.savez(tmp_path / "later.npz", header=np.frombuffer(b'{"format": 3}', np.uint8))
     broken = {
         "empty": b"",
         "text": b"hello",
@@ -131,3 +131,25 @@ def test_solve_refuses_what_it_cannot_know() -> None:
     channels = Scheme("pc", TensorScheme(8, False, False, Granularity.PER_CHANNEL), U8S8.weight)
     with pytest.raises(CalibrationError, match="per tensor"):
         solve(statistics(0), channels, "minmax")
+
+
+def test_absurd_constants_are_left_out_and_counted(tmp_path: Path) -> None:
+    mask = np.array([0.0, -3.4e38, 2.0, -3.4e38, -1.0], np.float32)
+    first, second = Statistics("g"), Statistics("g")
+    first.update({"mask": mask, "plain": mask[[0, 2]]})
+    second.update({"mask": mask[:2]})
+    first.merge(second)
+    first.save(tmp_path / "s.npz")
+    loaded = Statistics.load(tmp_path / "s.npz")
+    assert loaded.absurd == {"mask": 3}
+    seen = loaded.tensors["mask"]
+    assert (seen.n, seen.lo, seen.hi) == (4, -1.0, 2.0)
+    with pytest.raises(CalibrationError, match="1 of 2 values are NaN or infinite"):
+        first.update({"mask": np.array([-np.inf, 1.0], np.float32)})
+
+
+def test_a_tensor_of_nothing_but_absurd_constants_has_no_range() -> None:
+    statistics = Statistics("g")
+    statistics.update({"mask": np.full(4, -3.4e38, np.float32)})
+    with pytest.raises(CalibrationError, match=r"tensor 'mask': every value is beyond 1e\+30"):
+        solve(statistics, SCHEMES["u8s8"], "minmax")
