@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -17,6 +18,10 @@ test: .venv/.test lint
 # Without the slow tests: a few minutes.
 test-fast: .venv/.test
 	$(BIN)/pytest -m 'not slow'
+
+# The generated C against TFLite Micro. Brings the compilers with apt where they are lacking.
+test-mcu: .venv/.test-mcu
+	MCU_REQUIRED=1 $(BIN)/pytest tests/mcu
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -52,6 +57,12 @@ clean:
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt -e '.[openvino]'
 	$(PIP) install -q --no-deps --require-hashes -r $(EXAMPLE)
+	touch $@
+
+.venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
+	command -v gcc >/dev/null || { \
+		$(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y gcc libc6-dev; }
+	$(PIP) install -q -c constraints.txt -e '.[mcu-test,dev]'
 	touch $@
 
 .venv/.test: .venv/.demo

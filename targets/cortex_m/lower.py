@@ -1,0 +1,230 @@
+"""Nodes to kernel calls: what stands in `model.c`. The arithmetic is TFLite Micro's (fixed_point.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from targets.cortex_m import fixed_point
+from targets.cortex_m.fixed_point import INT8_MAX, INT8_MIN, quantize_multiplier
+from targets.cortex_m.graph import Node, Value
+from targets.cortex_m.support import ACTIVATIONS, integers, reduced_axes, window
+
+Number = int | tuple[int, ...]
+Constant = npt.NDArray[np.int8] | npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call. `numbers` and `constants` (None: NULL) fill the parameter struct in its order (c/nn.h)."""
+
+    kernel: str
+    params: str
+    numbers: tuple[Number, ...]
+    inputs: tuple[Value, ...]
+    output: Value
+    constants: dict[str, Constant | None] = field(default_factory=dict)
+
+
+def calls(node: Node) -> list[Call]:
+    """The calls that compute a node that support.py accepts; none for one that only renames its input."""
+    return _LOWER[node.op](node)
+
+
+def _scale(value: Value) -> np.float32:
+    assert value.scale is not None
+    return np.float32(value.scale[0])
+
+
+def _zero(value: Value) -> int:
+    assert value.zero_point is not None
+    return int(value.zero_point[0])
+
+
+def _range(node: Node) -> tuple[int, int]:
+    activation = ACTIVATIONS[node.option("fusedActivationFunction")]
+    return fixed_point.activation_range(activation, _scale(node.outputs[0]), _zero(node.outputs[0]))
+
+
+def _four(shape: Sequence[int]) -> tuple[int, ...]:
+    return (1,) * (4 - len(shape)) + tuple(shape)
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def _weights(node: Node, factors: Sequence[float]) -> dict[str, Constant | None]:
+    pairs = [quantize_multiplier(factor) for factor in factors]
+    weights, bias = node.inputs[1].data, node.inputs[2].data if len(node.inputs) > 2 else None
+    assert weights is not None
+    return {
+        "weights": weights.ravel(),
+        "bias": None if bias is None else bias.ravel(),
+        "multiplier": np.array([multiplier for multiplier, _ in pairs], np.int32),
+        "shift": np.array([shift for _, shift in pairs], np.int8),
+    }
+
+
+def _factors(node: Node) -> list[float]:
+    """One a channel of the weights' scales: input scale * weight scale / output scale, in float64."""
+    weights = node.inputs[1].scale
+    assert weights is not None
+    return [float(_scale(node.inputs[0])) * float(s) / float(_scale(node.outputs[0])) for s in weights]
+
+
+def _convolution(kernel: str) -> Callable[[Node], list[Call]]:
+    def lower(node: Node) -> list[Call]:
+        x, y, weights = node.inputs[0], node.outputs[0], node.inputs[1]
+        strides = (node.option("strideH"), node.option("strideW"))
+        dilations = (node.option("dilationHFactor", 1), node.option("dilationWFactor", 1))
+        pads = [
+            window(x.shape[1 + i], weights.shape[1 + i], strides[i], dilations[i], node.option("padding"))[1]
+            for i in (0, 1)
+        ]
+        factors = _factors(node)
+        factors = factors * (y.shape[3] // len(factors))
+        sizes = (*x.shape, *y.shape[1:], *weights.shape[1:3], *strides, *dilations, *pads)
+        numbers = (*sizes, -_zero(x), _zero(y), *_range(node))
+        return [Call(kernel, "nn_conv_params", numbers, (x,), y, _weights(node, factors))]
+
+    return lower
+
+
+def _fully_connected(node: Node) -> list[Call]:
+    x, y, weights = node.inputs[0], node.outputs[0], node.inputs[1]
+    out, into = weights.shape
+    factors = _factors(node)
+    if len(factors) == 1:  # the product of the two scales is float32 here
+        assert weights.scale is not None
+        factors = [float(_scale(x) * np.float32(weights.scale[0])) / float(_scale(y))]
+    numbers = (x.size // into, into, out, -_zero(x), _zero(y), *_range(node), int(len(factors) > 1))
+    return [Call("nn_fully_connected", "nn_fully_connected_params", numbers, (x,), y, _weights(node, factors))]
+
+
+def _pool(kernel: str) -> Callable[[Node], list[Call]]:
+    def lower(node: Node) -> list[Call]:
+        x, y = node.inputs[0], node.outputs[0]
+        sizes = (node.option("filterHeight"), node.option("filterWidth"))
+        strides = (node.option("strideH"), node.option("strideW"))
+        pads = [window(x.shape[1 + i], sizes[i], strides[i], 1, node.option("padding"))[1] for i in (0, 1)]
+        numbers = (*x.shape, *y.shape[1:3], *sizes, *strides, *pads, *_range(node))
+        return [Call(kernel, "nn_pool_params", numbers, (x,), y)]
+
+    return lower
+
+
+def _add(node: Node) -> list[Call]:
+    (a, b), y = node.inputs, node.outputs[0]
+    twice = 2 * max(float(_scale(a)), float(_scale(b)))
+    first, second = (quantize_multiplier(float(_scale(v)) / twice) for v in (a, b))
+    total = quantize_multiplier(twice / (2**20 * float(_scale(y))))
+    numbers = (y.size, -_zero(a), *first, -_zero(b), *second, _zero(y), *total, *_range(node))
+    return [Call("nn_add", "nn_add_params", numbers, (a, b), y)]
+
+
+def _mul(node: Node) -> list[Call]:
+    (a, b), y = node.inputs, node.outputs[0]
+    factor = quantize_multiplier(float(_scale(a)) * float(_scale(b)) / float(_scale(y)))
+    numbers = (y.size, -_zero(a), -_zero(b), _zero(y), *factor, *_range(node))
+    return [Call("nn_mul", "nn_mul_params", numbers, (a, b), y)]
+
+
+def _mean(node: Node) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    lead, axes = 4 - len(x.shape), reduced_axes(node)
+    extents = [(1, n) if i - lead in axes else (n, 1) for i, n in enumerate(_four(x.shape))]
+    kept, reduced = (tuple(pair[i] for pair in extents) for i in (0, 1))
+    count = math.prod(reduced)
+    factor = quantize_multiplier(float(_scale(x)) / float(_scale(y)))
+    numbers = (
+        kept,
+        reduced,
+        tuple(_strides(_four(x.shape))),
+        -_zero(x) * count,
+        *fixed_point.mean_multiplier(*factor, count),
+        _zero(y),
+    )
+    return [Call("nn_mean", "nn_mean_params", numbers, (x,), y)]
+
+
+def _pad(node: Node) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    before = integers(node.inputs[1])[::2]
+    numbers = (_four(x.shape), _four(y.shape), (0,) * (4 - len(before)) + tuple(before), _zero(y))
+    return [Call("nn_pad", "nn_pad_params", numbers, (x,), y)]
+
+
+def _transpose(node: Node) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    order = integers(node.inputs[1])
+    moved = [n for n in order if x.shape[n] > 1]
+    if moved == sorted(moved):
+        return []  # only axes of size 1 move: the bytes stay where they are
+    strides = _strides(x.shape)
+    numbers = (_four(y.shape), (0,) * (4 - len(order)) + tuple(strides[i] for i in order))
+    return [Call("nn_transpose", "nn_transpose_params", numbers, (x,), y)]
+
+
+def _concat(node: Node) -> list[Call]:
+    y, axis = node.outputs[0], node.option("axis") % len(node.outputs[0].shape)
+    rows, pitch = math.prod(y.shape[:axis]), math.prod(y.shape[axis:])
+    widths = [math.prod(x.shape[axis:]) for x in node.inputs]
+    return [
+        Call("nn_concat", "nn_concat_params", (rows, width, pitch, sum(widths[:i])), (x,), y)
+        for i, (x, width) in enumerate(zip(node.inputs, widths, strict=True))
+    ]
+
+
+def _softmax(node: Node) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    numbers = (x.size // x.shape[-1], x.shape[-1])
+    scaling = fixed_point.softmax_scaling(float(np.float32(node.option("beta", 1.0))), float(_scale(x)))
+    return [Call("nn_softmax", "nn_softmax_params", (*numbers, *scaling), (x,), y)]
+
+
+def _rescale(node: Node, factor: float, low: int, high: int) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    numbers = (y.size, -_zero(x), *quantize_multiplier(factor), _zero(y), low, high)
+    return [Call("nn_rescale", "nn_rescale_params", numbers, (x,), y)]
+
+
+def _relu(node: Node) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    return _rescale(node, float(_scale(x) / _scale(y)), max(INT8_MIN, _zero(y)), INT8_MAX)  # float32 division
+
+
+def _relu6(node: Node) -> list[Call]:
+    low, high = fixed_point.activation_range("RELU6", _scale(node.inputs[0]), _zero(node.inputs[0]))
+    return _rescale(node, 1.0, low, high)
+
+
+def _quantize(node: Node) -> list[Call]:
+    factor = float(_scale(node.inputs[0])) / float(_scale(node.outputs[0]))
+    return _rescale(node, factor, INT8_MIN, INT8_MAX)
+
+
+_LOWER: dict[str, Callable[[Node], list[Call]]] = {
+    "CONV_2D": _convolution("nn_conv_2d"),
+    "DEPTHWISE_CONV_2D": _convolution("nn_depthwise_conv_2d"),
+    "FULLY_CONNECTED": _fully_connected,
+    "AVERAGE_POOL_2D": _pool("nn_average_pool_2d"),
+    "MAX_POOL_2D": _pool("nn_max_pool_2d"),
+    "ADD": _add,
+    "MUL": _mul,
+    "MEAN": _mean,
+    "PAD": _pad,
+    "RESHAPE": lambda node: [],
+    "TRANSPOSE": _transpose,
+    "CONCATENATION": _concat,
+    "SOFTMAX": _softmax,
+    "RELU": _relu,
+    "RELU6": _relu6,
+    "QUANTIZE": _quantize,
+}
+
+IN_PLACE = frozenset({"nn_add", "nn_mul", "nn_rescale", "nn_softmax"})  # kernels whose output may be an input

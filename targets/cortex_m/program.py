@@ -1,0 +1,125 @@
+"""A graph as kernel calls with a place in the arena for each activation: all that is known before a compiler runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from targets.cortex_m import graph as graphs
+from targets.cortex_m import lower, planner, support
+from targets.cortex_m.graph import Graph, Node, Value
+from targets.cortex_m.lower import Call
+from targets.cortex_m.planner import Buffer, Plan
+
+BEFORE, AFTER = -1, 1 << 30  # steps: inputs are written before the first, outputs read after the last
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node and its calls (none: its output is its input under another shape)."""
+
+    node: Node
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """`home[value index]` is the number of the plan's buffer that holds an activation."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    home: dict[int, int]
+    plan: Plan
+
+    def offset(self, value: Value) -> int:
+        """Bytes from the arena's start."""
+        return self.plan.offsets[self.home[value.index]]
+
+    @property
+    def calls(self) -> list[Call]:
+        """All calls in order."""
+        return [call for step in self.steps for call in step.calls]
+
+    @property
+    def kernels(self) -> list[str]:
+        """The kernels that are called, each once."""
+        return sorted({call.kernel for call in self.calls})
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of weights, biases, multipliers and constant operands, as they lie in flash."""
+        arrays = sum(a.nbytes for call in self.calls for a in call.constants.values() if a is not None)
+        return arrays + sum(value.size for value in constant_operands(self))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run."""
+        return sum(node.macs for node in self.graph.nodes)
+
+    def live_bytes(self, position: int) -> int:
+        """Bytes of the activations that live while the op at `position` runs."""
+        return sum(b.size for b in self.plan.buffers if b.first <= position <= b.last)
+
+
+def constant_operands(program: Program) -> list[Value]:
+    """Constants that a kernel reads as an activation (an operand of ADD, say), each once."""
+    found = {v.index: v for call in program.calls for v in call.inputs if v.data is not None}
+    return list(found.values())
+
+
+def compile_file(path: Path) -> Program:
+    """The program of an int8 .tflite. Raises TargetError "unsupported" naming the op and the reason."""
+    return compile_graph(graphs.read(path), str(path))
+
+
+def compile_graph(graph: Graph, where: str = "the model") -> Program:
+    """See `compile_file`; `where` names the model in messages."""
+    support.check(graph, where)
+    steps = tuple(Step(node, tuple(lower.calls(node))) for node in graph.nodes)
+    home, buffers = _buffers(graph, steps)
+    return Program(graph, steps, home, planner.plan(buffers))
+
+
+def _buffers(graph: Graph, steps: tuple[Step, ...]) -> tuple[dict[int, int], list[Buffer]]:
+    """Value index -> buffer number, and the buffers. Values share one by renaming or by running in place."""
+    root: dict[int, int] = {}
+    size: dict[int, int] = {}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+
+    def find(index: int) -> int:
+        while root[index] != index:
+            index = root[index]
+        return index
+
+    def begin(value: Value, step: int) -> None:
+        root[value.index], size[value.index] = value.index, value.size
+        first[value.index] = last[value.index] = step
+
+    for value in graph.inputs:
+        begin(value, BEFORE)
+    for step in steps:
+        position = step.node.position
+        for value in step.node.inputs:
+            if value.data is None:
+                last[find(value.index)] = position
+        begin(step.node.outputs[0], position)
+        if not step.calls:
+            merge_into = find(step.node.inputs[0].index)
+            root[step.node.outputs[0].index] = merge_into
+            last[merge_into] = position
+    for value in graph.outputs:
+        last[find(value.index)] = AFTER
+    for step in steps:
+        for call in step.calls:
+            output = find(call.output.index)
+            for value in call.inputs if call.kernel in lower.IN_PLACE else ():
+                if value.data is not None:
+                    continue
+                source = find(value.index)
+                if source != output and last[source] == step.node.position and size[source] == size[output]:
+                    root[output], last[source] = source, last[output]
+                    break
+    roots = [index for index in root if root[index] == index]
+    number = {index: n for n, index in enumerate(roots)}
+    return {i: number[find(i)] for i in root}, [Buffer(size[i], first[i], last[i]) for i in roots]

@@ -1,0 +1,211 @@
+"""Random graphs of supported ops: shapes, strides, dilations, paddings, scales with extremes, shared tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tests.mcu.writer import Writer
+
+SAME, VALID = 0, 1
+
+
+class Random:
+    """Grows one graph. Every op takes its operands from all tensors so far, so that tensors are shared."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.w = Writer()
+        batch = int(self.rng.integers(1, 3))
+        shape = (batch, self.n(3, 9), self.n(3, 9), self.n(1, 6))
+        self.input = self.w.tensor(shape, *self.code())
+        self.pool = [self.input]
+
+    def n(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def code(self, near: float | None = None) -> tuple[float, int]:
+        """A scale and zero point: usually in the usual range, sometimes far out."""
+        spread = self.rng.choice([0.5, 0.5, 0.5, 3.0])
+        scale = (0.05 if near is None else near) * float(np.exp2(self.rng.uniform(-spread, spread)))
+        zero = int(self.rng.choice([-128, 0, 127, self.n(-128, 127)]))
+        return float(np.float32(scale)), zero
+
+    def activation(self) -> int:
+        return int(self.rng.integers(0, 4))
+
+    def pick(self, rank: int | None = None) -> int:
+        fitting = [t for t in self.pool if rank is None or len(self.w.shapes[t]) == rank]
+        return int(self.rng.choice(fitting))
+
+    def weights(self, shape: tuple[int, ...], channels: int, scale_in: float, axis: int) -> tuple[int, int]:
+        """Filter and bias (or -1), per tensor or per channel; whole channels of zeros and tiny scales occur."""
+        count = channels if self.rng.random() < 0.7 else 1
+        scales = np.float32(0.02 * np.exp2(self.rng.uniform(-3, 3, count)))
+        data = self.rng.integers(-127, 128, shape)
+        if self.rng.random() < 0.2:
+            scales[0] = np.float32(1e-12)
+        filters = self.w.tensor(shape, scales, 0, data, "int8", axis)
+        if self.rng.random() < 0.2:
+            return filters, -1
+        bias = self.rng.integers(-20000, 20000, channels)
+        return filters, self.w.tensor((channels,), scales * np.float32(scale_in), 0, bias, "int32")
+
+    def window(self, size: int, kernel: int, stride: int, dilation: int, padding: int) -> int:
+        return -(-size // stride) if padding == SAME else (size - (kernel - 1) * dilation - 1) // stride + 1
+
+    def conv(self, depthwise: bool) -> int:
+        x = self.pick(4)
+        batch, h, w, c = self.w.shapes[x]
+        kernel, stride, dilation = ([self.n(1, top), self.n(1, top)] for top in (3, 2, 2))
+        padding = self.n(0, 1)
+        if any((k - 1) * d + 1 > n for k, d, n in zip(kernel, dilation, (h, w), strict=True)):
+            padding = SAME
+        out = self.n(1, 3) * c if depthwise else self.n(1, 8)
+        shape = (1, *kernel, out) if depthwise else (out, *kernel, c)
+        filters, bias = self.weights(shape, out, self.w.codes[x][0], 3 if depthwise else 0)
+        sizes = [self.window(*row, padding) for row in zip((h, w), kernel, stride, dilation, strict=True)]
+        y = self.w.tensor((batch, *sizes, out), *self.code())
+        more = {"depthMultiplier": out // c} if depthwise else {}
+        return self.w.op(
+            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
+            [x, filters, bias],
+            y,
+            "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions",
+            strideH=stride[0],
+            strideW=stride[1],
+            dilationHFactor=dilation[0],
+            dilationWFactor=dilation[1],
+            padding=padding,
+            fusedActivationFunction=self.activation(),
+            **more,
+        )
+
+    def fully_connected(self) -> int:
+        x = self.pick()
+        shape = self.w.shapes[x]
+        flat, out = int(np.prod(shape[1:])), self.n(1, 12)
+        filters, bias = self.weights((out, flat), out, self.w.codes[x][0], 0)
+        y = self.w.tensor((shape[0], out), *self.code(0.3))
+        activation = self.activation()
+        return self.w.op(
+            "FULLY_CONNECTED", [x, filters, bias], y, "FullyConnectedOptions", fusedActivationFunction=activation
+        )
+
+    def binary(self, name: str, options: str) -> int:
+        a = self.pick()
+        alike = [t for t in self.pool if self.w.shapes[t] == self.w.shapes[a]]
+        b = int(self.rng.choice(alike))
+        if self.rng.random() < 0.2:
+            b = self.w.tensor(self.w.shapes[a], *self.code(), self.rng.integers(-128, 128, self.w.shapes[a]))
+        y = self.w.tensor(self.w.shapes[a], *self.code())
+        return self.w.op(name, [a, b], y, options, fusedActivationFunction=self.activation())
+
+    def pooling(self, name: str) -> int:
+        x = self.pick(4)
+        batch, h, w, c = self.w.shapes[x]
+        kernel = [self.n(1, min(3, h)), self.n(1, min(3, w))]
+        stride, padding = [self.n(1, 2), self.n(1, 2)], self.n(0, 1)
+        sizes = [self.window(n, k, s, 1, padding) for n, k, s in zip((h, w), kernel, stride, strict=True)]
+        y = self.w.tensor((batch, *sizes, c), *self.w.codes[x])
+        return self.w.op(
+            name,
+            [x],
+            y,
+            "Pool2DOptions",
+            strideH=stride[0],
+            strideW=stride[1],
+            filterHeight=kernel[0],
+            filterWidth=kernel[1],
+            padding=padding,
+            fusedActivationFunction=self.activation(),
+        )
+
+    def mean(self) -> int:
+        x = self.pick(4)
+        shape = self.w.shapes[x]
+        axes = sorted(self.rng.choice(4, self.n(1, 3), replace=False).tolist())
+        if axes[0] == 0 and shape[0] > 1:  # keep the batch, which later ops want first
+            axes = [2]
+        keep = bool(self.rng.random() < 0.5)
+        result = tuple(1 if i in axes else n for i, n in enumerate(shape) if keep or i not in axes)
+        listed = np.array([a - 4 if self.rng.random() < 0.3 else a for a in axes])
+        axis = self.w.tensor(listed.shape, None, 0, listed, "int32")
+        y = self.w.tensor(result, *self.code())
+        return self.w.op("MEAN", [x, axis], y, "ReducerOptions", keepDims=keep)
+
+    def pad(self) -> int:
+        x = self.pick()
+        shape = self.w.shapes[x]
+        pads = self.rng.integers(0, 3, (len(shape), 2))
+        pads[0] = 0
+        sizes = self.w.tensor(pads.shape, None, 0, pads, "int32")
+        y = self.w.tensor(np.add(shape, pads.sum(axis=1)).tolist(), *self.w.codes[x])
+        return self.w.op("PAD", [x, sizes], y, "PadOptions")
+
+    def reshape(self) -> int:
+        x = self.pick()
+        shape = self.w.shapes[x]
+        result = (shape[0], *reversed(shape[1:]))
+        sizes = self.w.tensor((len(result),), None, 0, np.array(result), "int32")
+        return self.w.op("RESHAPE", [x, sizes], self.w.tensor(result, *self.w.codes[x]), "ReshapeOptions")
+
+    def transpose(self) -> int:
+        x = self.pick()
+        shape = self.w.shapes[x]
+        order = np.concatenate([[0], 1 + self.rng.permutation(len(shape) - 1)]).astype(int)
+        listed = self.w.tensor(order.shape, None, 0, order, "int32")
+        y = self.w.tensor([shape[i] for i in order], *self.w.codes[x])
+        return self.w.op("TRANSPOSE", [x, listed], y, "TransposeOptions")
+
+    def concatenation(self) -> int:
+        x = self.pick()
+        shape, axis = self.w.shapes[x], len(self.w.shapes[x]) - 1
+        y = self.w.tensor((*shape[:-1], 2 * shape[-1]), *self.w.codes[x])
+        return self.w.op("CONCATENATION", [x, x], y, "ConcatenationOptions", axis=axis if self.n(0, 1) else -1)
+
+    def softmax(self) -> int:
+        x = self.pick()
+        y = self.w.tensor(self.w.shapes[x], 1 / 256, -128)
+        return self.w.op("SOFTMAX", [x], y, "SoftmaxOptions", beta=float(self.rng.choice([1.0, 0.3, 4.0])))
+
+    def elementwise(self, name: str, options: str | None = None) -> int:
+        x = self.pick()
+        code = self.w.codes[x] if name == "RELU6" else self.code(self.w.codes[x][0])
+        return self.w.op(name, [x], self.w.tensor(self.w.shapes[x], *code), options)
+
+    def grow(self, names: list[str]) -> bytes:
+        """The named ops in order; every tensor that nothing reads is an output."""
+        for name in names:
+            self.pool.append(MAKE[name](self))
+        read = {i for made in self.w.graph.operators for i in made.inputs}
+        return self.w.file([self.input], [t for t in self.pool if t not in read])
+
+
+MAKE: dict[str, Callable[[Random], int]] = {
+    "CONV_2D": lambda r: r.conv(False),
+    "DEPTHWISE_CONV_2D": lambda r: r.conv(True),
+    "FULLY_CONNECTED": Random.fully_connected,
+    "ADD": lambda r: r.binary("ADD", "AddOptions"),
+    "MUL": lambda r: r.binary("MUL", "MulOptions"),
+    "AVERAGE_POOL_2D": lambda r: r.pooling("AVERAGE_POOL_2D"),
+    "MAX_POOL_2D": lambda r: r.pooling("MAX_POOL_2D"),
+    "MEAN": Random.mean,
+    "PAD": Random.pad,
+    "RESHAPE": Random.reshape,
+    "TRANSPOSE": Random.transpose,
+    "CONCATENATION": Random.concatenation,
+    "SOFTMAX": Random.softmax,
+    "RELU": lambda r: r.elementwise("RELU"),
+    "RELU6": lambda r: r.elementwise("RELU6"),
+    "QUANTIZE": lambda r: r.elementwise("QUANTIZE", "QuantizeOptions"),
+}
+
+
+def graph(seed: int) -> bytes:
+    """One file: all op kinds in random order, so that every seed covers every op."""
+    random = Random(seed)
+    names = list(MAKE)
+    random.rng.shuffle(names)
+    return random.grow(names)
