@@ -113,6 +113,8 @@ def _did(event: Mapping[str, Any]) -> str:
         parts.append(f"{data['params']:,} parameters")
     if data.get("macs") is not None:
         parts.append(f"{data['macs']:,} MACs")
+    if data.get("zeros") is not None:
+        parts.append(f"{data['zeros']:.0%} of the weights zero")
     if stage == "lower":
         parts.append(f"{data['size_bytes']:,} B")
     return ", ".join(parts)

@@ -208,15 +208,22 @@ def measure(name: str, array: Array) -> tuple[Row, bytes]:
 
 
 def bound(array: Array) -> float:
-    """Bytes that no coder without a model of the order can beat: the entropy of where the zeros are, and of the values.
+    """Bytes by entropy, for a coder that knows no order: where the zeros are, then the values.
 
-    Values of more than one byte count in full: their own histogram would be a table as long as the tensor.
+    Values of one byte by their histogram. Wider ones by the cheaper of two: histogram with its table of values, or
+    histogram of sign and exponent with the mantissas as they are (those of trained weights are noise).
     """
     bits = np.ascontiguousarray(array).view(_UNSIGNED[array.itemsize]).ravel()
     values = bits[bits != 0]
-    each = _entropy(np.unique(values, return_counts=True)[1]) if array.itemsize == 1 else 8.0 * array.itemsize
+    distinct, counts = np.unique(values, return_counts=True)
+    size = values.size * _entropy(counts)
+    if array.itemsize > 1:
+        mantissa = int(np.finfo(array.dtype).nmant) if array.dtype.kind == "f" else 0
+        heads = np.unique(values >> mantissa, return_counts=True)[1] if mantissa else counts
+        plain = values.size * (_entropy(heads) + mantissa) if mantissa else values.size * 8.0 * array.itemsize
+        size = min(size + distinct.size * 8 * array.itemsize, plain)
     places = _entropy(np.array([bits.size - values.size, values.size]))
-    return float(bits.size * places + values.size * each) / 8
+    return float(bits.size * places + size) / 8
 
 
 def pack(tensors: Mapping[str, Array]) -> bytes:

@@ -77,7 +77,19 @@ def test_the_bound_is_the_entropy_of_the_histogram():
     counts = np.unique(array, return_counts=True)[1]
     shares = counts / counts.sum()
     assert storage.bound(array) == pytest.approx(-(shares * np.log2(shares)).sum() * array.size / 8)
-    assert storage.bound(np.ones(100, np.float32)) == 400  # values of four bytes count in full
+    assert storage.bound(np.ones(100, np.float32)) == 4  # one value, once
+    assert storage.bound(np.arange(1, 101, dtype=np.int64)) == 800
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_floats_come_close_to_the_bound_and_not_below(share):
+    rng = np.random.default_rng(0)
+    shape = (200, 300)
+    weights = np.where(rng.random(shape) < share, 0, rng.normal(0, 0.1, shape)).astype(np.float32)
+    row, data = storage.measure("w", weights)
+    assert row.bound_bytes <= len(data) <= 1.25 * row.bound_bytes  # sign and exponent straddle bytes
+    clustered, data = storage.measure("w", codebook.kmeans(weights, 4))
+    assert clustered.bound_bytes <= len(data) < 0.2 * row.dense_bytes
 
 
 def test_a_whole_model_packs_and_comes_back():
