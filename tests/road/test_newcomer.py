@@ -87,7 +87,7 @@ def test_the_gate_judges_a_finished_run_by_another_policy(finished: Folder) -> N
     assert finished.deploy("gate").returncode == 0
     strict = finished.deploy("gate", "--set", "gate.max_size_bytes=10")
     assert strict.returncode == 1
-    assert "10 B" in strict.stdout
+    assert "budget 10 bytes" in strict.stdout
 
 
 def test_changed_artifacts_are_refused(finished: Folder, tmp_path: Path) -> None:
