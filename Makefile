@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench clean
+.PHONY: demo test test-fast lint schema bench bench-quantization clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -31,6 +31,10 @@ schema: .venv/.demo
 # The figures in README.md: overhead, cached rerun, help. Not part of the tests: machines differ.
 bench: .venv/.test
 	$(BIN)/python tests/benchmarks/overhead.py
+
+# Our int8 beside the vendors' own, with and without the weight step; resumable.
+bench-quantization: .venv/.test
+	$(BIN)/python tests/benchmarks/quantization.py
 
 clean:
 	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
