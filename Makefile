@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu bench-quantization clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -46,6 +46,10 @@ figures: .venv/.test
 # Coverage and error rates of the gate, exactly: the tables in README.md.
 bench-gate: .venv/.test
 	$(BIN)/python tests/benchmarks/gate_simulation.py
+
+# Our int8 beside the vendors' own, with and without the weight step; resumable.
+bench-quantization: .venv/.test
+	$(BIN)/python tests/benchmarks/quantization.py
 
 clean:
 	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
