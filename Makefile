@@ -50,8 +50,8 @@ clean:
 	touch $@
 
 .venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
-	command -v gcc >/dev/null || { \
-		$(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y gcc libc6-dev; }
+	{ command -v gcc && command -v arm-none-eabi-gcc; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi; }
 	$(PIP) install -q -c constraints.txt -e '.[mcu-test,dev]'
 	touch $@
 
