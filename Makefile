@@ -64,9 +64,10 @@ clean:
 	touch $@
 
 .venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
-	command -v gcc >/dev/null || { \
-		$(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y gcc libc6-dev; }
-	$(PIP) install -q -c constraints.txt -e '.[mcu-test,dev]'
+	{ command -v gcc && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
+		gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
+	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
 	touch $@
 
 .venv/.test: .venv/.demo

@@ -265,6 +265,28 @@ def storage(
 
 
 @app.command()
+def fit(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An int8 .tflite file.")],
+    board: Annotated[str | None, typer.Option(metavar="NAME", help="A known board; a wrong name lists them.")] = None,
+    flash: Annotated[str | None, typer.Option(metavar="SIZE", help="Flash, as in 256K; overrules the board's.")] = None,
+    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="RAM, as in 64K; overrules the board's.")] = None,
+    stack: Annotated[str, typer.Option(metavar="SIZE", help="What to keep free for the stack.")] = "4K",
+    out: Annotated[Path | None, typer.Option(help="Write the C here, where it fits.")] = None,
+    json_: Json = False,
+) -> None:
+    """Say whether a model fits a microcontroller: flash and RAM by cause, headroom, what to shrink. Exit 1: no."""
+    with _one_line_errors(False):
+        from pipeline import console, fits
+
+        found = fits.fit(model, board, flash, ram, stack, out)
+        if json_:
+            console.print_json(found)
+        else:
+            console.fit(found)
+    raise typer.Exit(errors.PASS if found["fits"] else errors.GATE_FAILED)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of report.json."""
     from pipeline.release import report

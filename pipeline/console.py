@@ -304,3 +304,26 @@ def storage(rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | N
     OUT.print(
         "  saves storage and transfer only: every target unpacks to dense and runs as fast as before", markup=False
     )
+
+
+def fit(found: Mapping[str, Any]) -> None:
+    """Flash and RAM by cause, then the verdict."""
+    for name in ("flash", "ram"):
+        room = found[name]
+        table = Table(
+            "",
+            "bytes",
+            title=name.upper() if name == "ram" else name.capitalize(),
+            box=SIMPLE_HEAD,
+            title_justify="left",
+        )
+        table.columns[1].justify = "right"
+        for cause, size_bytes in room["by_cause"].items():
+            table.add_row(cause, f"{size_bytes:,}")
+        table.add_row("used", f"{room['used_bytes']:,}")
+        table.add_row("available", f"{room['available_bytes']:,}")
+        table.add_row("headroom", f"{room['headroom_bytes']:,}")
+        OUT.print(table)
+    for name, words in found["shrink"].items():
+        OUT.print(f"{name}: shrink first: {words}", markup=False)
+    OUT.print("fits" if found["fits"] else "does not fit", style=STYLE["pass" if found["fits"] else "fail"])

@@ -120,9 +120,6 @@ def main() -> int:
     """Serve one job."""
     import traceback
 
-    # Without this openvino and nncf start processes that report usage to their makers; they fall back on doing nothing.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-
     protocol = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries that print to stdout must not break the protocol
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-SEARCH_STEPS = 100_000  # placements tried before the search gives up: about a second
+SEARCH_STEPS = 20_000  # placements tried before the search gives up: a fraction of a second
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+"""Firmware around a generated model, built with arm-none-eabi-gcc and run on QEMU's emulated boards."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from targets.base import TargetError
+from targets.cortex_m import emit, protocol
+from targets.cortex_m.program import Program
+
+SOURCES = Path(__file__).parent / "firmware_src"
+SECONDS = 60.0  # to wait for an answer
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`ticks_per_instruction`: SysTick's clock times the nanoseconds that `-icount shift` gives an instruction."""
+
+    core: str
+    flags: tuple[str, ...]
+    uart: int
+    icount_shift: int
+    ticks_per_instruction: float
+
+
+MACHINES = {
+    "mps2-an386": Machine("cortex-m4", ("-mfloat-abi=soft",), 0x40004000, 6, 1.6),
+    "mps3-an547": Machine("cortex-m55", ("-mfloat-abi=hard",), 0x59303000, 5, 1.024),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`outputs`: int8, all outputs one after the other. `instructions` are emulated instructions, not cycles."""
+
+    outputs: npt.NDArray[np.int8]
+    instructions: int
+    stack_bytes: int
+
+
+def build(program: Program, machine: str, folder: Path) -> Path:
+    """`folder/firmware.elf`. Raises TargetError "missing" without the compiler."""
+    board = MACHINES[machine]
+    compiler = shutil.which("arm-none-eabi-gcc")
+    if compiler is None:
+        raise TargetError("arm-none-eabi-gcc is missing: apt-get install gcc-arm-none-eabi", "missing")
+    code = emit.write(program, folder / "c")
+    (code / "ports.h").write_text(_ports(program))
+    flags = [f"-mcpu={board.core}", "-mthumb", *board.flags, "-O2", "-std=gnu11", "-fno-strict-aliasing"]
+    link = ["-T", str(SOURCES / "link.ld"), "-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs"]
+    sources = [str(SOURCES / "main.c"), *sorted(str(p) for p in code.glob("*.c"))]
+    elf = folder / "firmware.elf"
+    command = [compiler, *flags, *link, f"-DUART={board.uart:#x}u", f"-I{code}", *sources, "-o", str(elf)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TargetError(f"arm-none-eabi-gcc failed: {' '.join(done.stderr.split())[-300:]}")
+    return elf
+
+
+class Board:
+    """The other end of an open port."""
+
+    def __init__(self, port: Any, program: Program, ticks_per_instruction: float) -> None:
+        self._port, self._program, self._ratio = port, program, ticks_per_instruction
+
+    def ask(self, kind: bytes, payload: bytes = b"") -> bytes:
+        """One request, the payload of its reply. Raises TargetError."""
+        self._port.write(protocol.frame(kind, payload))
+        answered, reply = protocol.read_frame(self._port.read)
+        if answered != kind.lower():
+            raise TargetError(f"the board answered {answered!r} to {kind!r}: is another program at the port?")
+        return reply
+
+    def check(self) -> None:
+        """Raise TargetError where the firmware was built for another model."""
+        sha256 = self.ask(b"I")[:64].decode("ascii", "replace")
+        if sha256 != self._program.graph.sha256:
+            raise TargetError(
+                f"the board runs the model {sha256[:12]}, not {self._program.graph.sha256[:12]}: flash it"
+            )
+
+    def run(self, inputs: bytes) -> Answer:
+        """One run on the codes of all inputs, one after the other."""
+        reply = self.ask(b"R", inputs)
+        ticks, stack = struct.unpack("<II", reply[:8])
+        return Answer(np.frombuffer(reply[8:], np.int8), round(ticks / self._ratio), stack)
+
+
+@contextmanager
+def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
+    """The firmware on an emulated board, checked to be this program's. Raises TargetError."""
+    import serial
+
+    emulator = shutil.which("qemu-system-arm")
+    if emulator is None:
+        raise TargetError("qemu-system-arm is missing: apt-get install qemu-system-arm", "missing")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    command = [emulator, "-M", machine, "-kernel", str(elf), "-display", "none", "-monitor", "none"]
+    command += ["-semihosting-config", "enable=on,target=native", "-icount", f"shift={MACHINES[machine].icount_shift}"]
+    command += ["-serial", f"tcp:127.0.0.1:{number},server=on,wait=on"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with _connect(serial, number, process) as port:
+            board = Board(port, program, MACHINES[machine].ticks_per_instruction)
+            board.check()
+            yield board
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _connect(serial: Any, number: int, process: subprocess.Popen[bytes]) -> Any:
+    for _ in range(200):
+        try:
+            return serial.serial_for_url(f"socket://127.0.0.1:{number}", timeout=SECONDS)
+        except serial.SerialException:
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+    raise TargetError("qemu-system-arm did not open its serial port")
+
+
+def _ports(program: Program) -> str:
+    sides = (("input", program.graph.inputs), ("output", program.graph.outputs))
+    lines = ["#include <stdint.h>", "typedef struct { uint32_t offset, bytes; } port;"]
+    for name, values in sides:
+        rows = ", ".join(f"{{{program.offset(v)}, {v.size}}}" for v in values)
+        lines += [
+            f"#define {name.upper()}S {len(values)}u",
+            f"#define {name.upper()}_BYTES {sum(v.size for v in values)}u",
+        ]
+        lines += [f"static const port {name}s[] = {{{rows}}};"]
+    return "\n".join([*lines, ""])

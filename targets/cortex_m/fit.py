@@ -1,0 +1,131 @@
+"""Does a model fit a board: flash and RAM by cause, before anything is compiled or flashed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from targets.base import TargetError
+from targets.cortex_m.boards import BOARDS
+from targets.cortex_m.program import Program
+
+# Bytes of code of each kernel: the largest of Cortex-M0+, M3 and M4 with arm-none-eabi-gcc 12.2 -O2 (a test measures
+# them again).
+KERNEL_CODE_BYTES = {
+    "nn_add": 416,
+    "nn_average_pool_2d": 380,
+    "nn_concat": 48,
+    "nn_conv_2d": 928,
+    "nn_depthwise_conv_2d": 592,
+    "nn_fully_connected": 312,
+    "nn_max_pool_2d": 352,
+    "nn_mean": 528,
+    "nn_mul": 204,
+    "nn_pad": 144,
+    "nn_rescale": 188,
+    "nn_softmax": 1160,
+    "nn_transpose": 128,
+}
+RUN_CODE_BYTES, CALL_CODE_BYTES = 64, 24  # of NAME_run: once, and for each kernel call
+STACK_BYTES = 4096  # assumed where none is given
+
+
+@dataclass(frozen=True)
+class Room:
+    """One kind of memory: what takes it, by cause, and what there is."""
+
+    used: dict[str, int]
+    available_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        """All causes together."""
+        return sum(self.used.values())
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Negative where it does not fit."""
+        return self.available_bytes - self.used_bytes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`shrink` names the layer to make smaller first, for each kind of memory that is too small."""
+
+    board: str | None
+    flash: Room
+    ram: Room
+    shrink: dict[str, str]
+
+    @property
+    def fits(self) -> bool:
+        """Both kinds of memory suffice."""
+        return self.flash.headroom_bytes >= 0 and self.ram.headroom_bytes >= 0
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        rooms = {
+            name: {
+                "used_bytes": room.used_bytes,
+                "available_bytes": room.available_bytes,
+                "headroom_bytes": room.headroom_bytes,
+                "by_cause": room.used,
+            }
+            for name, room in (("flash", self.flash), ("ram", self.ram))
+        }
+        return {"board": self.board, "fits": self.fits, **rooms, "shrink": self.shrink}
+
+
+def size(text: str, what: str = "a size") -> int:
+    """Bytes of "256K", "1M", "65536". Raises TargetError."""
+    found = re.fullmatch(r"(\d+)([KM]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise TargetError(f"{what} '{text}' is not a number of bytes: write 65536, 64K or 1M", "unsupported")
+    return int(found[1]) * {"": 1, "K": 1024, "M": 1024**2}[found[2].upper()]
+
+
+def memory(board: str | None, flash: str | None, ram: str | None) -> tuple[int, int]:
+    """(flash, RAM) in bytes of a board; what is given beside it overrules the board. Raises TargetError."""
+    if board is not None and board not in BOARDS:
+        raise TargetError(
+            f"no board '{board}': there are {', '.join(BOARDS)}; or give --flash and --ram", "unsupported"
+        )
+    if board is None and (flash is None or ram is None):
+        raise TargetError("say what there is: --board NAME, or --flash 256K --ram 64K", "unsupported")
+    known = BOARDS.get(board or "")
+    return (
+        size(flash, "--flash") if flash is not None else known.flash_bytes if known else 0,
+        size(ram, "--ram") if ram is not None else known.ram_bytes if known else 0,
+    )
+
+
+def fit(
+    program: Program, flash_bytes: int, ram_bytes: int, stack_bytes: int = STACK_BYTES, board: str | None = None
+) -> Fit:
+    """Constants and parameters are exact, code is what the kernels' sizes add up to, the arena is the plan's."""
+    calls = program.calls
+    fields = [
+        n for call in calls for number in call.numbers for n in (number if isinstance(number, tuple) else (number,))
+    ]
+    flash = Room(
+        {
+            "weights and tables": program.constant_bytes,
+            "parameters": 4 * (len(fields) + sum(len(call.constants) for call in calls)),
+            "code (estimate)": sum(KERNEL_CODE_BYTES[kernel] for kernel in program.kernels)
+            + RUN_CODE_BYTES
+            + CALL_CODE_BYTES * len(calls),
+        },
+        flash_bytes,
+    )
+    ram = Room({"arena": program.plan.arena_bytes, "stack (reserved)": stack_bytes}, ram_bytes)
+    shrink = {}
+    if flash.headroom_bytes < 0:
+        heaviest = max(
+            program.steps, key=lambda s: sum(a.nbytes for c in s.calls for a in c.constants.values() if a is not None)
+        )
+        shrink["flash"] = f"{heaviest.node.label} has the most weights"
+    if ram.headroom_bytes < 0:
+        widest = max(program.steps, key=lambda s: program.live_bytes(s.node.position))
+        shrink["ram"] = f"{widest.node.label} needs {program.live_bytes(widest.node.position)} bytes of the arena"
+    return Fit(board, flash, ram, shrink)

@@ -1,0 +1,62 @@
+"""Firmware on emulated Cortex-M4 and M55: outputs equal TFLite Micro byte for byte; the protocol survives noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ai_edge_litert")
+pytest.importorskip("serial")
+
+from targets.base import TargetError
+from targets.cortex_m import emulator, protocol
+from tests.mcu import host, random_graphs
+
+
+@pytest.mark.usefixtures("arm_tools")
+@pytest.mark.parametrize("machine", sorted(emulator.MACHINES))
+def test_every_op_on_the_board_equals_tflm(machine: str, tmp_path: Path) -> None:
+    made = host.generate(random_graphs.graph(0), tmp_path)
+    inputs = host.samples(made, 3, 0)
+    want = host.tflm(tmp_path / "model.tflite", made, inputs)
+    with emulator.boot(emulator.build(made, machine, tmp_path), made, machine) as board:
+        answers = [board.run(inputs[0][i].tobytes()) for i in range(3)]
+        with pytest.raises(TargetError, match="size is not the model's"):
+            board.run(b"short")
+        board._port.write(b"noise \xa5 and more noise\n")
+        assert np.array_equal(board.run(inputs[0][0].tobytes()).outputs, want[0])
+    assert np.array_equal(np.stack([a.outputs for a in answers]), want)
+    assert all(a.instructions > 1000 and 0 < a.stack_bytes < 4096 for a in answers)
+
+
+def test_reader_finds_its_way_back() -> None:
+    good, broken = protocol.frame(b"r", b"payload"), bytearray(protocol.frame(b"r", b"damaged"))
+    broken[8] ^= 1
+    stream = b"\x00noise\xa5\xa5" + bytes(broken) + b"\xa5\x5a" + b"r\xff\xff\xff\xff" + good
+    position = 0
+
+    def read(n: int) -> bytes:
+        nonlocal position
+        piece, position = stream[position : position + n], position + n
+        return piece
+
+    assert protocol.read_frame(read) == (b"r", b"payload")
+    with pytest.raises(TargetError, match="does not answer"):
+        protocol.read_frame(read)
+
+
+def test_another_models_firmware_is_refused(tmp_path: Path) -> None:
+    made = host.generate(random_graphs.graph(0), tmp_path)
+
+    class Port:
+        def write(self, data: bytes) -> None:
+            self.reply = protocol.frame(b"i", b"0" * 76)
+
+        def read(self, n: int) -> bytes:
+            piece, self.reply = self.reply[:n], self.reply[n:]
+            return piece
+
+    with pytest.raises(TargetError, match="the board runs the model 000000000000, not"):
+        emulator.Board(Port(), made, 1.0).check()
