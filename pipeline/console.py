@@ -275,7 +275,9 @@ def doctor(found: Mapping[str, Any]) -> None:
 def store(rows: list[dict[str, Any]], root: Path) -> None:
     """A table of stored results, most recently used first."""
     table = Table(
-        title=f"{root}: {len(rows)} results, {sum(row['size_bytes'] for row in rows):,} B", title_justify="left"
+        title=f"{root}: {len(rows)} results, {sum(row['size_bytes'] for row in rows):,} B",
+        title_justify="left",
+        box=SIMPLE_HEAD,
     )
     for header in ("stage", "key", "bytes", "last used"):
         table.add_column(header)
