@@ -1,0 +1,11 @@
+"""The command line: the only place that prints or exits. Heavy modules are imported inside the commands."""
+
+from __future__ import annotations
+
+from pipeline.cli import road, release, model, machine  # noqa: F401 - each adds its commands; isort: skip
+from pipeline.cli.common import app
+
+
+def main() -> None:
+    """Entry point of the `deploy` command."""
+    app()

@@ -1,0 +1,73 @@
+"""What every command shares: the app, common options, and errors as one line with the right exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from pipeline import errors
+from pipeline.errors import DeployError
+
+if TYPE_CHECKING:
+    from pipeline.release.report import Report
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", "-t", metavar="NAME", help="openvino, tflite, onnxruntime, ...; repeatable; 'all': the recipe's."
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the tools' own messages.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe value; repeatable.")]
+
+
+def show(result: Report, as_json: bool, out: Path) -> None:
+    """A report on stdout: as JSON, or as its summary."""
+    from pipeline import console
+
+    if as_json:
+        print(result.to_json(), end="")
+    else:
+        console.summary(result, out)
+
+
+class one_line_errors:  # noqa: N801  (reads as a statement: with one_line_errors(verbose))
+    """One line on stderr and the right exit code for every error that we know; `-v` shows the traceback."""
+
+    def __init__(self, verbose: bool) -> None:
+        self.verbose = verbose
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, DeployError):
+            fail(error, self.verbose)
+        if isinstance(error, KeyboardInterrupt):
+            print("deploy: interrupted; finished stages are stored, run again to go on", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(errors.INTERRUPTED)  # runtimes' threads must not delay a Ctrl-C
+
+
+def fail(error: DeployError, verbose: bool = False) -> NoReturn:
+    """The error's lines on stderr, then its exit code."""
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    for line in str(error).splitlines() or ["failed"]:
+        print(f"deploy: {line}", file=sys.stderr)
+    raise typer.Exit(error.exit_code)

@@ -1,0 +1,106 @@
+"""The road itself: `deploy --target NAME`, and its measurements made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import Json, RunFolder, Set, Targets, Verbose, app, fail, one_line_errors, show
+from pipeline.errors import UsageError
+
+
+@app.callback(invoke_without_command=True)
+def deploy(
+    context: typer.Context,
+    target: Targets = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="The recipe. Default: deploy.toml here, else the example.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the artifacts and report.json go.")] = Path("deploy-out"),
+    report: Annotated[Path | None, typer.Option(help="Write the report to this file too.")] = None,
+    set_: Set = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Make it and all after it again.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the recipe's seed.")] = None,
+    json_: Json = False,
+    verbose: Verbose = False,
+    timings: Annotated[bool, typer.Option(help="Show the seconds of each stage and the pipeline's own share.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Compress, deploy, profile and gate a model: deploy --target openvino.
+
+    Runs deploy.toml of the current folder, or the shipped example. Exit codes: 0 pass, 1 gate failed or evidence
+    missing, 2 bad usage or input, 3 inconclusive, 4 device, 5 a stage failed, 130 interrupted.
+    """
+    if context.invoked_subcommand is not None:
+        given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
+        if given:
+            options = ", ".join(f"--{name.strip('_').replace('_', '-')}" for name in given)
+            fail(
+                UsageError(
+                    f"{options} before '{context.invoked_subcommand}' has no effect: put it after the sub-command"
+                )
+            )
+        return
+    if version:
+        import importlib.metadata
+
+        print(f"deploy {importlib.metadata.version('edge-deploy')}")
+        return
+    if not target:
+        fail(UsageError("name a target, for example 'deploy --target openvino' (or 'deploy --help')"))
+    with one_line_errors(verbose):
+        from pipeline import api, console
+        from pipeline import recipe as recipes
+
+        path = recipe
+        if path is None and not Path(recipes.FILE).is_file():
+            path = recipes.EXAMPLE
+            console.note(f"no {recipes.FILE} here: running the shipped example {path.parent.name}")
+        with console.listener(verbose, timings) as emit:
+            result = api.run(
+                path or Path(recipes.FILE),
+                targets=target,
+                out=out,
+                report_file=report,
+                overrides=set_ or (),
+                seed=seed,
+                only=only,
+                refresh_from=from_,
+                emit=emit,
+            )
+        if result is None:
+            console.note(f"stopped after '{only}', as asked")
+            return
+        show(result, json_, out)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def verify(
+    run: RunFolder = Path("deploy-out"), target: Targets = None, json_: Json = False, verbose: Verbose = False
+) -> None:
+    """Measure accuracy and parity of a finished run's artifacts again, then judge."""
+    _again("verify", run, target, json_, verbose)
+
+
+@app.command()
+def profile(
+    run: RunFolder = Path("deploy-out"), target: Targets = None, json_: Json = False, verbose: Verbose = False
+) -> None:
+    """Measure latency and memory of a finished run's artifacts again, then judge."""
+    _again("profile", run, target, json_, verbose)
+
+
+def _again(stage: str, run: Path, target: list[str] | None, json_: bool, verbose: bool) -> None:
+    with one_line_errors(verbose):
+        from pipeline import api, console
+
+        with console.listener(verbose, False) as emit:
+            result = api.again(run, stage, target or (), emit=emit)
+        show(result, json_, run)
+    raise typer.Exit(result.exit_code)
