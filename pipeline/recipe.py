@@ -137,18 +137,27 @@ class Distill(Training):
 class Calibrate(_Table):
     """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
 
-    `observers`: the rules that turn what was seen into ranges. Each makes a candidate
-    `ours-RULE`, and the race decides.
+    `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
+    race decides.
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
 
+    @field_validator("observers", mode="before")
+    @classmethod
+    def _auto(cls, given: Any) -> Any:
+        if given != "auto":
+            return given
+        from calibration.rules import AUTO  # numpy comes with it
+
+        return AUTO
+
     @field_validator("observers")
     @classmethod
     def _known_observers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         from calibration.errors import CalibrationError  # numpy comes with it
-        from calibration.observers import observer
+        from calibration.rules import observer
 
         for name in names:
             try:
