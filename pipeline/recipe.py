@@ -138,11 +138,13 @@ class Calibrate(_Table):
     """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
 
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
-    race decides.
+    race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
+    `ours-encodings`, has these in place of the first observer's.
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
+    encodings: dict[str, str] = {}
 
     @field_validator("observers", mode="before")
     @classmethod
@@ -309,6 +311,8 @@ class Recipe(_Table):
             raise ValueError(f"targets: {list(self.targets)} names one twice")
         if unknown := sorted(set(self.gate.targets) - set(self.targets)):
             raise ValueError(f"gate.targets: {unknown} not among the targets {list(self.targets)}")
+        if unknown := sorted(set(self.calibrate.encodings) - set(self.targets)):
+            raise ValueError(f"calibrate.encodings: {unknown} not among the targets {list(self.targets)}")
         return self
 
 
