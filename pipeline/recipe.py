@@ -151,18 +151,29 @@ class Distill(Training):
 class Calibrate(_Table):
     """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
 
-    `observers`: the rules that turn what was seen into ranges. Each makes a candidate
-    `ours-RULE`, and the race decides.
+    `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
+    race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
+    `ours-encodings`, has these in place of the first observer's.
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
+    encodings: dict[str, str] = {}
+
+    @field_validator("observers", mode="before")
+    @classmethod
+    def _auto(cls, given: Any) -> Any:
+        if given != "auto":
+            return given
+        from calibration.rules import AUTO  # numpy comes with it
+
+        return AUTO
 
     @field_validator("observers")
     @classmethod
     def _known_observers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         from calibration.errors import CalibrationError  # numpy comes with it
-        from calibration.observers import observer
+        from calibration.rules import observer
 
         for name in names:
             try:
@@ -314,6 +325,8 @@ class Recipe(_Table):
             raise ValueError(f"targets: {list(self.targets)} names one twice")
         if unknown := sorted(set(self.gate.targets) - set(self.targets)):
             raise ValueError(f"gate.targets: {unknown} not among the targets {list(self.targets)}")
+        if unknown := sorted(set(self.calibrate.encodings) - set(self.targets)):
+            raise ValueError(f"calibrate.encodings: {unknown} not among the targets {list(self.targets)}")
         return self
 
 
