@@ -34,6 +34,27 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+class Task(_Table):
+    """`[task]`: what is learnt and what counts (pipeline/task.py). `metric` and `loss` are names, or a function of the
+    user's, "module:function".
+    """
+
+    metric: Annotated[str, Field(min_length=1)] = "accuracy"
+    loss: Annotated[str, Field(min_length=1)] = "auto"
+
+    def functions(self) -> dict[str, str]:
+        """Which of them are the user's own."""
+        return {role: name for role, name in (("metric", self.metric), ("loss", self.loss)) if ":" in name}
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        known = ("auto", "cross_entropy", "mae", "mse")
+        if ":" not in name and name not in known:
+            raise ValueError(f"no loss '{name}': there are {', '.join(known)}, or your own, 'module:function'")
+        return name
+
+
 class Training(_Table):
     """One run of the training loop (AdamW, cosine schedule).
 
@@ -245,6 +266,7 @@ class Recipe(_Table):
     large_batch: Count = 32
     cache_key: str = ""
     data_files: tuple[str, ...] = ()
+    task: Task = Task()
     train: Train = Train()
     prune: Prune = Prune()
     distill: Distill = Distill()

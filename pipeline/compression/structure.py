@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pipeline.compression.macs import Layer
 from pipeline.errors import UsageError
+from pipeline.interface import by_name
 
 Edit = dict[str, Any]  # {"module", "axis", "width", "removed"}: channels that one layer lost along one axis
 Edits = list[list[Edit]]  # one list for each time that the model was pruned, oldest first
@@ -109,7 +110,7 @@ def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], li
     try:
         found, kept = [], []
         with torch.no_grad():
-            reference = model(*example)
+            reference = by_name(model(*example))
         for group in _dependencies(model, example):
             if isinstance(group, Group):
                 reason = _problem(model, group, example, reference)
@@ -237,7 +238,7 @@ def zero(model: nn.Module, edits: Iterable[Edit]) -> None:
                     getattr(module, name).data.index_fill_(dim, torch.tensor(edit["removed"]), 0.0)
 
 
-def _problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Tensor) -> str:
+def _problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Mapping[str, Tensor]) -> str:
     """Why a group cannot be cut; empty when half of it was removed with the result that zeroing gives."""
     if group.width < 2:
         return "it has one channel"
@@ -250,12 +251,16 @@ def _problem(model: nn.Module, group: Group, example: Sequence[Tensor], referenc
         apply(cut, edits)
         zero(zeroed, edits)
         with torch.no_grad():
-            removed, expected = cut(*example), zeroed(*example)
+            removed, expected = by_name(cut(*example)), by_name(zeroed(*example))
     except Exception as error:
         return f"without some of its channels the model does not run: {' '.join(str(error).split())[:160]}"
-    if removed.shape != reference.shape:
-        return f"it changes the output's shape from {list(reference.shape)} to {list(removed.shape)}"
-    worst = float((removed - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    for name, whole in reference.items():
+        if removed[name].shape != whole.shape:
+            return f"it changes the output's shape from {list(whole.shape)} to {list(removed[name].shape)}"
+    worst = max(
+        float((removed[name] - values).abs().max() / values.abs().max().clamp_min(1e-12))
+        for name, values in expected.items()
+    )
     if not worst <= TOLERANCE:
         return f"removing its channels is not the same as zeroing them (off by {worst:.2g} of the largest output)"
     return ""
