@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifact import sha256_file
 from pipeline.data import load_split, share_by_group
-from pipeline.release import samples
+from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
 from targets import base, registry
 
@@ -42,6 +43,7 @@ def run(job: Job) -> dict[str, Any]:
                     "runtime_version": model["runtime_version"],
                     "precision": model["precision"],
                     "batch": batch,
+                    "measured_at": round(time.time(), 3),
                     **evidence,
                     "groups": share_by_group(split, logits["shipped"].argmax(axis=1) == split.labels),
                     **_kept(split, original, logits["shipped"], evidence["finite"], job, batch),
@@ -54,8 +56,10 @@ def _kept(split: Any, original: Any, logits: Any, finite: bool, job: Job, batch:
     """Per-sample evidence as a file, its digest, and the flips of each slice."""
     if not finite:
         return {"slices": {}, "samples_sha256": None}
-    kept = samples.from_logits(split.labels, original, logits, split.groups)
+    names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
+    answers = samples.from_logits(split.labels, original, logits, names)
+    found = scores.keep(split.labels, {"output": original}, {"output": logits})
+    kept = samples.Samples(len(split), answers, found, split.groups)
     file = job.out / samples.file_name(batch)
     kept.save(file)
-    names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
-    return {"slices": samples.slices(kept, names), "samples_sha256": sha256_file(file)}
+    return {"slices": samples.slices(kept), "samples_sha256": sha256_file(file)}
