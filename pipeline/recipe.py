@@ -82,17 +82,21 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 ]
 
 
+Granularity = Literal["channel", "hidden", "weight", "n:m"]  # the first ones: the names of compression.units.KINDS
+
+
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
-    `granularity` "weight" makes a share `sparsity` of single weights zero, or all with a score below `threshold`;
-    "n:m" keeps `pattern` (n of every m inputs). The network's shape and MACs then stay.
+    `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
+    "hidden" (units of GRU and LSTM). "weight" makes a share `sparsity` of single weights zero, or all with a score
+    below `threshold`; "n:m" keeps `pattern` (n of every m inputs). The network's shape and MACs then stay.
 
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
     """
 
-    granularity: Literal["channel", "weight", "n:m"] = "channel"
+    granularity: Annotated[tuple[Granularity, ...], Field(min_length=1)] = ("channel",)
     macs: Share = 0.5
     sparsity: Share = 0.5
     threshold: Positive | None = None
@@ -105,13 +109,23 @@ class Prune(_Table):
     steps: Annotated[int, Field(ge=2)] = 3
     align: Literal[1, 2, 4, 8, 16, 32] = 8
 
+    @field_validator("granularity", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _single_weights(self) -> Prune:
         keep, of = map(int, self.pattern.split(":"))
         if keep >= of:
             raise ValueError(f"pattern '{self.pattern}' removes nothing: '2:4' keeps 2 of every 4")
-        if self.granularity != "channel" and (self.schedule in ("greedy", "groups") or self.rescore):
-            raise ValueError(f"granularity = '{self.granularity}' knows the schedules uniform, global and iterative")
+        alone = next((one for one in self.granularity if one in ("weight", "n:m")), None)
+        if alone and len(self.granularity) > 1:
+            raise ValueError(f"granularity = '{alone}' stands alone: what it takes out are no units")
+        if alone and (self.schedule in ("greedy", "groups") or self.rescore):
+            raise ValueError(f"granularity = '{alone}' knows the schedules uniform, global and iterative")
+        if len(set(self.granularity)) != len(self.granularity):
+            raise ValueError(f"granularity = {list(self.granularity)} names one twice")
         return self
 
     @model_validator(mode="after")
@@ -137,18 +151,29 @@ class Distill(Training):
 class Calibrate(_Table):
     """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
 
-    `observers`: the rules that turn what was seen into ranges. Each makes a candidate
-    `ours-RULE`, and the race decides.
+    `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
+    race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
+    `ours-encodings`, has these in place of the first observer's.
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
+    encodings: dict[str, str] = {}
+
+    @field_validator("observers", mode="before")
+    @classmethod
+    def _auto(cls, given: Any) -> Any:
+        if given != "auto":
+            return given
+        from calibration.rules import AUTO  # numpy comes with it
+
+        return AUTO
 
     @field_validator("observers")
     @classmethod
     def _known_observers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         from calibration.errors import CalibrationError  # numpy comes with it
-        from calibration.observers import observer
+        from calibration.rules import observer
 
         for name in names:
             try:
@@ -314,6 +339,8 @@ class Recipe(_Table):
             raise ValueError(f"targets: {list(self.targets)} names one twice")
         if unknown := sorted(set(self.gate.targets) - set(self.targets)):
             raise ValueError(f"gate.targets: {unknown} not among the targets {list(self.targets)}")
+        if unknown := sorted(set(self.calibrate.encodings) - set(self.targets)):
+            raise ValueError(f"calibrate.encodings: {unknown} not among the targets {list(self.targets)}")
         return self
 
 

@@ -78,7 +78,10 @@ class Flips(_Record):
 
 
 class CandidateRow(_Record):
-    """One candidate, measured on the selection split. Its `verdict`: does it hold parity there."""
+    """One candidate, measured on the selection split. Its `verdict`: does it hold parity there.
+
+    `edited`: tensors whose ranges are the user's own (`[calibrate.encodings]`).
+    """
 
     id: str
     artifact: str | None
@@ -91,6 +94,7 @@ class CandidateRow(_Record):
     scheme: str | None
     observer: str | None
     weights: str | None = None
+    edited: list[str] = []
     precision: str | None = None
     int8_mac_share: float | None
     int8_op_share: float | None
