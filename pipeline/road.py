@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.runner import Runner
 from pipeline.stages.table import ORDER
+
+ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 
 @dataclass
@@ -212,7 +214,8 @@ def _quantize(
     proposed = {row["id"]: row for row in rows if row["quantizer"] != "ours"}
     if len(proposed) < len(rows):  # the target takes ranges of ours
         own = next(row for row in rows if row["quantizer"] == "ours")
-        proposed |= {f"ours-{name}": own for name in recipe.calibrate.observers}
+        observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
+        proposed |= {f"ours-{name}": own for name in observers}
     wished = recipe.quantize.candidates
     if wished and not set(wished) & set(proposed):
         raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
@@ -222,6 +225,9 @@ def _quantize(
     for name in chosen:
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         settings["weights"] = recipe.weights.method if proposed[name]["quantizer"] == "ours" else "none"
+        if name == f"ours-{ENCODINGS}":
+            settings["observer"] = recipe.calibrate.observers[0]
+            settings[ENCODINGS] = _encodings(recipe, branch.name)
         given = inputs.get(proposed[name]["quantizer"], vendors)
         try:
             branch.candidates[name] = runner.do(
@@ -233,6 +239,20 @@ def _quantize(
     integers = [name for name, kind in chosen.items() if kind == "int8"]
     if integers and not any(name in branch.candidates for name in integers):
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
+
+
+def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:
+    """The ranges of activations in the user's file, as JSON: content, not path, is what a stage depends on."""
+    from calibration import encodings  # numpy comes with it
+    from calibration.errors import CalibrationError
+
+    path = recipe.folder / recipe.calibrate.encodings[target]
+    try:
+        return {name: asdict(one) for name, one in encodings.read(path).activations.items()}
+    except CalibrationError as error:
+        raise UsageError(f"calibrate.encodings: {error}") from error
+    except OSError as error:
+        raise UsageError(f"calibrate.encodings: cannot read {path}: {error.strerror}") from error
 
 
 def _model(candidate: Artifact, lowered: Artifact) -> Artifact:

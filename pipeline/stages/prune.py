@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model, float (the original, whose MACs the budget is a share of), data. Files: a model folder.
 
-    Settings: granularity ("channel"; "weight" and "n:m" are in `_weights`), macs (share of the original's MACs to
-    leave, 0..1), criterion (a key of compression.criteria.CRITERIA), align; optional schedule ("uniform"), samples
-    (256, of the training split, drawn by the seed), rescore (0), groups (group -> share to keep, for the schedule
-    "groups", which knows no budget). Metadata: metric and loss right after pruning (selection), params, macs,
-    float_macs, budget_macs, macs_share, rounds (of scoring); layers [{name, before, after}] (channels), kept [{name,
-    width, reason}] for every group that stays whole. Raises UsageError when the budget cannot be met, a group is
-    unknown, or the model cannot be traced.
+    Settings: granularity (keys of compression.units.KINDS; ["weight"] and ["n:m"] are in `_weights`), macs (share of
+    the original's MACs to leave, 0..1), criterion (a key of compression.criteria.CRITERIA), align; optional schedule
+    ("uniform"), samples (256, of the training split, drawn by the seed), rescore (0), groups (group -> share to keep,
+    for the schedule "groups", which knows no budget). Metadata: metric and loss right after pruning (selection),
+    params, macs, float_macs, budget_macs, macs_share, rounds (of scoring); layers [{name, before, after}] (units), kept
+    [{name, width, reason}] for every group that stays whole. Raises UsageError when the budget cannot be met, a group
+    is unknown, or the model cannot be traced.
     """
     from pipeline import models, tasks
-    from pipeline.compression import macs, structure, training, widths
+    from pipeline.compression import macs, structure, training, units, widths
     from pipeline.compression.criteria import CRITERIA
     from pipeline.data import load_split
 
-    if job.settings.get("granularity", "channel") != "channel":
+    kinds = job.settings.get("granularity", ["channel"])
+    if not set(kinds) <= set(units.KINDS):
         return _weights(job)
     share = float(job.settings["macs"])
     with training.deterministic(job.seed):
@@ -41,7 +42,7 @@ def run(job: Job) -> dict[str, Any]:
         original = macs.count(models.load(job.user, job.inputs["float"]), example).macs
         model = models.load(job.user, job.inputs["model"])
         counted = macs.count(model, example)
-        groups, kept = structure.groups(model, example)
+        groups, kept = units.groups(kinds, model, example)
         cost = structure.cost(model, groups, counted.layers)
         sizes, budget = [group.width for group in groups], int(share * original)
         align, by_groups = int(job.settings["align"]), job.settings.get("schedule") == "groups"
@@ -152,7 +153,7 @@ def _weights(job: Job) -> dict[str, Any]:
         scores = masks.SCORES[name](_sight(job, model, []))
         if bad := [key for key, values in scores.items() if not bool(values.isfinite().all())]:
             raise StageError(f"prune: criterion '{name}' is not finite for '{bad[0]}': look at the model's weights")
-        if settings["granularity"] == "n:m":
+        if "n:m" in settings["granularity"]:
             keep, of = map(int, settings["pattern"].split(":"))
             gone = masks.pattern(scores, keep, of)
         elif settings.get("threshold") is not None:
