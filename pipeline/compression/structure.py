@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipeline.compression.attention import unfold
 from pipeline.compression.macs import Layer
 from pipeline.errors import UsageError
+from pipeline.interface import Outputs, by_name
 
 Edit = dict[str, Any]  # {"module", "axis", "width", "removed"}: channels that one layer lost along one axis
 Edits = list[list[Edit]]  # one list for each time that the model was pruned, oldest first
@@ -270,7 +271,7 @@ def reads(model: nn.Module, member: Member) -> bool:
     return layouts(model.get_submodule(member.module))[member.axis].role == "reads"
 
 
-def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Tensor) -> str:
+def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Outputs) -> str:
     """Why a group cannot be cut; empty when half of it was removed with the result that zeroing gives."""
     if group.width < 2:
         return "it has one channel"
@@ -283,12 +284,16 @@ def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference
         apply(cut, edits)
         zero(zeroed, edits)
         with torch.no_grad():
-            removed, expected = cut(*example), zeroed(*example)
+            removed, expected = by_name(cut(*example)), by_name(zeroed(*example))
     except Exception as error:
         return f"without some of its channels the model does not run: {' '.join(str(error).split())[:160]}"
-    if removed.shape != reference.shape:
-        return f"it changes the output's shape from {list(reference.shape)} to {list(removed.shape)}"
-    worst = float((removed - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    for name, whole in by_name(reference).items():
+        if removed[name].shape != whole.shape:
+            return f"it changes the output's shape from {list(whole.shape)} to {list(removed[name].shape)}"
+    worst = max(
+        float((removed[name] - values).abs().max() / values.abs().max().clamp_min(1e-12))
+        for name, values in expected.items()
+    )
     if not worst <= TOLERANCE:
         return f"removing its channels is not the same as zeroing them (off by {worst:.2g} of the largest output)"
     return ""
