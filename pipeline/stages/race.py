@@ -31,7 +31,7 @@ def run(job: Job) -> dict[str, Any]:
     split = load_split(job.inputs["data"], "selection")
     original = np.load(job.inputs["reference"] / "selection.npy")
     with measure.workspace(split, floating) as folder:
-        logits, _ = measure.outputs(target, entrants, folder, settings["batch"], settings["threads"])
+        logits, _ = measure.outputs(target, entrants, folder, settings["batch"], settings)
         raw, timed = measure.time(target, entrants, folder, job)
     reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
     rows = [

@@ -32,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
     runs = []
     with measure.workspace(split, floating) as folder:
         for batch in settings["batches"]:
-            logits, result = measure.outputs(target, entrants, folder, batch, settings["threads"])
+            logits, result = measure.outputs(target, entrants, folder, batch, settings)
             evidence = measure.compare(split.labels, original, logits["float"], logits["shipped"])
             model = result["models"]["shipped"]
             runs.append(
