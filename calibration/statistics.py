@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.errors import CalibrationError, label
-from calibration.observers import Arrays, Histogram, MinMax, observer
+from calibration.observers import Arrays, Histogram, MinMax, Samples
 from calibration.qparams import QParams, from_range
+from calibration.rules import observer
 from calibration.schemes import Granularity, Scheme
 
-_KINDS: dict[str, type[MinMax]] = {kind.__name__: kind for kind in (MinMax, Histogram)}
+_KINDS: dict[str, type[MinMax]] = {kind.__name__: kind for kind in (MinMax, Histogram, Samples)}
 _FORMAT = 2
 ABSURD = 1e30  # beyond it a number is a marker (an attention mask's -3.4e38), not a signal
 
@@ -26,14 +27,14 @@ ABSURD = 1e30  # beyond it a number is a marker (an attention mask's -3.4e38), n
 class Statistics:
     """What was seen of each tensor of the graph with this hash.
 
-    `kind` is the class of the observers that `update` makes for new names: a Histogram answers every rule, a MinMax
-    only "minmax". Finite values beyond +-ABSURD are left out, so that they saturate at the ends of the range that the
-    others need; `absurd` counts them: tensor name -> how many.
+    `kind` is the class of the observers that `update` makes for new names: Samples answer every rule, a Histogram all
+    but "moving_average", a MinMax only "minmax". Finite values beyond +-ABSURD are left out, so that they saturate at
+    the ends of the range that the others need; `absurd` counts them: tensor name -> how many.
     """
 
     graph_sha256: str
     tensors: dict[str, MinMax] = field(default_factory=dict)
-    kind: type[MinMax] = Histogram
+    kind: type[MinMax] = Samples
     absurd: dict[str, int] = field(default_factory=dict)
 
     def update(self, batch: Mapping[str, npt.ArrayLike]) -> None:
@@ -50,7 +51,7 @@ class Statistics:
             return array
         beyond = (np.abs(array) > ABSURD) & np.isfinite(array)
         self.absurd[name] = self.absurd.get(name, 0) + int(beyond.sum())
-        return np.asarray(array[~beyond])
+        return np.asarray(array[~beyond])[None]  # no rows are left: all of it is one sample
 
     def merge(self, other: Statistics) -> None:
         """Take in what `other` has seen of the same graph. Raises CalibrationError for another graph."""
@@ -107,7 +108,7 @@ def _below(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> Arrays:
 
 
 def solve(statistics: Statistics, scheme: Scheme, observer_name: str) -> dict[str, QParams]:
-    """Tensor name -> QParams for the scheme's activations, one for each whole tensor, by a rule of OBSERVERS.
+    """Tensor name -> QParams for the scheme's activations, one for each whole tensor, by a rule (calibration/rules.py).
 
     Raises CalibrationError for an unknown rule, for a tensor that was never seen or not remembered well enough for the
     rule, and for a scheme with a scale for each channel of an activation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from pipeline.release import choose
 from pipeline.runner import Runner
 from pipeline.stages.table import ORDER
 
+ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
+
 
 @dataclass
 class Branch:
@@ -23,6 +25,7 @@ class Branch:
 
     name: str
     lowered: Artifact | None = None
+    observed: Artifact | None = None
     candidates: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
     race: Artifact | None = None
@@ -75,17 +78,20 @@ def travel(
 
 
 def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
-    from targets import registry  # numpy comes with it
+    from pipeline.data import input_names  # numpy comes with these
+    from targets import registry
 
     recipe = road.recipe
     files = source.digest_files(recipe.data_files, recipe.folder)
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
+    runner.known = {"inputs": ",".join(input_names(data.path))}
     for name in everyone:
         _check_dtypes(name, registry.load(name).capabilities.dtypes, data.metadata["inputs"])
     if not wanted("load"):
         return
+    task = {"task": recipe.task.model_dump()}
     if recipe.checkpoint is None:
-        floating = runner.do("train", {"data": data}, recipe.train.model_dump(), branches=everyone)
+        floating = runner.do("train", {"data": data}, recipe.train.model_dump() | task, branches=everyone)
     else:
         path = (recipe.folder / recipe.checkpoint).resolve()
         if not path.is_file():
@@ -93,13 +99,13 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         floating = runner.do(
             "load",
             {"data": data},
-            {"checkpoint": recipe.checkpoint},
+            {"checkpoint": recipe.checkpoint} | task,
             branches=everyone,
             extra={"sha256": sha256_file(path)},
         )
     road.floating = road.model = floating
     if wanted("reference"):
-        road.reference = runner.do("reference", {"model": floating, "data": data}, {}, branches=everyone)
+        road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
     sequence = recipe.sequence()
     prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
@@ -121,7 +127,7 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         else:
             settings = recipe.distill.model_dump()
             inputs["teacher"] = floating
-        road.model = runner.do(stage, inputs, settings, branches=everyone, label=label)
+        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label)
     if wanted("export-pt2"):
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
@@ -146,6 +152,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
+    task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
     for label, start in {"": exported, "stepped": stepped}.items():
         if label and start is exported:  # no weight step: one graph is both
@@ -164,7 +171,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     do = partial(do, label=branch.name)
     samples = {"samples": recipe.calibrate.samples}
-    observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
+    branch.observed = observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
@@ -178,7 +185,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
+        {**measured, **task, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
     policy = recipe.gate.of(branch.name)
@@ -192,7 +199,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     branch.verify = do(
         "verify",
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, "batches": branch.batches},
+        {**chosen, **task, "batches": branch.batches},
     )
     if not wanted("profile"):
         return
@@ -215,7 +222,8 @@ def _quantize(
     proposed = {row["id"]: row for row in rows if row["quantizer"] != "ours"}
     if len(proposed) < len(rows):  # the target takes ranges of ours
         own = next(row for row in rows if row["quantizer"] == "ours")
-        proposed |= {f"ours-{name}": own for name in recipe.calibrate.observers}
+        observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
+        proposed |= {f"ours-{name}": own for name in observers}
     wished = recipe.quantize.candidates
     if wished and not set(wished) & set(proposed):
         raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
@@ -225,6 +233,9 @@ def _quantize(
     for name in chosen:
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         settings["weights"] = recipe.weights.method if proposed[name]["quantizer"] == "ours" else "none"
+        if name == f"ours-{ENCODINGS}":
+            settings["observer"] = recipe.calibrate.observers[0]
+            settings[ENCODINGS] = _encodings(recipe, branch.name)
         given = inputs.get(proposed[name]["quantizer"], vendors)
         try:
             branch.candidates[name] = runner.do(
@@ -236,6 +247,20 @@ def _quantize(
     integers = [name for name, kind in chosen.items() if kind == "int8"]
     if integers and not any(name in branch.candidates for name in integers):
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
+
+
+def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:
+    """The ranges of activations in the user's file, as JSON: content, not path, is what a stage depends on."""
+    from calibration import encodings  # numpy comes with it
+    from calibration.errors import CalibrationError
+
+    path = recipe.folder / recipe.calibrate.encodings[target]
+    try:
+        return {name: asdict(one) for name, one in encodings.read(path).activations.items()}
+    except CalibrationError as error:
+        raise UsageError(f"calibrate.encodings: {error}") from error
+    except OSError as error:
+        raise UsageError(f"calibrate.encodings: cannot read {path}: {error.strerror}") from error
 
 
 def _model(candidate: Artifact, lowered: Artifact) -> Artifact:

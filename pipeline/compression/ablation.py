@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.compression.sight import Sight, values
-from pipeline.compression.structure import Group
+from pipeline.compression.structure import Group, reads
 
 BATCH = 256
 
@@ -28,7 +28,7 @@ def _without(sight: Sight, group: Group, unit: int) -> float:
     silenced = []
     try:
         for member in group.members:
-            if member.axis != "in":
+            if not reads(sight.model, member):
                 continue
             channels = [c for c, root in zip(member.channels, member.roots, strict=True) if root == unit]
             for parameter, dim in values(sight.model, member):

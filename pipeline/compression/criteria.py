@@ -145,14 +145,16 @@ def _distances(model: nn.Module, group: Group) -> list[Tensor]:
     """For each layer that makes the group's units; normalised by its mean, so that large layers do not decide alone."""
     found = []
     for member in group.members:
-        if member.axis != "out":
-            continue
         module = model.get_submodule(member.module)
-        name, dim = layouts(module)["out"].tensors[0]
-        rows = getattr(module, name).detach().float().movedim(dim, 0)[list(member.channels)]
-        rows = rows.reshape(len(member.channels), -1)
+        layout = layouts(module)[member.axis]
+        if layout.role != "makes":
+            continue
+        name, dim = layout.tensors[0]
+        order = torch.tensor(member.roots).argsort(stable=True)  # the rows of one unit (its gates) are one long row
+        rows = getattr(module, name).detach().float().movedim(dim, 0)[torch.tensor(member.channels)[order]]
+        rows, units = rows.reshape(len(set(member.roots)), -1), torch.tensor(sorted(set(member.roots)))
         sums = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-        total = torch.zeros(group.width).index_add_(0, torch.tensor(member.roots), sums.sum(1))
+        total = torch.zeros(group.width).index_add_(0, units, sums.sum(1))
         found.append(total / total.mean() if total.mean() > 0 else total)
     return found
 

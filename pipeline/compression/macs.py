@@ -14,35 +14,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.compression.attention import Attention
+
+Part = tuple[int, tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: MACs per sample over all its uses, of which `fixed` do not depend on its input width; parameters."""
+    """One layer: MACs per sample over all its uses, and parameters.
+
+    `parts`: the MACs by what they grow with, each (amount, the layer's axes); proportional to an axis once for each
+    time that it is named.
+    """
 
     name: str
     type: str
     macs: int
-    fixed: int
+    parts: tuple[Part, ...]
     params: int
 
 
-Counter = Callable[
-    [Any, tuple[Any, ...], Any], tuple[int, int]
-]  # (module, inputs, output) -> (macs, fixed), whole batch
+Counter = Callable[[Any, tuple[Any, ...], Any], list[Part]]  # (module, inputs, output) -> parts, of the whole batch
 
 
-def _conv(module: Any, inputs: tuple[Any, ...], output: Any) -> tuple[int, int]:
+def _conv(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
     # Every input value meets the whole kernel of a transposed convolution; every output value that of a plain one.
     values = inputs[0].numel() if module.transposed else output.numel()
     fan = module.out_channels if module.transposed else module.in_channels
-    return int(values * (fan // module.groups) * math.prod(module.kernel_size)), 0
+    axes = ("in", "out") if module.groups == 1 else ("through",)
+    return [(values * (fan // module.groups) * math.prod(module.kernel_size), axes)]
 
 
-def _linear(module: Any, inputs: tuple[Any, ...], output: Any) -> tuple[int, int]:
-    return int(output.numel() * module.in_features), 0
+def _linear(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
+    return [(output.numel() * module.in_features, ("in", "out"))]
 
 
-def _recurrent(module: Any, inputs: tuple[Any, ...], output: Any) -> tuple[int, int]:
+def _recurrent(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
     gates = {"GRU": 3, "LSTM": 4}.get(module.mode, 1)
     steps = inputs[0].numel() // module.input_size  # batch x time
     directions = 2 if module.bidirectional else 1
@@ -50,16 +57,22 @@ def _recurrent(module: Any, inputs: tuple[Any, ...], output: Any) -> tuple[int, 
     first = steps * directions * gates * hidden * module.input_size
     deeper = steps * directions * gates * hidden * directions * emitted * (module.num_layers - 1)
     recurrent = steps * directions * module.num_layers * (gates * hidden * emitted + hidden * module.proj_size)
-    return first + deeper + recurrent, deeper + recurrent
+    return [(first, ("in", "state l0")), (deeper + recurrent, ("state l0", "state l0"))]
 
 
-def _attention(module: Any, inputs: tuple[Any, ...], output: Any) -> tuple[int, int]:
+def _attention(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
     if not module.batch_first:
         inputs = tuple(value.transpose(0, 1) for value in inputs[:3])
     (batch, queries, width), (keys, key_width) = inputs[0].shape, inputs[1].shape[1:]
     projections = width * width * 2 * queries + (key_width + inputs[2].shape[2]) * width * keys
-    macs = batch * (projections + 2 * queries * keys * width)
-    return macs, macs
+    return [(batch * (projections + 2 * queries * keys * width), ())]
+
+
+def _heads(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
+    steps = 1 if module.batch_first else 0
+    queries, keys = inputs[0].shape[steps], inputs[1].shape[steps]
+    batch = inputs[0].shape[1 - steps]
+    return [(2 * batch * queries * keys * module.q.out_features, ("heads",))]
 
 
 _COUNTERS: tuple[tuple[type[nn.Module], Counter], ...] = (
@@ -67,6 +80,7 @@ _COUNTERS: tuple[tuple[type[nn.Module], Counter], ...] = (
     (nn.Linear, _linear),
     (nn.RNNBase, _recurrent),
     (nn.MultiheadAttention, _attention),
+    (Attention, _heads),  # beside its linear layers
 )
 
 
@@ -81,7 +95,7 @@ class Count:
 
 def count(model: nn.Module, example: Sequence[Tensor]) -> Count:
     """Count on one forward pass in eval mode. `example`: the model's inputs in order, each [n, ...]."""
-    totals: dict[str, tuple[int, int]] = {}
+    totals: dict[str, dict[tuple[str, ...], int]] = {}
     hooks = []
     for name, module in model.named_modules():
         counter = next((counter for kind, counter in _COUNTERS if isinstance(module, kind)), None)
@@ -89,9 +103,9 @@ def count(model: nn.Module, example: Sequence[Tensor]) -> Count:
             continue
 
         def hook(module: Any, args: tuple[Any, ...], output: Any, name: str = name, counter: Counter = counter) -> None:
-            # A layer that is used twice counts twice.
-            before, now = totals.get(name, (0, 0)), counter(module, args, output)
-            totals[name] = (before[0] + now[0], before[1] + now[1])
+            parts = totals.setdefault(name, {})
+            for amount, axes in counter(module, args, output):  # a layer that is used twice counts twice
+                parts[axes] = parts.get(axes, 0) + amount
 
         hooks.append(module.register_forward_hook(hook))
     training = model.training
@@ -105,8 +119,14 @@ def count(model: nn.Module, example: Sequence[Tensor]) -> Count:
             handle.remove()
     batch, found = len(example[0]), dict(model.named_modules())
     layers = tuple(
-        Layer(name, type(found[name]).__name__, macs // batch, fixed // batch, _params(found[name]))
-        for name, (macs, fixed) in totals.items()
+        Layer(
+            name,
+            type(found[name]).__name__,
+            sum(parts.values()) // batch,
+            tuple((amount // batch, axes) for axes, amount in parts.items()),
+            _params(found[name]),
+        )
+        for name, parts in totals.items()
     )
     return Count(sum(layer.macs for layer in layers), _params(model), layers)
 

@@ -1,9 +1,8 @@
-"""Which channels hang together, and taking them out: recorded as data, so that it can be replayed on a fresh model.
+"""Units that hang together, and taking them out: recorded as data, so that it can be replayed on a fresh model.
 
-torch-pruning's dependency graph says which slices of which layers fall when one channel goes. The slicing is ours:
-the table below knows every layer that is cut, and a group that reaches anything else stays whole and is named. Each
-group is then tried on real inputs: taking channels out must give what zeroing them gives. What fails that stays whole
-too, so a graph that the tracer misread cannot do harm.
+The table below knows every layer that is cut and where it keeps what. Which slices of which layers belong to one unit
+is found elsewhere (`channels`, `hidden`); here a found group is tried on real inputs: taking units out must give what
+zeroing them gives. What fails that stays whole and is named.
 """
 
 from __future__ import annotations
@@ -12,32 +11,41 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pipeline.compression.attention import unfold
 from pipeline.compression.macs import Layer
 from pipeline.errors import UsageError
+from pipeline.interface import Outputs, by_name
 
 Edit = dict[str, Any]  # {"module", "axis", "width", "removed"}: channels that one layer lost along one axis
 Edits = list[list[Edit]]  # one list for each time that the model was pruned, oldest first
 
+ATTENTION = "attention"  # an edit that takes an nn.MultiheadAttention apart, so that its heads can go
+HEAD_ATTRIBUTES = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
+HEADS_WIDTHS = ("all_head_size", "inner_dim", "attn_dim")  # names for heads x size of a head
 TOLERANCE = 1e-4  # of the largest output: between removing and zeroing, float noise only
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a layer keeps the channels of one axis: (tensor, dim) pairs, weight first, and the width's attributes."""
+    """Where a layer keeps the channels of one axis: (tensor, dim) pairs, weight first, and its width's attributes.
+
+    The first attribute is the width, the others may be multiples of it.
+    `role`: whether the layer makes the channels, reads them, or lets them through.
+    """
 
     tensors: tuple[tuple[str, int], ...]
     widths: tuple[str, ...]
+    role: Literal["makes", "reads", "passes"] = "passes"
 
 
 @dataclass(frozen=True)
 class Member:
-    """`channels[i]` of a layer's axis ("in", "out" or "through") falls when channel `roots[i]` of its group does."""
+    """`channels[i]` of a layer's axis (a key of `layouts`) falls when unit `roots[i]` of its group does."""
 
     module: str
     axis: str
@@ -47,7 +55,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that can only go together. `name`: the layer that makes them; `width`: how many there are."""
+    """Units whose slices can only go together. `name`: the layer that makes them; `width`: how many there are."""
 
     name: str
     width: int
@@ -64,21 +72,20 @@ class Kept:
 
 
 _CONV = {
-    "out": Layout((("weight", 0), ("bias", 0)), ("out_channels",)),
-    "in": Layout((("weight", 1),), ("in_channels",)),
+    "out": Layout((("weight", 0), ("bias", 0)), ("out_channels",), "makes"),
+    "in": Layout((("weight", 1),), ("in_channels",), "reads"),
 }
 _TRANSPOSED = {
-    "out": Layout((("weight", 1), ("bias", 0)), ("out_channels",)),
-    "in": Layout((("weight", 0),), ("in_channels",)),
+    "out": Layout((("weight", 1), ("bias", 0)), ("out_channels",), "makes"),
+    "in": Layout((("weight", 0),), ("in_channels",), "reads"),
 }
 _DEPTHWISE = {"through": Layout((("weight", 0), ("bias", 0)), ("in_channels", "out_channels", "groups"))}
 _LINEAR = {
-    "out": Layout((("weight", 0), ("bias", 0)), ("out_features",)),
-    "in": Layout((("weight", 1),), ("in_features",)),
+    "out": Layout((("weight", 0), ("bias", 0)), ("out_features",), "makes"),
+    "in": Layout((("weight", 1),), ("in_features",), "reads"),
 }
 _NORM = {"through": Layout((("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0)), ("num_features",))}
 _PRELU = {"through": Layout((("weight", 0),), ("num_parameters",))}
-_RECURRENT = {"in": Layout((("weight_ih_l0", 1), ("weight_ih_l0_reverse", 1)), ("input_size",))}
 
 
 def layouts(module: nn.Module) -> Mapping[str, Layout]:
@@ -95,32 +102,32 @@ def layouts(module: nn.Module) -> Mapping[str, Layout]:
     if isinstance(module, nn.PReLU) and module.num_parameters > 1:
         return _PRELU
     if isinstance(module, nn.RNNBase):
-        return _RECURRENT
+        return _recurrent(module)
+    if heads := head_attribute(module):
+        return {"heads": Layout((), (heads, *(name for name in HEADS_WIDTHS if hasattr(module, name))))}
     return {}
 
 
-def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], list[Kept]]:
-    """The groups that can be cut, and those that cannot with the reason. `example`: real inputs, each [n, ...].
+def head_attribute(module: nn.Module) -> str:
+    """Where a module keeps its number of heads; empty where it has none, or all heads are one tensor's business."""
+    if isinstance(module, nn.MultiheadAttention):
+        return ""
+    names = (name for name in HEAD_ATTRIBUTES if type(getattr(module, name, None)) is int)
+    return next(names, "")
 
-    Leaves the model as it was. Raises UsageError when its graph cannot be traced.
-    """
-    training = model.training
-    model.eval()
-    try:
-        found, kept = [], []
-        with torch.no_grad():
-            reference = model(*example)
-        for group in _dependencies(model, example):
-            if isinstance(group, Group):
-                reason = _problem(model, group, example, reference)
-                if not reason:
-                    found.append(group)
-                    continue
-                group = Kept(group.name, group.width, reason)
-            kept.append(group)
-        return found, kept
-    finally:
-        model.train(training)
+
+def _recurrent(module: nn.RNNBase) -> Mapping[str, Layout]:
+    """Every layer and direction makes its state (a row block for each gate); itself and the next layer read it."""
+    found = {"in": Layout((("weight_ih_l0", 1), ("weight_ih_l0_reverse", 1)), ("input_size",), "reads")}
+    for layer in range(module.num_layers):
+        if layer:
+            both = ((f"weight_ih_l{layer}", 1), (f"weight_ih_l{layer}_reverse", 1))
+            found[f"in l{layer}"] = Layout(both, (), "reads")
+        for own in (f"l{layer}", f"l{layer}_reverse")[: 1 + module.bidirectional]:
+            rows = tuple((f"{kind}_{own}", 0) for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            found[f"gates {own}"] = Layout(rows, (), "makes")
+            found[f"state {own}"] = Layout(((f"weight_hh_{own}", 1),), ("hidden_size",), "reads")
+    return found
 
 
 def edits_for(model: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) -> list[Edit]:
@@ -173,18 +180,17 @@ def cost(model: nn.Module, groups: Sequence[Group], layers: Iterable[Layer]) -> 
     terms = []
     for layer in layers:
         module = model.get_submodule(layer.name)
-        axes = [axis for axis in layouts(module) if (layer.name, axis) in reach]
-        terms.append(
-            (layer.macs - layer.fixed, layer.fixed, [(width(module, axis), reach[layer.name, axis]) for axis in axes])
-        )
+        for amount, axes in layer.parts:
+            cut = [axis for axis in axes if (layer.name, axis) in reach]
+            terms.append((amount, [(width(module, axis), reach[layer.name, axis]) for axis in cut]))
 
     def macs(left: Sequence[int]) -> int:
         gone = [before - after for before, after in zip(full, left, strict=True)]
         total = 0
-        for amount, fixed, axes in terms:
+        for amount, axes in terms:
             for size, parts in axes:
                 amount = amount // size * (size - sum(gone[group] * each for group, each in parts))
-            total += amount + fixed
+            total += amount
         return total
 
     return macs
@@ -192,12 +198,19 @@ def cost(model: nn.Module, groups: Sequence[Group], layers: Iterable[Layer]) -> 
 
 def width(module: nn.Module, axis: str) -> int:
     """Channels of a layer's axis now."""
-    return int(getattr(module, layouts(module)[axis].widths[0]))
+    layout = layouts(module)[axis]
+    if layout.widths:
+        return int(getattr(module, layout.widths[0]))
+    name, dim = layout.tensors[0]
+    return int(getattr(module, name).shape[dim])
 
 
 def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Take the channels out, in place."""
     for edit in edits:
+        if edit["axis"] == ATTENTION:
+            unfold(model, edit["module"])
+            continue
         module = model.get_submodule(edit["module"])
         layout = layouts(module)[edit["axis"]]
         gone = set(edit["removed"])
@@ -208,8 +221,9 @@ def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
                 continue
             cut = tensor.detach().index_select(dim, keep)
             setattr(module, name, nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut)
-        for attribute in layout.widths:
-            setattr(module, attribute, len(keep))
+        for index, attribute in enumerate(layout.widths):  # the first is the width, the others are multiples of it
+            times = getattr(module, attribute) // edit["width"] if index else 1
+            setattr(module, attribute, times * len(keep))
 
 
 def replay(model: nn.Module, steps: Edits, where: str) -> None:
@@ -218,7 +232,10 @@ def replay(model: nn.Module, steps: Edits, where: str) -> None:
         for edit in edits:
             name, axis = edit["module"], edit["axis"]
             module = dict(model.named_modules()).get(name)
-            now = width(module, axis) if module is not None and axis in layouts(module) else None
+            if axis == ATTENTION:
+                now = getattr(module, "num_heads", None) if isinstance(module, nn.MultiheadAttention) else None
+            else:
+                now = width(module, axis) if module is not None and axis in layouts(module) else None
             if now != edit["width"]:
                 raise UsageError(
                     f"{where} does not build what was pruned: layer '{name}' has {now} channels ({axis}), the record "
@@ -230,18 +247,35 @@ def replay(model: nn.Module, steps: Edits, where: str) -> None:
 def zero(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Make the channels unseen by whatever reads them, in place: what removing them must be equal to."""
     for edit in edits:
-        if edit["axis"] == "in":
-            module = model.get_submodule(edit["module"])
-            for name, dim in layouts(module)["in"].tensors:
+        module = model.get_submodule(edit["module"])
+        layout = layouts(module)[edit["axis"]]
+        if layout.role == "reads":
+            for name, dim in layout.tensors:
                 if hasattr(module, name):
                     getattr(module, name).data.index_fill_(dim, torch.tensor(edit["removed"]), 0.0)
 
 
-def _problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Tensor) -> str:
+@contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """In eval mode while outputs are compared, in its own mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def reads(model: nn.Module, member: Member) -> bool:
+    """Whether this is a place where the units of a group are read."""
+    return layouts(model.get_submodule(member.module))[member.axis].role == "reads"
+
+
+def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Outputs) -> str:
     """Why a group cannot be cut; empty when half of it was removed with the result that zeroing gives."""
     if group.width < 2:
         return "it has one channel"
-    if not any(member.axis == "in" for member in group.members):
+    if not any(reads(model, member) for member in group.members):
         return "its channels are the model's output"
     order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
     edits = edits_for(model, [(group, order[: group.width // 2])])
@@ -250,123 +284,24 @@ def _problem(model: nn.Module, group: Group, example: Sequence[Tensor], referenc
         apply(cut, edits)
         zero(zeroed, edits)
         with torch.no_grad():
-            removed, expected = cut(*example), zeroed(*example)
+            removed, expected = by_name(cut(*example)), by_name(zeroed(*example))
     except Exception as error:
         return f"without some of its channels the model does not run: {' '.join(str(error).split())[:160]}"
-    if removed.shape != reference.shape:
-        return f"it changes the output's shape from {list(reference.shape)} to {list(removed.shape)}"
-    worst = float((removed - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    for name, whole in by_name(reference).items():
+        if removed[name].shape != whole.shape:
+            return f"it changes the output's shape from {list(whole.shape)} to {list(removed[name].shape)}"
+    worst = max(
+        float((removed[name] - values).abs().max() / values.abs().max().clamp_min(1e-12))
+        for name, values in expected.items()
+    )
     if not worst <= TOLERANCE:
         return f"removing its channels is not the same as zeroing them (off by {worst:.2g} of the largest output)"
     return ""
 
 
-def _dependencies(model: nn.Module, example: Sequence[Tensor]) -> list[Group | Kept]:
-    import torch_pruning
-
-    shared = _shared(model)
-    with torch.enable_grad(), _opaque_recurrence(model):
-        try:
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                model,
-                tuple(example),
-                forward_fn=lambda traced, inputs: traced(*inputs),
-                customized_pruners={type(module): _Boundary() for module in model.modules() if _recurrent(module)},
-                verbose=False,
-            )
-            traced = list(graph.get_all_groups())
-        except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise UsageError(f"the model's graph cannot be traced for pruning: {text}") from error
-        groups = [_group(found, graph.is_out_channel_pruning_fn, shared) for found in traced]
-        order = [name for name, _ in model.named_modules()]
-        return sorted(groups, key=lambda group: order.index(group.name) if group.name in order else len(order))
-
-
-class _Boundary:
-    """Tells torch-pruning that a recurrent layer's input and output channels have nothing to do with each other."""
-
-    pruning_dim = 1
-
-    def prune_out_channels(self, layer: Any, idxs: Any) -> Any: ...
-
-    def prune_in_channels(self, layer: Any, idxs: Any) -> Any: ...
-
-    def get_out_channels(self, layer: nn.RNNBase) -> int:
-        return (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
-
-    def get_in_channels(self, layer: nn.RNNBase) -> int:
-        return layer.input_size
-
-
-class _Opaque(torch.autograd.Function):
-    """One node from a layer's input to its outputs, in place of all that happens inside."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, *outputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(output.clone() for output in outputs)
-
-
-def _recurrent(module: nn.Module) -> bool:
-    return isinstance(module, nn.RNNBase)
-
-
-@contextmanager
-def _opaque_recurrence(model: nn.Module) -> Iterator[None]:
-    """While tracing, hide the steps inside of recurrent layers: the tracer would take their gates for channels."""
-    layers = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-
-    def hidden(layer: nn.RNNBase) -> Callable[..., Any]:
-        forward = layer.forward
-
-        def run(source: Tensor, state: Any = None) -> Any:
-            with torch.no_grad():
-                flat, spec = tree_flatten(forward(source, state))
-            return tree_unflatten(list(_Opaque.apply(source, *flat)), spec)  # type: ignore[no-untyped-call]
-
-        return run
-
-    for layer in layers:
-        layer.forward = hidden(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _shared(model: nn.Module) -> set[int]:
+def shared(model: nn.Module) -> set[int]:
     """Parameters that several layers share: cutting one layer would untie them."""
     owners: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), set()).add(name)
     return {key for key, names in owners.items() if len(names) > 1}
-
-
-def _group(found: Any, is_out: Callable[[Any], bool], shared: set[int]) -> Group | Kept:
-    """A torch-pruning group in our terms."""
-    root = found[0].dep.target
-    name, known = _layer(root), layouts(root.module)
-    size = width(root.module, "out") if "out" in known else len(found[0].idxs)
-    lost: dict[tuple[str, str], dict[int, int]] = {}  # a normalisation is met from both sides, so members are merged
-    for item in found:
-        module = item.dep.target.module
-        if isinstance(module, nn.Parameter):
-            return Kept(name, size, f"it reaches a parameter outside of the known layers (shape {list(module.shape)})")
-        if type(module).__name__ == "_OutputOp":
-            return Kept(name, size, "its channels are the model's output")
-        if type(module).__module__ == "torch_pruning.ops":
-            continue  # element-wise, concat, reshape: they hold no weights, and the graph has mapped the channels
-        layer, known = _layer(item.dep.target), layouts(module)
-        axis = "through" if "through" in known else ("out" if is_out(item.dep.handler) else "in")
-        if axis not in known:
-            return Kept(name, size, f"it reaches '{layer}' ({type(module).__name__}), which cannot be cut")
-        if any(id(parameter) in shared for parameter in module.parameters(recurse=False)):
-            return Kept(name, size, f"it reaches '{layer}', which shares a parameter with another layer")
-        lost.setdefault((layer, axis), {}).update(zip(item.idxs, item.root_idxs, strict=True))
-    members = (Member(layer, axis, *zip(*sorted(pairs.items()), strict=True)) for (layer, axis), pairs in lost.items())
-    return Group(name, size, tuple(members))
-
-
-def _layer(node: Any) -> str:
-    return str(node.name).split(" (")[0]  # torch-pruning appends the module's text

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression.sight import Sight, gradients, trainable, values
-from pipeline.compression.structure import Group, Member
+from pipeline.compression.structure import Group, Member, reads
 from pipeline.errors import UsageError
 
 BLOCK = 512  # weights
@@ -94,7 +94,7 @@ def _blocks(sight: Sight) -> Iterator[Block]:
         (index, group, member, parameter, dim)
         for index, group in enumerate(sight.groups)
         for member in group.members
-        if member.axis == "in"
+        if reads(sight.model, member)
         for parameter, dim in values(sight.model, member)
     ]
     collected = _per_sample(sight, list(dict.fromkeys(parameter for _, _, _, parameter, _ in readers)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import data, user
+from pipeline import data, scales, user
 from pipeline.stages import Job
 
 
@@ -15,13 +15,17 @@ def run(job: Job) -> dict[str, Any]:
     """Files: `SPLIT/inputs/NAME.npy`, `SPLIT/labels.npy`, `SPLIT/groups.npy`, `declared.json`."""
     reference = job.user["data"]
     splits = data.from_factory(user.call(reference, job.user["folder"]), reference)
+    scales.check(splits, reference)
     data.save(splits, job.out)
     gate = splits.splits["gate"]
     return {
         "splits": {name: len(split) for name, split in splits.splits.items()},
         "inputs": {k: {"shape": list(v.shape[1:]), "dtype": str(v.dtype)} for k, v in gate.inputs.items()},
         "labels": list(splits.labels),
-        "classes": int(max(int(split.labels.max()) for split in splits.splits.values())) + 1,
+        "classes": None
+        if gate.labels.dtype.kind == "f"
+        else int(max(int(split.labels.max()) for split in splits.splits.values())) + 1,
+        "targets": {"shape": list(gate.labels.shape[1:]), "dtype": str(gate.labels.dtype)},
         "groups": {
             name: sorted(np.unique(split.groups).tolist())
             for name, split in splits.splits.items()

@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model, float (the original, whose MACs the budget is a share of), data. Files: a model folder.
 
-    Settings: granularity ("channel"; "weight" and "n:m" are in `_weights`), macs (share of the original's MACs to
-    leave, 0..1), criterion (a key of compression.criteria.CRITERIA), align; optional schedule ("uniform"), samples
-    (256, of the training split, drawn by the seed), rescore (0), groups (group -> share to keep, for the schedule
-    "groups", which knows no budget). Metadata: metric and loss right after pruning (selection), params, macs,
-    float_macs, budget_macs, macs_share, rounds (of scoring); layers [{name, before, after}] (channels), kept [{name,
-    width, reason}] for every group that stays whole. Raises UsageError when the budget cannot be met, a group is
-    unknown, or the model cannot be traced.
+    Settings: granularity (keys of compression.units.KINDS; ["weight"] and ["n:m"] are in `_weights`), macs (share of
+    the original's MACs to leave, 0..1), criterion (a key of compression.criteria.CRITERIA), align; optional schedule
+    ("uniform"), samples (256, of the training split, drawn by the seed), rescore (0), groups (group -> share to keep,
+    for the schedule "groups", which knows no budget). Metadata: metric and loss right after pruning (selection),
+    params, macs, float_macs, budget_macs, macs_share, rounds (of scoring); layers [{name, before, after}] (units), kept
+    [{name, width, reason}] for every group that stays whole. Raises UsageError when the budget cannot be met, a group
+    is unknown, or the model cannot be traced.
     """
-    from pipeline import models
-    from pipeline.compression import macs, structure, training, widths
+    from pipeline import models, tasks
+    from pipeline.compression import macs, structure, training, units, widths
     from pipeline.compression.criteria import CRITERIA
     from pipeline.data import load_split
 
-    if job.settings.get("granularity", "channel") != "channel":
+    kinds = job.settings.get("granularity", ["channel"])
+    if not set(kinds) <= set(units.KINDS):
         return _weights(job)
     share = float(job.settings["macs"])
     with training.deterministic(job.seed):
@@ -40,8 +41,9 @@ def run(job: Job) -> dict[str, Any]:
         example = training.tensors(load_split(job.inputs["data"], "train").inputs, slice(0, 2))
         original = macs.count(models.load(job.user, job.inputs["float"]), example).macs
         model = models.load(job.user, job.inputs["model"])
+        rebuilt = units.prepare(kinds, model, example)
         counted = macs.count(model, example)
-        groups, kept = structure.groups(model, example)
+        groups, kept = units.groups(kinds, model, example)
         cost = structure.cost(model, groups, counted.layers)
         sizes, budget = [group.width for group in groups], int(share * original)
         align, by_groups = int(job.settings["align"]), job.settings.get("schedule") == "groups"
@@ -64,11 +66,10 @@ def run(job: Job) -> dict[str, Any]:
         now = macs.count(model, example).macs
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
-        models.save(
-            model, [*models.edits_of(job.inputs["model"]), edits], job.out, models.zeros_of(job.inputs["model"])
-        )
+        steps = [*models.edits_of(job.inputs["model"]), *([rebuilt] if rebuilt else []), edits]
+        models.save(model, steps, job.out, models.zeros_of(job.inputs["model"]))
         return {
-            **training.facts(model, job.inputs["data"]),
+            **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "float_macs": original,
             "budget_macs": budget,
             "macs_share": round(now / original, 6),
@@ -113,6 +114,7 @@ def _sight(job: Job, model: nn.Module, groups: Sequence[Group]) -> Any:
     import numpy as np
     import torch
 
+    from pipeline import tasks
     from pipeline.compression import training
     from pipeline.compression.sight import Sight
     from pipeline.data import load_split
@@ -121,7 +123,9 @@ def _sight(job: Job, model: nn.Module, groups: Sequence[Group]) -> Any:
     count = min(len(split), int(job.settings.get("samples", 256)))
     index = np.sort(np.random.default_rng(job.seed).choice(len(split), count, replace=False))
     labels = torch.from_numpy(split.labels[index])
-    return Sight(model, groups, training.tensors(split.inputs, index), labels, job.seed)
+    return Sight(
+        model, groups, training.tensors(split.inputs, index), labels, job.seed, tasks.of(job.settings, job.user)
+    )
 
 
 def _weights(job: Job) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def _weights(job: Job) -> dict[str, Any]:
     after}] (weights that are not zero). Raises UsageError for a criterion that has no score for a single weight and for
     a tensor that would lose all of its weights.
     """
-    from pipeline import models
+    from pipeline import models, tasks
     from pipeline.compression import masks, training
 
     settings = job.settings
@@ -149,7 +153,7 @@ def _weights(job: Job) -> dict[str, Any]:
         scores = masks.SCORES[name](_sight(job, model, []))
         if bad := [key for key, values in scores.items() if not bool(values.isfinite().all())]:
             raise StageError(f"prune: criterion '{name}' is not finite for '{bad[0]}': look at the model's weights")
-        if settings["granularity"] == "n:m":
+        if "n:m" in settings["granularity"]:
             keep, of = map(int, settings["pattern"].split(":"))
             gone = masks.pattern(scores, keep, of)
         elif settings.get("threshold") is not None:
@@ -162,7 +166,7 @@ def _weights(job: Job) -> dict[str, Any]:
         after = {key: int(weight.count_nonzero()) for key, weight in masks.prunable(model).items()}
         models.save(model, models.edits_of(job.inputs["model"]), job.out, sorted(after))
         return {
-            **training.facts(model, job.inputs["data"]),
+            **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "zeros": round(
                 1 - sum(after.values()) / sum(weight.numel() for weight in masks.prunable(model).values()), 6
             ),

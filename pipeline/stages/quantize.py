@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from calibration.schemes import SCHEMES
+from calibration import encodings
+from calibration.encodings import Encoding
+from calibration.errors import CalibrationError
+from calibration.qparams import Ranges
+from calibration.schemes import SCHEMES, Scheme
 from calibration.statistics import Statistics, solve
 from pipeline.data import load_split
+from pipeline.errors import UsageError
 from pipeline.stages import Job
-from targets import base, registry
+from targets import base, codes, registry
 
 
 def run(job: Job) -> dict[str, Any]:
     """Inputs: float, data, and for a candidate of ours statistics. Files: the model and its manifest.
 
     A float candidate is the float model itself, inspected like every other. `weights` among the settings says which
-    weight step the float model has had, and goes into the metadata.
+    weight step the float model has had, and goes into the metadata; so do the names of tensors with `encodings`.
     """
     target = registry.load(job.settings["target"])
     floating = base.read_manifest(job.inputs["float"])
@@ -31,8 +36,7 @@ def run(job: Job) -> dict[str, Any]:
         if candidate.quantizer == "ours":
             assert candidate.scheme is not None
             assert candidate.observer is not None
-            statistics = Statistics.load(job.inputs["statistics"] / "statistics.npz")
-            ranges = solve(statistics, SCHEMES[candidate.scheme], candidate.observer)
+            ranges = _ranges(job, SCHEMES[candidate.scheme], candidate.observer)
         batches = _batches(job.inputs["data"], job.settings["samples"], floating)
         model = base.write_manifest(target.quantize(floating, candidate, ranges, batches, job.out))
     ops = target.inspect(model, candidate)
@@ -42,12 +46,27 @@ def run(job: Job) -> dict[str, Any]:
         "scheme": candidate.scheme,
         "observer": candidate.observer,
         "weights": job.settings["weights"],
+        "edited": sorted(job.settings.get("encodings", ())),
         "precision": candidate.precision,
         "size_bytes": model.size_bytes,
         "weight_bytes": target.weight_bytes(model),
         "sha256": model.sha256,
+        "half_range": codes.half_range(codes.read(model.path)) if candidate.precision == "int8" else [],
         **shares(ops),
     }
+
+
+def _ranges(job: Job, scheme: Scheme, observer: str) -> Ranges:
+    """What the observer makes of the statistics, with the ranges of the user's own encodings in their place."""
+    statistics = Statistics.load(job.inputs["statistics"] / "statistics.npz")
+    edited = job.settings.get("encodings")
+    if edited is None:
+        return solve(statistics, scheme, observer)
+    given = {name: Encoding(**row) for name, row in edited.items()}
+    try:
+        return encodings.apply(solve(statistics, scheme, job.settings["observer"]), given, scheme.activation)
+    except CalibrationError as error:
+        raise UsageError(f"{job.settings['target']}: encodings: {error}") from error
 
 
 FLOATS = ("f32", "f16", "bf16")

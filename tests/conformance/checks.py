@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from calibration.metrics import sqnr_db
-from calibration.observers import OBSERVERS
 from calibration.qparams import from_range, limits
+from calibration.rules import OBSERVERS
 from calibration.schemes import SCHEMES
 from pipeline.stages.quantize import shares
 from targets import base, registry

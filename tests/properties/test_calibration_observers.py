@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calibration.observers import BINS, Histogram, MinMax, mse, percentile
+from calibration.observers import BINS, Histogram, MinMax, Samples
 from calibration.qparams import fake_quantize, from_range
+from calibration.rules import moving_average, mse, percentile
 from calibration.schemes import SCHEMES, Granularity, TensorScheme
 
 RELAXED = settings(deadline=None)  # time is the machine's affair
@@ -56,6 +58,23 @@ def test_any_split_and_order_is_one_pass(kind: type[MinMax], parts: list[np.ndar
     assert state(first) == state(one_pass)
     assert state(second) == before
     assert state(kind.from_arrays(first.to_arrays())) == state(first)
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=wild),
+    st.randoms(use_true_random=False),
+    st.integers(0, 12),
+)
+@RELAXED
+def test_samples_in_any_split_and_order_are_one_pass(rows: np.ndarray, random, cut: int) -> None:
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    first, second = seen(Samples, [rows[order[:cut]]]), seen(Samples, [rows[[i]] for i in order[cut:]])
+    first.merge(second)
+    assert state(first) == state(seen(Samples, [rows]))
+    assert state(Samples.from_arrays(first.to_arrays())) == state(first)
+    exact = [sum(map(Fraction, ends.tolist())) / len(rows) for ends in (rows.min(axis=1), rows.max(axis=1))]
+    assert moving_average(first, U8) == tuple(map(float, exact))  # type: ignore[arg-type]
 
 
 @given(batches)
@@ -127,7 +146,7 @@ def test_mse_stays_within_what_was_seen(parts: list[np.ndarray], scheme: TensorS
 def test_percentile_is_numpys_within_one_bin(values: np.ndarray, p: float) -> None:
     histogram = Histogram()
     histogram.update(values)
-    lo, hi = percentile(histogram, U8, p)
+    lo, hi = percentile(histogram, U8, 100.0 - p, p)
     ordered = np.sort(values).astype(np.float64)
     cut = int(len(values) * {90.0: 100, 99.0: 10, 99.9: 1}[p] // 1000)  # exact: no float in sight
     width = math.ldexp(1.0, histogram.exponent)
@@ -141,7 +160,7 @@ def test_percentile_is_numpys_own() -> None:
     values = np.random.default_rng(0).standard_t(3, 10_001).astype(np.float32)
     histogram = Histogram()
     histogram.update(values)
-    lo, hi = percentile(histogram, U8, 99.9)
+    lo, hi = percentile(histogram, U8, 0.1, 99.9)
     width = 2.0**histogram.exponent
     expected_lo, expected_hi = np.percentile(values.astype(np.float64), [0.1, 99.9])
     assert expected_lo - width <= lo <= expected_lo

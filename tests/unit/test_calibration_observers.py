@@ -6,29 +6,28 @@ import numpy as np
 import pytest
 
 from calibration.errors import CalibrationError
-from calibration.observers import (
-    BINS,
+from calibration.observers import BINS, Histogram, MinMax, Samples
+from calibration.qparams import fake_quantize, from_range
+from calibration.rules import (
     OBSERVERS,
-    Histogram,
-    MinMax,
     divergence,
     entropy,
     minmax,
+    moving_average,
     mse,
     observer,
     octav,
     percentile,
     squared_error,
 )
-from calibration.qparams import fake_quantize, from_range
 from calibration.schemes import SCHEMES, Granularity, TensorScheme
 
 U8 = SCHEMES["u8s8"].activation
 LARGEST, SUBNORMAL = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
 
 
-def histogram_of(*batches: object) -> Histogram:
-    made = Histogram()
+def histogram_of(*batches: object) -> Samples:
+    made = Samples()
     for batch in batches:
         made.update(np.asarray(batch))
     return made
@@ -126,6 +125,25 @@ def test_unknown_rule_names_the_nearest() -> None:
     assert observer("mse") == OBSERVERS["mse"]
 
 
+def test_percentiles_of_any_numbers_have_names() -> None:
+    seen = histogram_of(np.arange(1001, dtype=np.float32))
+    for name, ends in {"percentile_99": (10, 990), "percentile_0_99": (0, 990), "percentile_5_99.9": (50, 999)}.items():
+        kind, rule = observer(name)
+        assert kind is Histogram
+        assert rule(seen, U8) == pytest.approx(ends, abs=1.01)
+    for name in ("percentile_40", "percentile_60_99", "percentile_1_101"):
+        with pytest.raises(CalibrationError, match="no sensible range"):
+            observer(name)
+
+
+def test_moving_average_is_the_mean_of_the_samples_extremes() -> None:
+    seen = histogram_of([[-1.0, 4.0], [-3.0, 2.0]], [[0.5, 1.0]])
+    assert moving_average(seen, U8) == (pytest.approx(-3.5 / 3), pytest.approx(7 / 3))
+    assert seen.samples == 3
+    alone = histogram_of(5.0, -1.0)  # numbers without an axis are samples too
+    assert moving_average(alone, U8) == (2.0, 2.0)
+
+
 @pytest.mark.parametrize("name", OBSERVERS)
 @pytest.mark.parametrize("value", [0.0, 3.25, -3.25])
 def test_a_constant_tensor_is_exact_by_every_rule(name: str, value: float) -> None:
@@ -166,10 +184,10 @@ def test_mse_keeps_what_16_bits_can_keep() -> None:
 
 def test_percentile_cuts_each_tail() -> None:
     values = np.arange(-1000, 1001, dtype=np.float32)
-    lo, hi = percentile(histogram_of(values), U8, 99.0)
+    lo, hi = percentile(histogram_of(values), U8, 1.0, 99.0)
     assert (lo, hi) == pytest.approx((-980, 980), abs=1.01)
     few = histogram_of(values[:50])
-    assert percentile(few, U8, 99.0) == (few.lo, few.hi)
+    assert percentile(few, U8, 1.0, 99.0) == (few.lo, few.hi)
 
 
 SHAPES = {

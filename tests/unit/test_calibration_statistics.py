@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calibration.errors import CalibrationError
-from calibration.observers import Histogram, MinMax
+from calibration.observers import Histogram, MinMax, Samples
 from calibration.qparams import limits
 from calibration.schemes import SCHEMES, Granularity, Scheme, TensorScheme
 from calibration.statistics import Statistics, solve
@@ -50,7 +50,7 @@ def test_equal_statistics_are_equal_bytes(tmp_path: Path) -> None:
         assert {member.date_time[0] for member in archive.infolist()} == {1980}
 
 
-@pytest.mark.parametrize("kind", [MinMax, Histogram])
+@pytest.mark.parametrize("kind", [MinMax, Histogram, Samples])
 def test_a_file_gives_the_same_statistics_again(tmp_path: Path, kind: type[MinMax]) -> None:
     made = Statistics(SHA, kind=kind)
     made.update(batch(0))

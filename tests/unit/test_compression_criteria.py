@@ -8,18 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.compression import ablation, criteria, gradients, structure, surgeon
+from pipeline.compression import ablation, channels, criteria, gradients, structure, surgeon
 from pipeline.compression.criteria import CRITERIA
 from pipeline.compression.sight import Sight
 from pipeline.errors import StageError, UsageError
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Net(nn.Module):
@@ -64,7 +56,7 @@ def seen(kind=Net, n=40, seed=0):
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias)
     model.eval()
-    groups, _ = structure.groups(model, (x[:2],))
+    groups, _ = channels.groups(model, (x[:2],))
     return Sight(model, groups, (x,), torch.randint(0, 3, (n,)))
 
 

@@ -8,7 +8,6 @@ from pipeline import models
 from pipeline.compression.features import Match
 from pipeline.errors import UsageError
 from pipeline.stages import distill, prune, train
-from tests.unit.test_compression_criteria import one_thread  # noqa: F401
 from tests.unit.test_compression_stages import DISTILL, FLOAT, PRUNE, digest, do, owner, place  # noqa: F401
 
 

@@ -11,7 +11,7 @@ from pipeline import data, models
 from pipeline.compression import masks, penalties, training
 from pipeline.errors import UsageError
 from pipeline.stages import distill, prune, train
-from tests.unit.test_compression_criteria import Net, Steps, one_thread, seen  # noqa: F401
+from tests.unit.test_compression_criteria import Net, Steps, seen
 from tests.unit.test_compression_stages import DISTILL, FLOAT, PRUNE, do, owner, place  # noqa: F401
 
 
@@ -71,7 +71,7 @@ def zeros(folder, name):
     return {key: (p == 0) for key, p in masks.prunable(model).items()}
 
 
-WEIGHT = PRUNE | {"granularity": "weight", "sparsity": 0.8, "threshold": None}
+WEIGHT = PRUNE | {"granularity": ["weight"], "sparsity": 0.8, "threshold": None}
 
 
 def test_zeros_are_exact_and_recovery_keeps_them(place):  # noqa: F811
@@ -97,7 +97,7 @@ def test_zeros_are_exact_and_recovery_keeps_them(place):  # noqa: F811
 def test_two_of_four_and_thresholds_as_stages(place):  # noqa: F811
     do(train, place, "float", FLOAT | {"epochs": 1})
     inputs = {"model": "float", "float": "float"}
-    told = do(prune, place, "nm", WEIGHT | {"granularity": "n:m", "pattern": "2:4"}, inputs)
+    told = do(prune, place, "nm", WEIGHT | {"granularity": ["n:m"], "pattern": "2:4"}, inputs)
     rows = zeros(place, "nm")["b.weight"]  # [48, 32, 3]
     assert (rows.unflatten(1, (8, 4)).sum(2) == 2).all()
     assert 0.45 <= told["zeros"] <= 0.5

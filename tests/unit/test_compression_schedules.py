@@ -5,17 +5,9 @@ import copy
 import pytest
 import torch
 
-from pipeline.compression import criteria, macs, schedules, structure, widths
+from pipeline.compression import channels, criteria, macs, schedules, structure, widths
 from pipeline.compression.sight import Sight
 from tests.unit.test_compression_criteria import Net, seen
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def planned(sight, share=0.4):
@@ -33,7 +25,7 @@ def test_remaining_groups_are_those_of_the_cut_model():
     gone = [[4, 1], [0]] if sight.groups[0].width == 6 else [[0], [4, 1]]
     cut = copy.deepcopy(sight.model)
     structure.apply(cut, structure.edits_for(cut, list(zip(sight.groups, gone, strict=True))))
-    traced, _ = structure.groups(cut, (sight.inputs[0][:2],))
+    traced, _ = channels.groups(cut, (sight.inputs[0][:2],))
 
     def plain(groups):
         return [(g.name, g.width, sorted((m.module, m.axis, m.channels, m.roots) for m in g.members)) for g in groups]
@@ -51,7 +43,7 @@ def test_greedy_takes_the_lowest_of_what_is_really_left(name):
 
     model, alive, gone = copy.deepcopy(sight.model), [list(range(g.width)) for g in sight.groups], [[], []]
     while cost([len(units) for units in alive]) > budget:
-        groups, _ = structure.groups(model, (sight.inputs[0][:2],))  # traced anew each time
+        groups, _ = channels.groups(model, (sight.inputs[0][:2],))  # traced anew each time
         scores = scorer(sight, name)(model, groups)
         place = {group.name: i for i, group in enumerate(sight.groups)}  # a group of one is no group any more
         _, index, slot, group = min(

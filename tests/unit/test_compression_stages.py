@@ -44,6 +44,18 @@ class Tied(nn.Module):
 def build():
     return Net()
 
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(2, 24, num_layers=2, batch_first=True)
+        self.mid, self.head = nn.Linear(24, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.mid(self.rnn(x.transpose(1, 2))[1][-1])))
+
+def steps():
+    return Steps()
+
 def tied():
     return Tied()
 
@@ -102,6 +114,27 @@ def owner(place, model="net:build"):
 
 def digest(folder):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+def test_hidden_units_go_and_come_back_from_the_record(place):
+    do(train, place, "float", FLOAT | {"epochs": 1}, model="net:steps")
+    settings = PRUNE | {"granularity": ["hidden", "channel"], "criterion": "taylor"}
+    cut = do(prune, place, "small", settings, {"model": "float", "float": "float"}, model="net:steps")
+    assert cut["macs_share"] <= 0.25
+    assert {row["name"]: row["before"] for row in cut["layers"]} == {"rnn": 24, "mid": 32}
+    assert [one["name"] for one in cut["kept"]] == ["head"]
+    model = models.load(owner(place, "net:steps"), place / "small")
+    assert model.rnn.hidden_size == next(row["after"] for row in cut["layers"] if row["name"] == "rnn") < 24
+    assert training.evaluate(model, data.load_split(place / "data", "selection"))[0] == cut["metric"]
+    done = do(
+        distill,
+        place,
+        "done",
+        DISTILL | {"epochs": 1, "method": "finetune"},
+        {"model": "small", "teacher": "float"},
+        model="net:steps",
+    )
+    assert done["macs"] == cut["macs"]
 
 
 def test_the_road_trains_prunes_and_recovers(place):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.compression import importance, macs, structure, widths
+from pipeline.compression import channels, importance, macs, structure, widths
 from pipeline.errors import UsageError
 
 
@@ -96,7 +96,7 @@ def made(kind, shape):
 @pytest.mark.parametrize(("kind", "shape"), NETS.items(), ids=lambda v: getattr(v, "__name__", ""))
 def test_pruned_equals_the_original_whose_consumers_ignore_the_channels(kind, shape):
     model, x = made(kind, shape)
-    groups, _ = structure.groups(model, (x[:2],))
+    groups, _ = channels.groups(model, (x[:2],))
     generator = torch.Generator().manual_seed(1)
     removed = [(g, torch.randperm(g.width, generator=generator)[: g.width // 3].tolist()) for g in groups]
     edits = structure.edits_for(model, removed)
@@ -121,7 +121,7 @@ def test_pruned_equals_the_original_whose_consumers_ignore_the_channels(kind, sh
 
 def test_groups_hold_every_layer_that_falls_together():
     model, x = made(Residual, SIGNAL)
-    groups, kept = structure.groups(model, (x[:2],))
+    groups, kept = channels.groups(model, (x[:2],))
     reach = {frozenset((m.module, m.axis) for m in group.members) for group in groups}
     assert frozenset({("inner", "out"), ("outer", "in")}) in reach
     stream = {("stem", "out"), ("norm", "through"), ("inner", "in"), ("outer", "out"), ("last", "in")}
@@ -138,7 +138,7 @@ def test_groups_hold_every_layer_that_falls_together():
 def test_budget_is_met_from_below_and_planned_macs_are_the_real_ones(kind, share):
     model, x = made(kind, NETS[kind])
     counted = macs.count(model, (x[:2],))
-    groups, _ = structure.groups(model, (x[:2],))
+    groups, _ = channels.groups(model, (x[:2],))
     plan = structure.cost(model, groups, counted.layers)
     assert plan([g.width for g in groups]) == counted.macs
     left = widths.solve([g.width for g in groups], plan, int(share * counted.macs))
@@ -236,7 +236,7 @@ class Tied(nn.Module):
 def test_what_cannot_be_cut_stays_whole_and_says_why(kind, shape, name, reason):
     model, x = made(kind, shape)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    groups, kept = structure.groups(model, (x[:2],))
+    groups, kept = channels.groups(model, (x[:2],))
     assert name not in {group.name for group in groups}
     assert reason in next(one.reason for one in kept if one.name == name)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -244,10 +244,10 @@ def test_what_cannot_be_cut_stays_whole_and_says_why(kind, shape, name, reason):
 
 def test_replay_gives_the_pruned_architecture_and_refuses_a_changed_one():
     model, x = made(Chain, IMAGE)
-    groups, _ = structure.groups(model, (x[:2],))
+    groups, _ = channels.groups(model, (x[:2],))
     steps = []
     for _ in range(2):  # pruned twice: the second record counts in the channels that the first one left
-        groups, _ = structure.groups(model, (x[:2],))
+        groups, _ = channels.groups(model, (x[:2],))
         steps.append(structure.edits_for(model, [(g, range(0, g.width, 3)) for g in groups]))
         structure.apply(model, steps[-1])
     fresh = Chain()
@@ -267,7 +267,7 @@ def test_replay_gives_the_pruned_architecture_and_refuses_a_changed_one():
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_magnitude_is_the_written_out_mean_of_normalised_norms(norm):
     model, x = made(Chain, IMAGE)
-    groups, _ = structure.groups(model, (x[:2],))
+    groups, _ = channels.groups(model, (x[:2],))
     group = next(g for g in groups if g.name == "b")
     order = 1 if norm == "l1" else 2
     rows = [torch.linalg.vector_norm(model.b.weight[c].flatten(), order) for c in range(32)]
@@ -285,5 +285,5 @@ def test_magnitude_finds_the_channels_that_do_nothing():
     with torch.no_grad():
         model.inner.weight[dead] = 0
         model.outer.weight[:, dead] = 0
-    group = next(g for g in structure.groups(model, (x[:2],))[0] if g.name == "inner")
+    group = next(g for g in channels.groups(model, (x[:2],))[0] if g.name == "inner")
     assert sorted(importance.magnitude(model, group).argsort()[:3].tolist()) == dead
