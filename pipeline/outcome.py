@@ -76,7 +76,7 @@ def conclude(road: Road, runner: Runner, overrides: Iterable[str] = ()) -> repor
         verdict=verdict_of(code),
         exit_code=code,
         recipe=road.recipe.model_dump(mode="json") | {"set": list(overrides)},
-        environment=environment(),
+        environment=environment() | ({"attached": road.device} if road.device else {}),
         data=facts["splits"],
         gate_split=split,
         gate_looks=looks,
