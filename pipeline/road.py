@@ -32,6 +32,7 @@ class Branch:
     choice: choose.Choice | None = None
     batches: list[int] = field(default_factory=list)  # planned for verify, the deployment batch first
     verify: Artifact | None = None
+    older_cpus: Artifact | None = None
     profile: Artifact | None = None
     error: DeployError | None = None
 
@@ -201,6 +202,11 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
         {**chosen, **task, "batches": branch.batches},
     )
+    integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
+    if target.capabilities.older_cpus and integers and wanted("older-cpus"):
+        here = {name: value for name, value in chosen.items() if name != "device"}
+        inputs = {"data": data, "float": lowered, "shipped": shipped}
+        branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
         return
     branch.profile = do(

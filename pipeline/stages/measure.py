@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ PROTOCOL = 1
 
 @dataclass(frozen=True)
 class Entrant:
-    """One model that the agent loads: under `id`, at a batch."""
+    """One model that the agent loads: under `id`, at a batch. `options`: for the runtime, over the target's own."""
 
     id: str
     model: base.Model
     candidate: base.Candidate
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def request(
                 "runtime": target.runtime,
                 "path": str(entrant.model.path),
                 "sha256": entrant.model.sha256,
-                "options": {**target.options(entrant.candidate), "batch": batch, "threads": threads},
+                "options": {**target.options(entrant.candidate), **entrant.options, "batch": batch, "threads": threads},
             }
             for entrant in entrants
         ],
@@ -80,7 +81,7 @@ def progress(job: Job) -> Listen:
 def outputs(
     target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, settings: Mapping[str, Any]
 ) -> tuple[dict[str, base.Batch], dict[str, Any]]:
-    """Every entrant over the inputs, on the settings' device: id -> outputs by name [n, ...], and the agent's result."""
+    """Every entrant over the inputs, on the settings' device: id -> outputs by name, and the agent's result."""
     runs = [
         {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
         for index, entrant in enumerate(entrants)
@@ -138,8 +139,8 @@ def compare(
         "finite": True,
         **dict.fromkeys(FIGURES),
         "metric": round(float(tasks.score(task, outputs, targets).mean()), 6),
-        "sqnr_db": _rounded(min(ratios)),
-        "worst_error": _rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
+        "sqnr_db": rounded(min(ratios)),
+        "worst_error": rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
         **(_classes(targets, *(first(named) for named in (original, floating, outputs))) if task.classifies else {}),
     }
 
@@ -167,6 +168,6 @@ def _classes(labels: Array, original: Array, floating: Array, logits: Array) -> 
     }
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
     """Infinite (identical outputs) has no JSON spelling: None stands for 'nothing to measure'."""
     return round(float(value), 4) if np.isfinite(value) else None
