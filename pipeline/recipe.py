@@ -173,16 +173,21 @@ class Distill(Training):
     feature_weight: Positive = 1.0
 
 
+Strategy = Literal["default", "symmetric", "per_tensor", "half_range"]  # those of calibration.schemes that have ranges
+
+
 class Calibrate(_Table):
     """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
 
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
     race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
-    `ours-encodings`, has these in place of the first observer's.
+    `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
+    with every observer: `ours-RULE-STRATEGY`.
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
+    strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("default",)
     encodings: dict[str, str] = {}
 
     @field_validator("observers", mode="before")

@@ -16,6 +16,7 @@ from pipeline.release import choose
 from pipeline.runner import Runner
 from pipeline.stages.table import ORDER
 
+COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 
@@ -176,8 +177,11 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
-    ours = {"float": graphs["stepped"], "data": data, "statistics": observed}
-    _quantize(branch, {"ours": ours}, vendors, runner, recipe)
+    starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
+    if any(strategy in COARSE for strategy in recipe.calibrate.strategies):
+        plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
+        starts["ours-plain"] = {**vendors, "statistics": plain}
+    _quantize(branch, starts, vendors, runner, recipe)
     if not wanted("race"):
         return
     measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
@@ -229,7 +233,11 @@ def _quantize(
     if len(proposed) < len(rows):  # the target takes ranges of ours
         own = next(row for row in rows if row["quantizer"] == "ours")
         observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
-        proposed |= {f"ours-{name}": own for name in observers}
+        proposed |= {
+            f"ours-{name}" + ("" if strategy == "default" else f"-{strategy}"): own
+            for strategy in recipe.calibrate.strategies
+            for name in observers
+        }
     wished = recipe.quantize.candidates
     if wished and not set(wished) & set(proposed):
         raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
@@ -242,7 +250,10 @@ def _quantize(
         if name == f"ours-{ENCODINGS}":
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
-        given = inputs.get(proposed[name]["quantizer"], vendors)
+        kind = "ours-plain" if name.endswith(COARSE) else proposed[name]["quantizer"]
+        if kind == "ours-plain":
+            settings["weights"] = "none"
+        given = inputs.get(kind, vendors)
         try:
             branch.candidates[name] = runner.do(
                 "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
