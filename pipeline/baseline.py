@@ -71,7 +71,9 @@ def _flips(old: Path, before: RunRow, new: Path, after: RunRow | None) -> tuple[
             return why
     from pipeline.release import samples  # numpy comes with it
 
-    first, second = samples.load(old), samples.load(new)
+    first, second = samples.load(old).answers, samples.load(new).answers
+    if first is None or second is None:
+        return "no classification, whose flips could be counted"
     if len(first.labels) != len(second.labels) or (first.labels != second.labels).any():
         return "another gate split: the labels differ"
     was, now = first.deployed_class == first.labels, second.deployed_class == second.labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,8 @@ from pipeline.artifact import sha256_file
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
-from pipeline.release.claims import as_slices
+from pipeline.release.claims import as_slices, on_slice
+from pipeline.release.evidence import is_relative
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
@@ -133,7 +135,8 @@ def judged(
 
     `samples`: folder of the per-sample evidence, read where the policy asks for other metrics than accuracy.
     """
-    metrics = {run.batch: _metrics(run, policy, samples) for run in row.runs}
+    asked = gate.Policy(**policy, groups=split.groups is not None)
+    metrics = {run.batch: _metrics(run, asked, samples) for run in row.runs}
     evidence = gate.Evidence(
         n=split.n,
         batches=tuple(row.batches),
@@ -150,6 +153,8 @@ def judged(
                 slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
                 metrics=metrics[run.batch],
                 device=run.device,
+                peak_memory_bytes=run.peak_memory_bytes,
+                measured_at=run.measured_at,
             )
             for run in row.runs
         ),
@@ -160,8 +165,9 @@ def judged(
         weight_bytes=row.weight_bytes,
         int8_mac_share=next((c.int8_mac_share for c in row.candidates if c.id == row.shipped), None),
         groups=split.groups,
+        judged_at=time.time(),
     )
-    verdict = gate.judge(gate.Policy(**policy, groups=split.groups is not None), evidence)
+    verdict = gate.judge(asked, evidence)
     return row.model_copy(
         update={
             "runs": [
@@ -177,9 +183,13 @@ def judged(
     )
 
 
-def _metrics(run: report.RunRow, policy: Mapping[str, Any], folder: Path) -> dict[str, gate.Metric]:
-    """The policy's other metrics, from the samples that verify stored and no others."""
-    if not policy["metrics"]:
+def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str, gate.Metric]:
+    """The policy's metrics beside flips, from the samples that verify stored and no others."""
+    asked = {name: (name, "", is_relative(margin)) for name, margin in policy.claims.items()}
+    for part, margin in policy.slices.items():
+        if policy.metric != "accuracy" or is_relative(margin):
+            asked[on_slice(policy.metric, part)] = (policy.metric, part, is_relative(margin))
+    if not asked:
         return {}
     from pipeline.release import metrics, samples  # numpy comes with them
 
@@ -187,12 +197,19 @@ def _metrics(run: report.RunRow, policy: Mapping[str, Any], folder: Path) -> dic
     try:
         if sha256_file(file) != run.samples_sha256:
             why = f"{file} is not the per-sample evidence that the report speaks of: run 'deploy verify'"
-        else:
-            kept = samples.load(file)
-            return {name: metrics.measure(name, kept, policy["confidence"]) for name in policy["metrics"]}
+            return {name: gate.Metric(None, None, None, why) for name in asked}
+        kept = samples.load(file)
     except OSError:
         why = f"no per-sample evidence at {file}: run 'deploy verify'"
-    return {name: gate.Metric(None, None, None, why) for name in policy["metrics"]}
+        return {name: gate.Metric(None, None, None, why) for name in asked}
+    found = {}
+    for name, (metric, part, relative) in asked.items():
+        seen = kept.part(part) if part else kept
+        if seen is None:
+            found[name] = gate.Metric(None, None, None, f"the gate split has no {part}")
+        else:
+            found[name] = metrics.measure(metric, seen, policy.confidence, relative)
+    return found
 
 
 MEASURED = (

@@ -34,6 +34,27 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+class Task(_Table):
+    """`[task]`: what is learnt and what counts (pipeline/task.py). `metric` and `loss` are names, or a function of the
+    user's, "module:function".
+    """
+
+    metric: Annotated[str, Field(min_length=1)] = "accuracy"
+    loss: Annotated[str, Field(min_length=1)] = "auto"
+
+    def functions(self) -> dict[str, str]:
+        """Which of them are the user's own."""
+        return {role: name for role, name in (("metric", self.metric), ("loss", self.loss)) if ":" in name}
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        known = ("auto", "cross_entropy", "mae", "mse")
+        if ":" not in name and name not in known:
+            raise ValueError(f"no loss '{name}': there are {', '.join(known)}, or your own, 'module:function'")
+        return name
+
+
 class Training(_Table):
     """One run of the training loop (AdamW, cosine schedule).
 
@@ -82,15 +103,18 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 ]
 
 
-Granularity = Literal["channel", "hidden", "weight", "n:m"]  # the first ones: the names of compression.units.KINDS
+Granularity = Literal[
+    "channel", "hidden", "head", "weight", "n:m"
+]  # the first ones: the names of compression.units.KINDS
 
 
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
     `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
-    "hidden" (units of GRU and LSTM). "weight" makes a share `sparsity` of single weights zero, or all with a score
-    below `threshold`; "n:m" keeps `pattern` (n of every m inputs). The network's shape and MACs then stay.
+    "hidden" (units of GRU and LSTM), "head" (of attention). "weight" makes a share `sparsity` of single weights zero,
+    or all with a score below `threshold`; "n:m" keeps `pattern` (n of every m inputs): the network's shape and MACs
+    then stay.
 
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
@@ -217,17 +241,35 @@ class Profile(_Table):
     threads: Count = 1
 
 
+Margin = Positive | Annotated[str, Field(pattern=r"^\s*[0-9.]+\s*%$")]  # in the metric's unit, or "1%" of float
+
+
 class Budgets(_Table):
     """What may be asked of one target; what is not given is not asked for."""
 
     margin_points: Positive | None = None
+    margin: Margin | None = None
     max_size_bytes: Count | None = None
     max_weight_bytes: Count | None = None
     max_latency_ms: Positive | None = None
+    max_peak_memory_bytes: Count | None = None
     max_flip_rate: Share | None = None
     min_sqnr_db: float | None = None
     min_int8_mac_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     device: Annotated[str, Field(min_length=1)] | None = None  # part of a fact of the device that must be measured
+    devices: tuple[str, ...] | None = None  # each must be among those measured
+    max_age_days: Positive | None = None
+    metrics: dict[str, Margin] | None = None  # other metrics that must hold -> their margins
+    slices: dict[str, Margin] | None = None  # "class:NAME", "group:NAME", "tag:NAME=VALUE" that must hold by themselves
+
+    @field_validator("metrics", "slices")
+    @classmethod
+    def _known(cls, given: dict[str, float | str] | None, info: ValidationInfo) -> dict[str, float | str] | None:
+        try:
+            Policy(1.0, metrics=given or {}) if info.field_name == "metrics" else Policy(1.0, slices=given or {})
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("gate: ")) from None
+        return given
 
 
 class Gate(Budgets):
@@ -236,23 +278,19 @@ class Gate(Budgets):
     margin_points: Positive = 1.0
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
     min_samples: Count | None = None
-    metrics: dict[str, Positive] = {}  # other metrics that must hold -> their margins in points
-    slices: dict[str, Positive] = {}  # "class:NAME", "group:NAME" that must hold by themselves -> margins in points
+    devices: tuple[str, ...] = ()
+    metrics: dict[str, Margin] = {}
+    slices: dict[str, Margin] = {}
     targets: dict[str, Budgets] = {}
 
-    @field_validator("metrics", "slices")
-    @classmethod
-    def _known(cls, given: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        try:
-            Policy(1.0, metrics=given) if info.field_name == "metrics" else Policy(1.0, slices=given)
-        except UsageError as error:
-            raise ValueError(str(error).removeprefix("gate: ")) from None
-        return given
-
     def of(self, target: str) -> dict[str, Any]:
-        """The policy for one target: its own budgets over the common ones."""
+        """The policy for one target: its own over the common one; metrics and slices of both must hold."""
         own = self.targets.get(target, Budgets()).model_dump(exclude_none=True)
-        return self.model_dump(exclude={"targets"}) | own
+        if "margin_points" in own:
+            own.setdefault("margin", None)  # the target's own margin, in points
+        policy = self.model_dump(exclude={"targets"})
+        both = {name: policy[name] | own.get(name, {}) for name in ("metrics", "slices")}
+        return policy | own | both
 
 
 class Recipe(_Table):
@@ -270,6 +308,7 @@ class Recipe(_Table):
     large_batch: Count = 32
     cache_key: str = ""
     data_files: tuple[str, ...] = ()
+    task: Task = Task()
     train: Train = Train()
     prune: Prune = Prune()
     distill: Distill = Distill()

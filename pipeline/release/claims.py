@@ -12,13 +12,21 @@ from statistics import NormalDist
 from typing import Any
 
 from pipeline.release.checks import POWER, apart, check, is_count, is_number, number, parity
-from pipeline.release.evidence import Check, Metric, Policy, Run, Slice
+from pipeline.release.evidence import RELATIVE, Check, Margin, Metric, Policy, Run, Slice, is_relative, limit_of
 from pipeline.release.statistics import holm, worse_p
+
+
+def on_slice(metric: str, name: str) -> str:
+    """What the evidence calls a metric of one slice."""
+    return f"{metric} on {name}"
 
 
 def required_slices(policy: Policy, run: Run, condition: str) -> Iterator[Check]:
     """Parity of each slice that the policy names."""
-    for name, margin_points in policy.slices.items():
+    for name, margin in policy.slices.items():
+        if policy.metric != "accuracy" or is_relative(margin):
+            yield _claim(on_slice(policy.metric, name), margin, policy, run)
+            continue
         part = run.slices.get(name)
         title = f"slice {name}"
         if part is None:
@@ -29,12 +37,17 @@ def required_slices(policy: Policy, run: Run, condition: str) -> Iterator[Check]
         else:
             lost, gained, n = _whole(part)
             own = "; about this group alone" if name.startswith("group:") else condition
-            yield parity(title, policy, lost, gained, n, margin_points, run.batch, own)
+            yield parity(title, policy, lost, gained, n, limit_of(margin), run.batch, own)
 
 
 def other_slices(policy: Policy, runs: tuple[Run, ...]) -> Iterator[Check]:
-    """What is shown to be worse among the slices that the policy does not name; one check a run where nothing is."""
-    margin = policy.margin_points / 100
+    """What is shown to be worse among the slices that the policy does not name; one check a run where nothing is.
+
+    By accuracy, whose flips need no resampling; with another primary metric only the slices that are named count.
+    """
+    if policy.metric != "accuracy":
+        return
+    margins = {run.batch: _slice_margin(policy, run) for run in runs}
     parts = {
         (run.batch, name): part
         for run in runs
@@ -42,7 +55,7 @@ def other_slices(policy: Policy, runs: tuple[Run, ...]) -> Iterator[Check]:
         if name not in policy.slices and _sound(part)
     }
     names = {f"{batch} {name}": (batch, name) for batch, name in parts}
-    raw = {key: worse_p(*_whole(parts[at]), margin) for key, at in names.items()}
+    raw = {key: worse_p(*_whole(parts[at]), margins[at[0]]) for key, at in names.items()}
     adjusted = {names[key]: p for key, p in holm(raw).items()}
     for run in runs:
         own = {name: p for (batch, name), p in adjusted.items() if batch == run.batch}
@@ -59,13 +72,22 @@ def other_slices(policy: Policy, runs: tuple[Run, ...]) -> Iterator[Check]:
             yield check("slices", "pass", text, run.batch)
 
 
-def broken_slices(run: Run) -> Iterator[Check]:
+def _slice_margin(policy: Policy, run: Run) -> float:
+    """The margin of accuracy as a share; where it is one of float's accuracy, that as it was seen."""
+    if not is_relative(policy.primary):
+        return limit_of(policy.primary) / 100
+    found = run.metrics.get(policy.metric)
+    seen = None if found is None else found.float_value
+    return limit_of(policy.primary) / 100 * (seen / 100 if seen else 1)
+
+
+def broken_slices(policy: Policy, run: Run) -> Iterator[Check]:
     """Slices that cannot be evidence: impossible counts, or kinds that do not make up the run."""
     for name, part in run.slices.items():
         if not _sound(part):
             yield check(f"slice {name}", "fail", f"its counts are {_counts(part)}", run.batch)
-    for kind in sorted({name.partition(":")[0] for name in run.slices}):
-        parts = [part for name, part in run.slices.items() if name.partition(":")[0] == kind]
+    for kind in sorted({_kind(name) for name in run.slices}):
+        parts = [part for name, part in run.slices.items() if _kind(name) == kind]
         if all(_sound(part) for part in parts):
             sums = tuple(sum(column) for column in zip(*(_whole(part) for part in parts), strict=True))
             if sums != (run.lost, run.gained, run.n):
@@ -73,42 +95,55 @@ def broken_slices(run: Run) -> Iterator[Check]:
                 yield check(f"{kind} slices", "fail", text, run.batch)
 
 
+def _kind(name: str) -> str:
+    """Slices of one kind make up the run: "class", "group", "tag:light"."""
+    return name.partition("=")[0] if name.startswith("tag:") else name.partition(":")[0]
+
+
 def metrics(policy: Policy, run: Run) -> Iterator[Check]:
     """Non-inferiority of each metric that the policy names, by its bounds."""
-    for name, margin in policy.metrics.items():
-        found = run.metrics.get(name)
-        if found is None:
-            yield check(name, "fail", "unavailable, but the policy requires it", run.batch)
-        elif not all(is_number(v) and v == v for v in (found.drop_points, found.low_points, found.high_points)):
-            yield check(name, "fail", f"unavailable: {found.method}", run.batch)
-        else:
-            yield _metric(name, found, margin, policy.confidence, run)
+    for name, margin in policy.claims.items():
+        yield _claim(name, margin, policy, run)
+
+
+def _claim(name: str, margin: Margin, policy: Policy, run: Run) -> Check:
+    found = run.metrics.get(name)
+    if found is None:
+        return check(name, "fail", "unavailable, but the policy requires it", run.batch)
+    if not all(is_number(v) and v == v for v in (found.drop, found.low, found.high)):
+        return check(name, "fail", f"unavailable: {found.method}", run.batch)
+    if (found.unit == RELATIVE) != is_relative(margin):
+        return check(
+            name, "fail", f"unavailable: measured in {found.unit or 'its own unit'}, not as {margin}", run.batch
+        )
+    return _metric(name, found, limit_of(margin), policy.confidence, run)
 
 
 def _metric(name: str, found: Metric, margin: float, confidence: float, run: Run) -> Check:
-    assert found.drop_points is not None
-    assert found.low_points is not None
-    assert found.high_points is not None
-    side, bound, relation = "upper", found.high_points, ">="
-    if found.high_points < margin:
+    assert found.drop is not None
+    assert found.low is not None
+    assert found.high is not None
+    unit = f" {found.unit}" if found.unit else ""
+    side, bound, relation = "upper", found.high, ">="
+    if found.high < margin:
         verdict, relation = "pass", "<"
-    elif found.low_points > margin:
-        verdict, side, bound, relation = "fail", "lower", found.low_points, ">"
+    elif found.low > margin:
+        verdict, side, bound, relation = "fail", "lower", found.low, ">"
     else:
         verdict = "inconclusive"
     shown, limit = apart(bound, margin)
     text = (
-        f"drop {number(found.drop_points)} points, {100 * confidence:g} % {side} bound {shown} points {relation} "
-        f"margin {limit} points ({found.method})"
+        f"drop {number(found.drop)}{unit}, {100 * confidence:g} % {side} bound {shown}{unit} {relation} "
+        f"margin {limit}{unit} ({found.method})"
     )
     if verdict == "inconclusive" and run.n:
-        needed = _enough(found.drop_points, found.high_points, margin, confidence, run.n)
+        needed = _enough(found.drop, found.high, margin, confidence, run.n)
         text += (
             "; the drop seen is not below the margin, so more samples like these would not show parity"
             if needed is None
             else f"; about n = {needed:,} samples like these would decide with {100 * POWER:g} % power"
         )
-    return check(name, verdict, text, run.batch, bound, margin, "points")  # type: ignore[arg-type]
+    return check(name, verdict, text, run.batch, bound, margin, found.unit)  # type: ignore[arg-type]
 
 
 def _enough(drop: float, high: float, margin: float, confidence: float, n: int) -> int | None:

@@ -10,40 +10,104 @@ from dataclasses import dataclass, field
 from pipeline.errors import UsageError
 from pipeline.release.statistics import Decision
 
-METRICS = re.compile(r"balanced_accuracy|macro_f1|top[2-9]|top[1-9]\d+")
-SLICES = re.compile(r"(class|group):.+")
+# Functions of each sample's answer, for classes: pipeline/release/metrics.py.
+CLASS_METRICS = re.compile(r"accuracy|balanced_accuracy|macro_f1|top[2-9]|top[1-9]\d+")
+# Rows of pipeline/release/scores.py, in points unless they have the targets' own unit: name -> unit.
+SCORES = {
+    "f1": "points",
+    "auc": "points",
+    "mean_iou": "points",
+    "word_error_rate": "points",
+    "cosine": "points",
+    "cosine_to_float": "points",
+    "mae": "",
+    "rmse": "",
+}
+OWN_SCORE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function of the user's, in its own unit
+SLICES = re.compile(r"(class|group):.+|tag:[^=]+=.+")
+RELATIVE = "% of float"  # the unit of a drop that is a share of float
+Margin = float | str  # in the metric's unit, or as "1%" of what float reaches
+
+
+def metric_unit(name: str) -> str | None:
+    """ "points", or "" for a metric in a unit of its own; None for a name that is no metric.
+
+    "mae@depth" is the metric "mae" of the output "depth".
+    """
+    plain = name.partition("@")[0]
+    if CLASS_METRICS.fullmatch(name):
+        return "points"
+    return "" if OWN_SCORE.fullmatch(plain) else SCORES.get(plain)
+
+
+def is_relative(margin: Margin) -> bool:
+    """Is it a share of float, written "1%"?"""
+    return isinstance(margin, str)
+
+
+def limit_of(margin: Margin) -> float:
+    """The number of a margin: in the metric's unit, or in percent of float. Raises ValueError."""
+    return float(margin.strip().removesuffix("%")) if isinstance(margin, str) else margin
 
 
 @dataclass(frozen=True)
 class Policy:
     """What a release must hold. None means that no budget is set.
 
-    `margin_points`: accuracy that may be lost at most, in percentage points against the original float model.
-    `max_latency_ms`: on the median (p50) at the deployment batch. `max_flip_rate`: share of samples that went from
-    right to wrong or back. `metrics`: other metrics that must hold, with their margins in points: "balanced_accuracy",
-    "macro_f1", "top2", "top3", ... `slices`: parts of the split that must hold parity by themselves, with their
-    margins in points: "class:NAME" or "group:NAME". `min_samples`: that the gate split must have. `device`: what
-    every run must have been measured on, as part of one of its facts (CPU, board, serial number). `groups`: the data
-    has groups (people, devices, ...), so the claim is stated as conditional on those in the gate split. Raises
-    UsageError for values that no policy can have.
+    `metric`: what is judged before all: "accuracy", or any name that `metrics` may hold. `margin_points`: what of it
+    may be lost at most, in percentage points against the original float model; `margin`, where given, takes its
+    place, in the metric's own unit or as a share of float ("1%"). `metrics`: other metrics that must hold, with their
+    margins. `slices`: parts of the split that must hold by themselves, with their margins: "class:NAME",
+    "group:NAME" or "tag:NAME=VALUE". `max_latency_ms`: on the median (p50) at the deployment batch. `max_flip_rate`:
+    share of samples that went from right to wrong or back. `min_samples`: that the gate split must have. `device`:
+    what every run must have been measured on, as part of one of its facts (CPU, board, serial number); `devices`:
+    each of them must be among those measured, at every batch. `max_age_days`: how long ago runs may have been
+    measured. `groups`: the data has groups (people, devices, ...), so the claim is stated as conditional on those in
+    the gate split. Raises UsageError for values that no policy can have.
     """
 
     margin_points: float
     confidence: float = 0.95
+    metric: str = "accuracy"
+    margin: Margin | None = None
     max_size_bytes: int | None = None
     max_weight_bytes: int | None = None
     max_latency_ms: float | None = None
+    max_peak_memory_bytes: int | None = None
     max_flip_rate: float | None = None
     min_sqnr_db: float | None = None
     min_int8_mac_share: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    slices: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Margin] = field(default_factory=dict)
+    slices: Mapping[str, Margin] = field(default_factory=dict)
     min_samples: int | None = None
     device: str | None = None
+    devices: tuple[str, ...] = ()
+    max_age_days: float | None = None
     groups: bool = False
 
+    @property
+    def primary(self) -> Margin:
+        """The margin of `metric`."""
+        return self.margin_points if self.margin is None else self.margin
+
+    @property
+    def by_flips(self) -> bool:
+        """Is the verdict on accuracy in points, which counts of lost and gained samples decide?"""
+        return self.metric == "accuracy" and not is_relative(self.primary)
+
+    @property
+    def claims(self) -> dict[str, Margin]:
+        """Every metric that must hold by bounds of its own: the primary one where flips do not decide, the others."""
+        return ({} if self.by_flips else {self.metric: self.primary}) | dict(self.metrics)
+
     def __post_init__(self) -> None:
-        _check_margin("margin_points", self.margin_points)
+        if (unit := metric_unit(self.metric)) is None:
+            raise UsageError(_no_metric(self.metric))
+        if not unit and self.margin is None:
+            raise UsageError(f"gate: {self.metric} has a unit of its own: set margin to what may be lost of it")
+        _check_margin("margin_points", self.margin_points, "points")
+        if self.margin is not None:
+            _check_margin("margin", self.margin, unit)
         if not 0.5 <= self.confidence < 1:
             raise UsageError(f"gate: confidence is {self.confidence}, expected at least 0.5 and less than 1")
         for budget in BUDGETS:
@@ -54,19 +118,39 @@ class Policy:
             raise UsageError(f"gate: min_samples is {self.min_samples}, expected at least 1")
         if self.device is not None and not self.device.strip():
             raise UsageError("gate: device is empty: write a part of its CPU's, board's or serial number's text")
+        if any(not device.strip() for device in self.devices):
+            raise UsageError(
+                "gate: devices has an empty name: write a part of its CPU's, board's or serial number's text"
+            )
+        if self.max_age_days is not None and not 0 < self.max_age_days < math.inf:
+            raise UsageError(f"gate: max_age_days is {self.max_age_days}, expected more than 0")
         for name, margin in self.metrics.items():
-            if not METRICS.fullmatch(name):
-                raise UsageError(f"gate: no metric '{name}': there are balanced_accuracy, macro_f1, top2, top3, ...")
-            _check_margin(f"metrics.{name}", margin)
+            if (own := metric_unit(name)) is None:
+                raise UsageError(_no_metric(name))
+            _check_margin(f"metrics.{name}", margin, own)
         for name, margin in self.slices.items():
             if not SLICES.fullmatch(name):
-                raise UsageError(f'gate: no slice \'{name}\': write "class:NAME" or "group:NAME"')
-            _check_margin(f'slices."{name}"', margin)
+                raise UsageError(f'gate: no slice \'{name}\': write "class:NAME", "group:NAME" or "tag:NAME=VALUE"')
+            _check_margin(f'slices."{name}"', margin, unit)
 
 
-def _check_margin(name: str, margin: float) -> None:
-    if not 0 < margin < 100:
+def _no_metric(name: str) -> str:
+    known = ", ".join(("accuracy", "balanced_accuracy", "macro_f1", "top2", "top3", "...", *SCORES))
+    return f"gate: no metric '{name}': there are {known}, or a score of your own: module:function"
+
+
+def _check_margin(name: str, margin: Margin, unit: str) -> None:
+    try:
+        limit = limit_of(margin)
+    except ValueError:
+        limit = math.nan
+    if isinstance(margin, str):
+        if not (margin.strip().endswith("%") and 0 < limit < 100):
+            raise UsageError(f"gate: {name} is '{margin}', expected a number, or a share of float such as '1%'")
+    elif unit and not 0 < limit < 100:
         raise UsageError(f"gate: {name} is {margin}, expected more than 0 and less than 100 points")
+    elif not 0 < limit < math.inf:
+        raise UsageError(f"gate: {name} is {margin}, expected more than 0")
 
 
 @dataclass(frozen=True)
@@ -80,14 +164,20 @@ class Slice:
 
 @dataclass(frozen=True)
 class Metric:
-    """The drop of another metric with its one-sided bounds, in points. `method` says how they were made and what the
-    claim is conditional on, or, where the figures are None, why they are unavailable.
+    """What a metric lost, with one-sided bounds, all in `unit`: "points", "% of float", or "" (the metric's own).
+
+    More is worse, whichever way the metric points. `float_value`, `value`: the metric itself, of the float model and
+    of the deployed one; points are shares times 100. `method` says how the bounds were made and what the claim is
+    conditional on, or, where the figures are None, why they are unavailable.
     """
 
-    drop_points: float | None
-    low_points: float | None
-    high_points: float | None
+    drop: float | None
+    low: float | None
+    high: float | None
     method: str
+    unit: str = "points"
+    float_value: float | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +186,9 @@ class Run:
 
     `lost`, `gained`: samples right only with the original float model, right only with this one. `latency_ms` has
     p50, p90 and p99 of one batch. `finite`: whether every output value was a finite number. None = unavailable.
-    `slices`: "class:NAME" and "group:NAME"; the slices of one kind make up the whole split. `device`: its facts.
+    `slices`: "class:NAME", "group:NAME", "tag:NAME=VALUE"; the slices of one kind make up the whole split. `metrics`:
+    by name, and for required slices where flips do not decide "METRIC on SLICE". `device`: its facts. `measured_at`:
+    when, in seconds since 1970 (UTC) by the host's clock.
     What stored evidence really holds is checked by `judge`, not by these types.
     """
 
@@ -111,6 +203,8 @@ class Run:
     slices: Mapping[str, Slice] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     device: Mapping[str, object] | None = None
+    peak_memory_bytes: int | None = None
+    measured_at: float | None = None
 
     @property
     def p50_ms(self) -> float | None:
@@ -131,7 +225,8 @@ class Evidence:
 
     `n`: samples in the gate split. `batches`: the batch sizes that had to be run, deployment first. `leaked`: samples
     of the gate split that are in another split too. `groups`: how many groups the gate split has. `verified_sha256`
-    is the digest of the model that the runs measured, `artifact_sha256` that of the file which ships.
+    is the digest of the model that the runs measured, `artifact_sha256` that of the file which ships. `judged_at`: the
+    time of the verdict, as `Run.measured_at`.
     """
 
     n: int
@@ -144,6 +239,7 @@ class Evidence:
     weight_bytes: int | None = None
     int8_mac_share: float | None = None
     groups: int | None = None
+    judged_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +281,7 @@ BUDGETS = (
     Budget("weight bytes", "weight_bytes", "max_weight_bytes", "<=", "bytes", "file"),
     Budget("int8 share of MACs", "int8_mac_share", "min_int8_mac_share", ">=", "share", "file"),
     Budget("latency p50", "p50_ms", "max_latency_ms", "<=", "ms", "deployment"),
+    Budget("peak memory", "peak_memory_bytes", "max_peak_memory_bytes", "<=", "bytes", "deployment"),
     Budget("flip rate", "flip_rate", "max_flip_rate", "<=", "share", "every run"),
     Budget("SQNR", "sqnr_db", "min_sqnr_db", ">=", "dB", "every run"),
 )

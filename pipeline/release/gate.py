@@ -7,7 +7,7 @@ is a failure with a reason, never a pass by default.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -36,11 +36,12 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
     condition = claims.conditional(evidence.groups, policy.groups)
     whole = []
     for run in evidence.runs:
-        broken = [*_broken(run, evidence), *claims.broken_slices(run)]
+        broken = [*_broken(policy, run, evidence), *claims.broken_slices(policy, run)]
         checks += broken
         if not broken:
             whole.append(run)
-            checks.append(_accuracy(policy, run, condition))
+            if policy.by_flips:
+                checks.append(_accuracy(policy, run, condition))
             checks += claims.metrics(policy, run)
             checks += claims.required_slices(policy, run, condition)
             checks += _budgets(policy, run, run.batch, "every run")
@@ -80,6 +81,12 @@ def _identity(policy: Policy, evidence: Evidence) -> Iterator[Check]:
     if policy.device is not None:
         for run in evidence.runs:
             yield _device(policy.device, run)
+    for wanted in policy.devices:
+        for batch in evidence.batches:
+            yield _among(wanted, batch, [run for run in evidence.runs if run.batch == batch])
+    if policy.max_age_days is not None:
+        for run in evidence.runs:
+            yield _age(policy.max_age_days, run, evidence.judged_at)
     for name in _nan_fields(evidence):
         yield check(name, "fail", "is NaN")
 
@@ -88,25 +95,58 @@ def _device(wanted: str, run: Run) -> Check:
     """Was this run measured on the device that the policy names?"""
     if not run.device:
         return check("device", "fail", f"unknown, but the policy requires '{wanted}'", run.batch)
-    facts = [str(fact) for fact in run.device.values() if isinstance(fact, str)]
-    if any(wanted in fact for fact in facts):
+    if wanted in (facts := _facts(run)):
         return check("device", "pass", f"measured on '{wanted}'", run.batch)
-    return check("device", "fail", f"measured on {', '.join(facts)}, not on '{wanted}'", run.batch)
+    return check("device", "fail", f"measured on {facts}, not on '{wanted}'", run.batch)
 
 
-def _broken(run: Run, evidence: Evidence) -> Iterator[Check]:
+def _among(wanted: str, batch: int, runs: Sequence[Run]) -> Check:
+    """Is one of the devices measured at this batch the one that the policy names?"""
+    if any(wanted in _facts(run) for run in runs):
+        return check("devices", "pass", f"measured on '{wanted}'", batch)
+    seen = "; ".join(_facts(run) for run in runs if run.device) or "no known device"
+    return check("devices", "fail", f"not measured on '{wanted}', only on {seen}", batch)
+
+
+def _facts(run: Run) -> str:
+    return ", ".join(str(fact) for fact in (run.device or {}).values() if isinstance(fact, str))
+
+
+def _age(most_days: float, run: Run, judged_at: float | None) -> Check:
+    """Was this run measured recently enough?"""
+    if not is_number(run.measured_at) or not is_number(judged_at):
+        return check("age", "fail", "unavailable when it was measured, but max_age_days is set", run.batch)
+    assert run.measured_at is not None
+    assert judged_at is not None
+    days = (judged_at - run.measured_at) / 86_400
+    if not days >= -CLOCKS_APART_DAYS:
+        return check("age", "fail", "measured in the future: a clock is wrong", run.batch, days, most_days, "days")
+    shown, limit = apart(max(days, 0.0), most_days)
+    if days <= most_days:
+        return check("age", "pass", f"measured {shown} days ago <= {limit} days", run.batch, days, most_days, "days")
+    text = f"measured {shown} days ago > {limit} days: run 'deploy verify' and 'deploy profile'"
+    return check("age", "fail", text, run.batch, days, most_days, "days")
+
+
+CLOCKS_APART_DAYS = 0.01  # of two hosts that both keep time
+
+
+def _broken(policy: Policy, run: Run, evidence: Evidence) -> Iterator[Check]:
     """Reasons why a run cannot be evidence."""
     n: Any = run.n
     lost: Any = run.lost
     gained: Any = run.gained
-    counts = {"n": (n, 1), "lost": (lost, 0), "gained": (gained, 0)}
+    counts = {"n": (n, 1)}
+    flips = policy.metric == "accuracy" or lost is not None or gained is not None
+    if flips:
+        counts |= {"lost": (lost, 0), "gained": (gained, 0)}
     sound = True
     for name, (count, least) in counts.items():
         if not is_count(count, least):
             sound = False
             text = "is unavailable" if count is None else f"is {count}, expected a count of at least {least}"
             yield check(name, "fail", text, run.batch)
-    if sound and lost + gained > n:
+    if sound and flips and lost + gained > n:
         yield check("flips", "fail", f"lost {lost} and gained {gained} are more than n = {n}", run.batch)
     if sound and n != evidence.n:
         yield check("n", "fail", f"is {n}, but the gate split has {evidence.n} samples: run all of them", run.batch)

@@ -118,23 +118,27 @@ class SliceRow(_Record):
 
 
 class MetricRow(_Record):
-    """The drop of a metric that the policy asks for, with its one-sided bounds at the policy's confidence, in points.
+    """What a metric of the policy lost, with one-sided bounds at the policy's confidence, all in `unit`: "points",
+    "% of float", or "" (the metric's own). `float_value`, `value`: the metric itself, shares times 100.
 
     None where it is unavailable; `method` then says why.
     """
 
-    drop_points: float | None
-    low_points: float | None
-    high_points: float | None
+    drop: float | None
+    low: float | None
+    high: float | None
     method: str
+    unit: str = "points"
+    float_value: float | None = None
+    value: float | None = None
 
 
 class RunRow(_Record):
     """What ships, on the gate split, at one batch size on one device.
 
     `mcnemar_p`: exact two-sided p-value of McNemar's test on the flips. Shown, and no part of any verdict.
-    `slices`: "class:NAME" and "group:NAME". `samples_sha256`: digest of the per-sample evidence,
-    `TARGET/evidence/samples-BATCH.npz`.
+    `slices`: "class:NAME", "group:NAME", "tag:NAME=VALUE". `samples_sha256`: digest of the per-sample evidence,
+    `TARGET/evidence/samples-BATCH.npz`. `measured_at`: when, in seconds since 1970 (UTC).
     """
 
     device: dict[str, Any]
@@ -158,6 +162,7 @@ class RunRow(_Record):
     slices: dict[str, SliceRow] = {}
     metrics: dict[str, MetricRow] = {}
     samples_sha256: str | None = None
+    measured_at: float | None = None
     latency_ms: Latency | None = None
     latency_interval_ms: Interval | None = None
     float_latency_ms: Latency | None = None

@@ -1,46 +1,91 @@
-"""Per-sample evidence: what the float model and the deployed one answered to each sample of the gate split."""
+"""Per-sample evidence: what the float model and the deployed one made of each sample of the gate split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.release.scores import Pair
+
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Per-sample evidence of one run, every array [n]. Ranks are those of the true label, 0 = top."""
+class Answers:
+    """Of a classification, every array [n]; `names` [classes]. Ranks are those of the true label, 0 = top."""
 
     labels: Array
     float_class: Array
     deployed_class: Array
     float_rank: Array
     deployed_rank: Array
-    classes: int
+    names: Array
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Evidence of one run on n samples. `answers` is None where the task is no classification; `scores`: what other
+    metrics are had from, by name; `groups` [n]: who or what samples belong to; `tags`: name -> [n].
+    """
+
+    n: int
+    answers: Answers | None
+    scores: Mapping[str, Pair] = field(default_factory=dict)
     groups: Array | None = None
+    tags: Mapping[str, Array] = field(default_factory=dict)
 
     def save(self, file: Path) -> None:
         """Write an .npz; equal evidence gives equal bytes."""
-        arrays = {name: value for name, value in vars(self).items() if value is not None}
+        arrays: dict[str, Any] = {"n": self.n}
+        if self.answers is not None:
+            arrays |= vars(self.answers)
+        if self.groups is not None:
+            arrays["groups"] = self.groups
+        for name, pair in self.scores.items():
+            arrays |= {f"before {name}": pair.before, f"after {name}": pair.after}
+        arrays |= {f"tag {name}": values for name, values in self.tags.items()}
         np.savez(file, **arrays)
 
+    def part(self, name: str) -> Samples | None:
+        """The samples of a slice ("group:ann", "tag:light=dark", "class:up"); None where there is none."""
+        prefix, values = next(((k, v) for k, v in kinds(self).items() if name.startswith(k)), ("", None))
+        if values is None or not (at := values == name.removeprefix(prefix)).any():
+            return None
+        answers = None
+        if self.answers is not None:
+            arrays = {key: value[at] for key, value in vars(self.answers).items() if key != "names"}
+            answers = Answers(**arrays, names=self.answers.names)
+        return Samples(
+            int(at.sum()),
+            answers,
+            {key: Pair(pair.before[at], pair.after[at]) for key, pair in self.scores.items()},
+            None if self.groups is None else self.groups[at],
+            {key: tags[at] for key, tags in self.tags.items()},
+        )
 
-def from_logits(labels: Array, original: Array, deployed: Array, groups: Array | None) -> Samples:
-    """Evidence from integer labels [n] and two logits [n, classes]; ties go to the first class, as argmax does."""
-    return Samples(
+
+def from_logits(labels: Array, original: Array, deployed: Array, names: Sequence[str] = ()) -> Answers:
+    """Evidence from integer labels [n] and two logits [n, classes]; ties go to the first class, as argmax does.
+
+    Classes without `names` are called by their numbers.
+    """
+    return Answers(
         labels=np.asarray(labels, np.int64),
         float_class=original.argmax(axis=1),
         deployed_class=deployed.argmax(axis=1),
         float_rank=_rank(labels, original),
         deployed_rank=_rank(labels, deployed),
-        classes=int(original.shape[1]),
-        groups=groups,
+        names=np.array([*names, *map(str, range(len(names), original.shape[1]))]),
     )
 
 
@@ -48,7 +93,13 @@ def load(file: Path) -> Samples:
     """What `Samples.save` wrote. Raises OSError, ValueError or KeyError for anything else."""
     with np.load(file) as arrays:
         named = {name: arrays[name] for name in arrays.files}
-    return Samples(**{**named, "classes": int(named["classes"])})
+    answers = None
+    if "labels" in named:
+        answers = Answers(**{name: named[name] for name in Answers.__dataclass_fields__})
+    before = {name.removeprefix("before "): array for name, array in named.items() if name.startswith("before ")}
+    scores = {name: Pair(array, named[f"after {name}"]) for name, array in before.items()}
+    tags = {name.removeprefix("tag "): array for name, array in named.items() if name.startswith("tag ")}
+    return Samples(int(named["n"]), answers, scores, named.get("groups"), tags)
 
 
 def file_name(batch: int) -> str:
@@ -56,17 +107,29 @@ def file_name(batch: int) -> str:
     return f"samples-{batch}.npz"
 
 
-def slices(samples: Samples, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Counts of each slice: "class:NAME" (its number where classes have no names), "group:NAME" of data with groups."""
-    before, after = samples.float_class == samples.labels, samples.deployed_class == samples.labels
-    kinds = {"class": np.array([names[i] if names else str(i) for i in samples.labels])}
+def kinds(samples: Samples) -> dict[str, Array]:
+    """Ways to slice: what names of slices begin with ("class:", "group:", "tag:NAME=") -> each sample's value [n]."""
+    found: dict[str, Array] = {}
+    if samples.answers is not None:
+        found["class:"] = samples.answers.names[samples.answers.labels]
     if samples.groups is not None:
-        kinds["group"] = samples.groups
+        found["group:"] = samples.groups
+    for name, values in samples.tags.items():
+        found[f"tag:{name}="] = values
+    return found
+
+
+def slices(samples: Samples) -> dict[str, dict[str, int]]:
+    """Counts of each slice of a classification: "class:NAME", "group:NAME", "tag:NAME=VALUE"."""
+    answers = samples.answers
+    if answers is None:
+        return {}
+    before, after = answers.float_class == answers.labels, answers.deployed_class == answers.labels
     rows = {}
-    for kind, values in kinds.items():
+    for prefix, values in kinds(samples).items():
         for value in np.unique(values):
             at = values == value
-            rows[f"{kind}:{value}"] = {
+            rows[f"{prefix}{value}"] = {
                 "n": int(at.sum()),
                 "lost": int((before & ~after & at).sum()),
                 "gained": int((after & ~before & at).sum()),

@@ -19,7 +19,7 @@ def test_metrics_and_slices_are_judged_without_measuring_again(finished: Folder)
     names = [check["name"] for check in row["checks"]]
     assert {"macro_f1", "slice class:up", "slices"} <= set(names)
     for run in row["runs"]:
-        assert run["metrics"]["macro_f1"]["drop_points"] <= run["metrics"]["macro_f1"]["high_points"]
+        assert run["metrics"]["macro_f1"]["drop"] <= run["metrics"]["macro_f1"]["high"]
         for field in ("lost", "gained"):
             assert sum(part[field] for part in run["slices"].values()) == run["flips"][field]
 

@@ -17,7 +17,7 @@ from pipeline.artifact import sha256_file
 from pipeline.errors import EvidenceError, UsageError
 from pipeline.release.compare import Comparison
 from pipeline.release.report import Report
-from pipeline.release.samples import from_logits
+from pipeline.release.samples import Samples, from_logits
 from tests.unit.test_cli import deploy
 
 N = 1_000
@@ -29,7 +29,7 @@ def evidence(wrong: range) -> Any:
     """A model that is right on every sample but these."""
     answers = LABELS.copy()
     answers[wrong.start : wrong.stop] = (answers[wrong.start : wrong.stop] + 1) % 3
-    return from_logits(LABELS, np.eye(3)[LABELS], np.eye(3)[answers], None)
+    return Samples(N, from_logits(LABELS, np.eye(3)[LABELS], np.eye(3)[answers]))
 
 
 def write_run(folder: Path, wrong: range = range(50), change: Callable[[Any], None] = lambda record: None) -> Path:

@@ -96,7 +96,7 @@ def test_a_required_metric_must_hold() -> None:
         "macro_f1 at batch 1: drop 0.4 points, 95 % upper bound 1.1 points < margin 2 points "
         "(paired BCa bootstrap over 860 samples)" in passed.reasons
     )
-    failed = judge(asked, evidence(metrics={"macro_f1": replace(GOOD, drop_points=4.0, low_points=2.1, high_points=6)}))
+    failed = judge(asked, evidence(metrics={"macro_f1": replace(GOOD, drop=4.0, low=2.1, high=6)}))
     assert failed.verdict == "fail"
     assert "95 % lower bound 2.1 points > margin 2 points" in only_reason(failed)
 
@@ -107,7 +107,7 @@ def test_an_inconclusive_metric_says_how_many_samples() -> None:
     assert verdict.verdict == "inconclusive"
     # Widths shrink with the root of n: (0.7 (1 + 0.84 / 1.64) / 0.6)^2 = 3.11 times as many.
     assert "about n = 2,676 samples" in only_reason(verdict).replace("2,675", "2,676").replace("2,677", "2,676")
-    beyond = replace(GOOD, drop_points=1.05)
+    beyond = replace(GOOD, drop=1.05)
     assert "would not show parity" in only_reason(judge(asked, evidence(metrics={"macro_f1": beyond})))
 
 
@@ -142,7 +142,7 @@ CLOSED = [
     (
         "metric NaN",
         {"metrics": {"macro_f1": 2.0}},
-        {"metrics": {"macro_f1": replace(GOOD, high_points=NAN)}},
+        {"metrics": {"macro_f1": replace(GOOD, high=NAN)}},
         "macro_f1 at batch 1: unavailable",
     ),
     (
@@ -190,7 +190,15 @@ def test_missing_or_broken_claims_fail(asked: dict[str, Any], given: dict[str, A
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"metrics": {"accuracy": 2.0}}, "no metric 'accuracy'"),
+        ({"metrics": {"acuracy": 2.0}}, "no metric 'acuracy'"),
+        ({"metric": "aces"}, "no metric 'aces'"),
+        ({"metric": "mae"}, "mae has a unit of its own: set margin"),
+        ({"metrics": {"mae": "a%"}}, "expected a number, or a share of float such as '1%'"),
+        ({"margin": "100%"}, "margin is '100%'"),
+        ({"margin": "1"}, "margin is '1'"),
+        ({"max_age_days": 0.0}, "max_age_days is 0"),
+        ({"devices": ("pi", "")}, "devices has an empty name"),
+        ({"slices": {"tag:light": 2.0}}, "no slice 'tag:light'"),
         ({"metrics": {"top1": 2.0}}, "no metric 'top1'"),
         ({"metrics": {"macro_f1": 0.0}}, r"metrics\.macro_f1 is 0"),
         ({"metrics": {"macro_f1": NAN}}, r"metrics\.macro_f1 is nan"),
@@ -203,3 +211,88 @@ def test_missing_or_broken_claims_fail(asked: dict[str, Any], given: dict[str, A
 def test_a_policy_that_asks_for_nothing_known_is_refused(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         policy(**asked)
+
+
+# ------------------------------------------------------------------------------ other primary metrics, shares of float
+
+
+def test_another_primary_metric_takes_the_place_of_flips() -> None:
+    asked = policy(metric="mae", margin=0.5)
+    run = replace(SMALL, lost=None, gained=None, slices={}, metrics={"mae": replace(GOOD, unit="", high=0.4)})
+    given = replace(EVIDENCE, batches=(1,), runs=(run,))
+    passed = judge(asked, given)
+    assert passed.verdict == "pass"
+    assert not any(check.name in ("accuracy", "slices") for check in passed.checks)
+    assert "mae at batch 1: drop 0.4, 95 % upper bound 0.4 < margin 0.5 (paired BCa" in " ".join(passed.reasons)
+    assert judge(asked, replace(given, runs=(replace(run, metrics={}),))).verdict == "fail"
+    assert "lost at batch 1: is unavailable" in judge(policy(), given).reasons
+
+
+def test_a_share_of_float_is_judged_as_one() -> None:
+    asked, found = policy(margin="2%"), replace(GOOD, unit="% of float", float_value=87.0)
+    run = replace(evidence().runs[0], metrics={"accuracy": found})
+    given = replace(EVIDENCE, batches=(1,), runs=(run,))
+    verdict = judge(asked, given)
+    assert verdict.verdict == "pass"
+    assert any("upper bound 1.1 % of float < margin 2 % of float" in reason for reason in verdict.reasons)
+    points = replace(run, metrics={"accuracy": replace(found, unit="points")})
+    refused = judge(asked, replace(given, runs=(points,)))
+    assert "accuracy at batch 1: unavailable: measured in points, not as 2%" in refused.reasons
+
+
+def test_a_required_slice_of_another_metric_needs_its_own_bounds() -> None:
+    asked = policy(metric="mae", margin=0.5, slices={"tag:light=night": 1.0})
+    own = {"mae": replace(GOOD, unit="", high=0.4), "mae on tag:light=night": replace(GOOD, unit="", low=1.2, high=2.0)}
+    run = replace(SMALL, lost=None, gained=None, slices={}, metrics=own)
+    verdict = judge(asked, replace(EVIDENCE, batches=(1,), runs=(run,)))
+    assert verdict.verdict == "fail"
+    assert only_reason(verdict).startswith(
+        "mae on tag:light=night at batch 1: drop 0.4, 95 % lower bound 1.2 > margin 1"
+    )
+    lacking = replace(run, metrics={"mae": own["mae"]})
+    assert judge(asked, replace(EVIDENCE, batches=(1,), runs=(lacking,))).verdict == "fail"
+
+
+def test_tags_must_make_up_the_run() -> None:
+    tags = {"tag:light=day": Slice(500, 9, 6), "tag:light=night": Slice(360, 3, 2)}
+    assert judge(policy(), evidence(CLASSES | tags)).verdict == "pass"
+    del tags["tag:light=day"]
+    assert "tag:light slices at batch 1: together they lost 3" in only_reason(judge(policy(), evidence(tags)))
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("measured_at", "judged_at", "reason"),
+    [
+        (100 * DAY, 106 * DAY, None),
+        (100 * DAY, 108 * DAY, "age at batch 1: measured 8 days ago > 7 days: run 'deploy verify'"),
+        (100 * DAY, 99 * DAY, "age at batch 1: measured in the future: a clock is wrong"),
+        (None, 99 * DAY, "age at batch 1: unavailable when it was measured, but max_age_days is set"),
+        (100 * DAY, None, "age at batch 1: unavailable when it was measured, but max_age_days is set"),
+    ],
+)
+def test_evidence_may_be_too_old(measured_at: float | None, judged_at: float | None, reason: str | None) -> None:
+    run = replace(evidence().runs[0], measured_at=measured_at)
+    verdict = judge(policy(max_age_days=7), replace(evidence(), runs=(run,), judged_at=judged_at))
+    assert verdict.verdict == ("pass" if reason is None else "fail")
+    assert reason is None or only_reason(verdict).startswith(reason)
+
+
+def test_every_device_of_the_policy_must_have_been_measured_at_every_batch() -> None:
+    here = replace(evidence().runs[0], device={"cpu": "Cortex-A53"})
+    there = replace(here, device={"cpu": "Cortex-A76"})
+    asked = policy(devices=("A53", "A76"))
+    assert judge(asked, replace(evidence(), runs=(here, there))).verdict == "pass"
+    reason = only_reason(judge(asked, replace(evidence(), runs=(here,))))
+    assert reason == "devices at batch 1: not measured on 'A76', only on Cortex-A53"
+    assert judge(asked, replace(evidence(), runs=(here, replace(there, batch=64)))).verdict == "fail"
+
+
+def test_memory_has_a_budget_at_the_deployment_batch() -> None:
+    run = replace(evidence().runs[0], peak_memory_bytes=1_000_000)
+    assert judge(policy(max_peak_memory_bytes=1_000_000), replace(evidence(), runs=(run,))).verdict == "pass"
+    verdict = judge(policy(max_peak_memory_bytes=999_999), replace(evidence(), runs=(run,)))
+    assert only_reason(verdict) == "peak memory at batch 1: 1,000,000 bytes > budget 999,999 bytes"
+    assert "unavailable" in only_reason(judge(policy(max_peak_memory_bytes=1), evidence()))
