@@ -302,8 +302,9 @@ def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
     for file in sorted(branch.verify.path.glob("samples-*.npz")):
         shutil.copy(file, folder / EVIDENCE / file.name)
     first = folder / EVIDENCE / samples.file_name(branch.batches[0])
-    if first.is_file():  # else the outputs were not finite
-        flipped.save(folder / EVIDENCE / flipped.FILE, samples.load(first), load_split(data, "gate").inputs)
+    answers = samples.load(first).answers if first.is_file() else None  # outputs that are not finite leave no samples
+    if answers is not None:
+        flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
 
 
 def render(result: report.Report, out: Path) -> None:

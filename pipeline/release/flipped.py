@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.release.samples import Samples
+from pipeline.release.samples import Answers
 
 Array = npt.NDArray[Any]
 
@@ -27,16 +27,16 @@ class Flipped:
     inputs: Mapping[str, Array]
 
 
-def choose(samples: Samples) -> Array:
+def choose(answers: Answers) -> Array:
     """The first lost and the first gained samples, as ascending int64 [k]."""
-    before, after = samples.float_class == samples.labels, samples.deployed_class == samples.labels
+    before, after = answers.float_class == answers.labels, answers.deployed_class == answers.labels
     lost, gained = np.flatnonzero(before & ~after)[:MOST], np.flatnonzero(after & ~before)[:MOST]
     return np.sort(np.concatenate([lost, gained])).astype(np.int64)
 
 
-def save(file: Path, samples: Samples, inputs: Mapping[str, Array]) -> None:
-    """Write the chosen samples. `inputs`: name -> [n, ...], the whole gate split, in the order of `samples`."""
-    index = choose(samples)
+def save(file: Path, answers: Answers, inputs: Mapping[str, Array]) -> None:
+    """Write the chosen answers. `inputs`: name -> [n, ...], the whole gate split, in the order of `answers`."""
+    index = choose(answers)
     chosen = {PREFIX + name: np.asarray(array[index]) for name, array in inputs.items()}
     np.savez_compressed(file, index=index, **chosen)  # type: ignore[arg-type]
 

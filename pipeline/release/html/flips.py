@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,18 +38,19 @@ def cards(report: Report, folder: Path) -> list[Card]:
             continue
         beside = folder / name / "evidence"
         try:
-            kept = samples.load(beside / samples.file_name(row.runs[0].batch))
+            kept = samples.load(beside / samples.file_name(row.runs[0].batch)).answers
             shown = flipped.load(beside / flipped.FILE)
-            names = json.loads((folder / name / "declared.json").read_text())["labels"]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             continue  # evidence was moved or is damaged: the gate says so, a page only shows less
+        if kept is None:
+            continue  # no classification: nothing flips
         for place, index in enumerate(shown.index.tolist()):
             lost = bool(kept.float_class[index] == kept.labels[index])
             card = found.setdefault(
                 (index, lost),
-                Card(index, _name(names, kept.labels[index]), _name(names, kept.float_class[index]), lost),
+                Card(index, str(kept.names[kept.labels[index]]), str(kept.names[kept.float_class[index]]), lost),
             )
-            card.said.setdefault(_name(names, kept.deployed_class[index]), []).append(name)
+            card.said.setdefault(str(kept.names[kept.deployed_class[index]]), []).append(name)
             inputs[index] = [array[place] for array in shown.inputs.values()]
     ordered = sorted(found.values(), key=lambda card: (-sum(map(len, card.said.values())), card.index))
     lost, gained = [c for c in ordered if c.lost], [c for c in ordered if not c.lost]
@@ -63,6 +62,3 @@ def cards(report: Report, folder: Path) -> list[Card]:
         card.pictures = drawn if room > 0 else []
     return chosen
 
-
-def _name(names: Sequence[str], number: int) -> str:
-    return names[number] if names else str(int(number))
