@@ -13,16 +13,17 @@ SIGNS = {
 
 def text(report: Report) -> str:
     """The whole comment."""
+    metric = report.recipe["task"]["metric"]
     lines = [
         f"### {SIGNS[report.verdict]} {_cell(report.recipe['name'])}: {report.verdict}",
         "",
-        f"Float: {words.percent(report.float_.metric)} on {report.float_.n:,} gate samples, "
+        f"Float: {words.score(report.float_.metric, metric)} {metric} on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",
-        "| Target | Verdict | Ships | File | Accuracy | Drop, points | Bound < margin | p50 | Speed-up over float |",
+        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop, points | Bound < margin | p50 | Speed-up over float |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [_target(name, row) for name, row in report.targets.items()]
+    lines += [_target(name, row, metric) for name, row in report.targets.items()]
     broken = [
         f"- **{name}**: {_cell(reason)}"
         for name, row in report.targets.items()
@@ -36,7 +37,7 @@ def text(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _target(name: str, row: TargetRow) -> str:
+def _target(name: str, row: TargetRow, metric: str) -> str:
     if not row.runs:
         return f"| {name} | {SIGNS[row.verdict]} {row.verdict} |  |  |  |  |  |  |  |"
     run = row.runs[0]
@@ -45,7 +46,7 @@ def _target(name: str, row: TargetRow) -> str:
         f"{SIGNS[row.verdict]} {row.verdict}",
         row.shipped or "",
         words.size(row.size_bytes),
-        words.percent(run.metric),
+        words.score(run.metric, metric),
         words.points(run.drop_points),
         f"{words.number(run.drop_upper_points, '.2f')} < {run.margin_points:g}",
         words.milliseconds(run.latency_ms.p50 if run.latency_ms else None),

@@ -31,6 +31,7 @@ VERDICTS = {
 
 def page(report: Report, folder: Path) -> str:
     """The whole page. `folder`: where the run was delivered."""
+    metric = report.recipe["task"]["metric"]
     template = _environment().get_template("page.html.j2")
     return template.render(
         report=report,
@@ -38,12 +39,13 @@ def page(report: Report, folder: Path) -> str:
         marks={name: row[0] for name, row in VERDICTS.items()},
         steps=steps(report),
         drops=charts.drops(report),
-        races={name: _races(name, row) for name, row in report.targets.items()},
+        races={name: _races(name, row, metric) for name, row in report.targets.items()},
         latencies={name: _latencies(folder, name, row) for name, row in report.targets.items() if row.shipped},
         islands={name: _islands(row) for name, row in report.targets.items() if row.shipped},
         cards=flips.cards(report, folder),
         slices={name: row.runs[0].slices for name, row in report.targets.items() if row.runs and row.runs[0].slices},
         commands=_commands(report),
+        metric=metric,
         recipe=json.dumps({k: v for k, v in report.recipe.items() if k not in ("folder", "set")}, indent=1),
     )
 
@@ -53,15 +55,15 @@ def _environment() -> Environment:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    names = ("number", "size", "count", "percent", "points", "milliseconds", "ratio")
+    names = ("number", "size", "count", "percent", "points", "milliseconds", "ratio", "score")
     environment.filters |= {name: getattr(words, name) for name in names}
     source, *_ = loader.get_source(environment, "style.css")
     environment.globals["style"] = Markup(source)
     return environment
 
 
-def _races(name: str, row: TargetRow) -> list[Markup]:
-    drawn = (charts.candidates(name, row, kind) for kind in charts.Y)
+def _races(name: str, row: TargetRow, metric: str) -> list[Markup]:
+    drawn = (charts.candidates(name, row, kind, metric) for kind in charts.Y)
     return [chart for chart in drawn if chart is not None]
 
 

@@ -50,17 +50,20 @@ def drops(report: Report) -> Markup | None:
     return chart(WIDTH, bottom + 34, "Accuracy lost by each run, its upper bound, and the margin", parts)
 
 
+# what the vertical axis shows -> its label with the name of the task's metric, its value
 Y: dict[str, tuple[str, Callable[[CandidateRow], float | None]]] = {
     "fidelity": ("SQNR against the runtime's float, dB", lambda row: row.sqnr_db),
-    "accuracy": ("accuracy on the selection split, %", lambda row: None if row.metric is None else 100 * row.metric),
+    "metric": ("{} on the selection split", lambda row: row.metric),
 }
 
 
-def candidates(name: str, row: TargetRow, kind: str) -> Markup | None:
+def candidates(name: str, row: TargetRow, kind: str, metric: str) -> Markup | None:
     """The race as a Pareto plot: latency to the right, fidelity or accuracy upwards, the front through what nothing
-    beats in both. Left and up of others is better. Bars: the speed-up's 95 % interval, as latency.
+    beats in both. Left and up of others is better. Bars: the speed-up's 95 % interval, as latency. `metric`: the task's.
     """
     label, of = Y[kind]
+    percent = kind == "metric" and metric == "accuracy"
+    label = label.format(metric) + (", %" if percent else "")
     raced = [c for c in row.candidates if c.latency_ms is not None and c.latency_ms.p50 is not None]
     exact = [c for c in raced if of(c) is None and c.precision == "f32"]  # nothing to differ from: drawn on top
     known = [(c, value) for c in raced if (value := of(c)) is not None]
@@ -78,7 +81,7 @@ def candidates(name: str, row: TargetRow, kind: str) -> Markup | None:
     for tick in y.ticks():
         parts += [
             line(46, y(tick), right, y(tick), class_="grid"),
-            text(41, y(tick) + 3.5, f"{tick:g}", class_="tick", text_anchor="end"),
+            text(41, y(tick) + 3.5, f"{tick * (100 if percent else 1):g}".replace("-", MINUS), class_="tick", text_anchor="end"),
         ]
     if exact:
         parts += [
@@ -103,15 +106,15 @@ def candidates(name: str, row: TargetRow, kind: str) -> Markup | None:
                 class_="name shipped" if shipped else "name",
             ),
         ]
-    return chart(WIDTH, low_y + 34, f"{name}: candidates by latency and {kind}", parts)
+    return chart(WIDTH, low_y + 34, f"{name}: candidates by latency and {label}", parts)
 
 
 def latencies(name: str, samples_ns: Mapping[str, npt.NDArray[Any]]) -> Markup:
-    """Each model's raw latencies as a histogram on one axis, with p50, p90 and p99. The axis ends where 99.5 % of all
-    are shown; how many lie beyond is said.
+    """Each model's raw latencies as a histogram on one axis, with p50, p90 and p99. The axis ends behind the larger p99;
+    how many lie beyond is said.
     """
     ms = {key: values / 1e6 for key, values in samples_ns.items()}
-    end = max(float(np.percentile(values, 99.5)) for values in ms.values())
+    end = 1.02 * max(float(np.percentile(values, 99)) for values in ms.values())
     start = min(float(values.min()) for values in ms.values())
     x = Scale(start, end if end > start else start * 1.1, 12, WIDTH - 12)
     edges = np.linspace(x.low, x.high, BINS + 1)
@@ -140,11 +143,11 @@ def latencies(name: str, samples_ns: Mapping[str, npt.NDArray[Any]]) -> Markup:
                 line(x(place), base - height + 20, x(place), base, class_=f"quantile series{index}"),
             ]
             if percent != 90:
-                near_end = x(place) > WIDTH - 60
+                near_end = x(place) > WIDTH - 66
                 parts.append(
                     text(
                         x(place) + (-3 if near_end else 3),
-                        base - height + 28,
+                        base - height + (28 if percent == 50 else 40),
                         f"p{percent} {place:#.3g}",
                         class_="tick",
                         text_anchor="end" if near_end else "start",
@@ -155,12 +158,12 @@ def latencies(name: str, samples_ns: Mapping[str, npt.NDArray[Any]]) -> Markup:
 
 
 def _latency_interval(row: CandidateRow, base: CandidateRow | None) -> tuple[float, float, float]:
-    """Low, middle, high in ms: the speed-up's interval turned back into latency, the middle alone where there is none."""
+    """Low, middle, high in ms: float's p50 by the paired speed-up, from which drift has cancelled; else its own p50."""
     assert row.latency_ms is not None
-    middle = float(row.latency_ms.p50 or 0.0)
+    own = float(row.latency_ms.p50 or 0.0)
     if row.speedup is None or base is None or base.latency_ms is None or not base.latency_ms.p50:
-        return middle, middle, middle
-    return base.latency_ms.p50 / row.speedup.high, middle, base.latency_ms.p50 / row.speedup.low
+        return own, own, own
+    return tuple(base.latency_ms.p50 / by for by in (row.speedup.high, row.speedup.median, row.speedup.low))  # type: ignore[return-value]
 
 
 def _front(points: Sequence[tuple[float, float]]) -> Markup:

@@ -41,6 +41,11 @@ def percent(value: float | None, digits: int = 2) -> str:
     return MISSING if value is None else f"{100 * value:.{digits}f}{SPACE}%"
 
 
+def score(value: float | None, metric: str) -> str:
+    """The task's own figure: accuracy as percent, others as they are."""
+    return percent(value) if metric == "accuracy" else number(value, ".4g")
+
+
 def points(value: float | None) -> str:
     """Percentage points, signed."""
     return number(value, "+.2f")
