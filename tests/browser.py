@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -22,8 +22,8 @@ FLAGS = (
 class Browser:
     """One page. `events`: every console message, error and request that it made."""
 
-    def __init__(self, to_browser: int, from_browser: int) -> None:
-        self._to, self._from = os.fdopen(to_browser, "wb", 0), os.fdopen(from_browser, "rb")
+    def __init__(self, to_browser: IO[bytes], from_browser: IO[bytes]) -> None:
+        self._to, self._from = to_browser, from_browser
         self._buffer, self._count, self._session = b"", 0, {}
         self.events: list[dict[str, Any]] = []
         target = self.do("Target.createTarget", url="about:blank")["targetId"]
@@ -100,7 +100,8 @@ def browser(folder: Path) -> Iterator[Browser]:
     ) as process:
         os.close(down[0])
         os.close(up[1])
-        try:
-            yield Browser(down[1], up[0])
-        finally:
-            process.terminate()
+        with os.fdopen(down[1], "wb", 0) as to_browser, os.fdopen(up[0], "rb") as from_browser:
+            try:
+                yield Browser(to_browser, from_browser)
+            finally:
+                process.terminate()

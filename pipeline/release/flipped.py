@@ -1,4 +1,4 @@
-"""The inputs of samples whose answer flipped, delivered beside the per-sample evidence so that a report can show them."""
+"""The inputs of samples whose answer flipped, delivered beside the evidence so that a report can show them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def choose(answers: Answers) -> Array:
 
 
 def save(file: Path, answers: Answers, inputs: Mapping[str, Array]) -> None:
-    """Write the chosen answers. `inputs`: name -> [n, ...], the whole gate split, in the order of `answers`."""
+    """Write the chosen samples. `inputs`: name -> [n, ...], the whole gate split, in the order of `answers`."""
     index = choose(answers)
     chosen = {PREFIX + name: np.asarray(array[index]) for name, array in inputs.items()}
     np.savez_compressed(file, index=index, **chosen)  # type: ignore[arg-type]
@@ -43,6 +43,6 @@ def save(file: Path, answers: Answers, inputs: Mapping[str, Array]) -> None:
 
 def load(file: Path) -> Flipped:
     """What `save` wrote. Raises OSError, ValueError or KeyError for anything else."""
-    with np.load(file) as arrays:
+    with file.open("rb") as stream, np.load(stream) as arrays:
         inputs = {name.removeprefix(PREFIX): arrays[name] for name in arrays.files if name.startswith(PREFIX)}
         return Flipped(arrays["index"], inputs)

@@ -13,14 +13,14 @@ SIGNS = {
 
 def text(report: Report) -> str:
     """The whole comment."""
-    metric = report.recipe["task"]["metric"]
+    metric = report.recipe.get("task", {}).get("metric", "accuracy")  # a report may be older than this key
     lines = [
         f"### {SIGNS[report.verdict]} {_cell(report.recipe['name'])}: {report.verdict}",
         "",
         f"Float: {words.score(report.float_.metric, metric)} {metric} on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",
-        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop, points | Bound < margin | p50 | Speed-up over float |",
+        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound < margin | p50 | Speed-up over float |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_target(name, row, metric) for name, row in report.targets.items()]

@@ -1,7 +1,7 @@
 """`report.html`: a finished run as one file that needs nothing else.
 
-Everything comes from the report and from the files that were delivered with it (raw timings, evidence of flips); what is
-not there is left out or said to be unavailable. No script, no font, no link to anything but the page itself.
+Everything comes from the report and from the files that were delivered with it (raw timings, evidence of flips); what
+is not there is left out or said to be unavailable. No script, no font, no link to anything but the page itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from pipeline.release.report import Report, TargetRow
 
 VERDICTS = {
     "pass": ("\N{CHECK MARK}", "passes", "All that the policy asks for holds."),
-    "fail": ("\N{MULTIPLICATION X}", "fails", "It must not ship: at least one thing that the policy asks for is broken."),
+    "fail": (
+        "\N{MULTIPLICATION X}",
+        "fails",
+        "It must not ship: the policy asks for something that does not hold.",
+    ),
     "inconclusive": ("?", "is inconclusive", "The gate split is too small to decide."),
     "error": ("!", "did not finish", "At least one target has no evidence."),
 }
@@ -31,7 +35,7 @@ VERDICTS = {
 
 def page(report: Report, folder: Path) -> str:
     """The whole page. `folder`: where the run was delivered."""
-    metric = report.recipe["task"]["metric"]
+    metric = report.recipe.get("task", {}).get("metric", "accuracy")  # a report may be older than this key
     template = _environment().get_template("page.html.j2")
     return template.render(
         report=report,
@@ -70,7 +74,7 @@ def _races(name: str, row: TargetRow, metric: str) -> list[Markup]:
 def _latencies(folder: Path, name: str, row: TargetRow) -> Markup | None:
     """From the raw samples of the profile; None where they are gone."""
     try:
-        with np.load(folder / "samples" / f"{name}-profile.npz") as arrays:
+        with (folder / "samples" / f"{name}-profile.npz").open("rb") as file, np.load(file) as arrays:
             raw: Mapping[str, Any] = {key: arrays[key] for key in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile):
         return None
@@ -82,7 +86,9 @@ def _latencies(folder: Path, name: str, row: TargetRow) -> Markup | None:
 def _islands(row: TargetRow) -> dict[str, Any] | None:
     """What the shipped int8 model still computes in float; None where it is no int8 model."""
     found = next((c for c in row.candidates if c.id == row.shipped and c.precision == "int8"), None)
-    return None if found is None else {"ops": found.float_ops, "macs": found.int8_mac_share, "share": found.int8_op_share}
+    return (
+        None if found is None else {"ops": found.float_ops, "macs": found.int8_mac_share, "share": found.int8_op_share}
+    )
 
 
 def _commands(report: Report) -> list[str]:

@@ -18,7 +18,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def drops(report: Report) -> Markup | None:
-    """Accuracy lost by each run on the gate split: the estimate, its upper bound, and the margin that it must not reach."""
+    """Accuracy lost by each run on the gate split: estimate, upper bound, and the margin that must not be reached."""
     rows = [
         (f"{name}, {'' if run.runtime == name else run.runtime + ', '}batch {run.batch}", run)
         for name, target in report.targets.items()
@@ -59,7 +59,8 @@ Y: dict[str, tuple[str, Callable[[CandidateRow], float | None]]] = {
 
 def candidates(name: str, row: TargetRow, kind: str, metric: str) -> Markup | None:
     """The race as a Pareto plot: latency to the right, fidelity or accuracy upwards, the front through what nothing
-    beats in both. Left and up of others is better. Bars: the speed-up's 95 % interval, as latency. `metric`: the task's.
+    beats in both. Left and up of others is better. Bars: the speed-up's 95 % interval, as latency. `metric`: the
+    task's.
     """
     label, of = Y[kind]
     percent = kind == "metric" and metric == "accuracy"
@@ -81,7 +82,13 @@ def candidates(name: str, row: TargetRow, kind: str, metric: str) -> Markup | No
     for tick in y.ticks():
         parts += [
             line(46, y(tick), right, y(tick), class_="grid"),
-            text(41, y(tick) + 3.5, f"{tick * (100 if percent else 1):g}".replace("-", MINUS), class_="tick", text_anchor="end"),
+            text(
+                41,
+                y(tick) + 3.5,
+                f"{tick * (100 if percent else 1):g}".replace("-", MINUS),
+                class_="tick",
+                text_anchor="end",
+            ),
         ]
     if exact:
         parts += [
@@ -110,8 +117,8 @@ def candidates(name: str, row: TargetRow, kind: str, metric: str) -> Markup | No
 
 
 def latencies(name: str, samples_ns: Mapping[str, npt.NDArray[Any]]) -> Markup:
-    """Each model's raw latencies as a histogram on one axis, with p50, p90 and p99. The axis ends behind the larger p99;
-    how many lie beyond is said.
+    """Each model's raw latencies as a histogram on one axis, with p50, p90 and p99. The axis ends behind the larger
+    p99; how many lie beyond is said.
     """
     ms = {key: values / 1e6 for key, values in samples_ns.items()}
     end = 1.02 * max(float(np.percentile(values, 99)) for values in ms.values())
@@ -189,7 +196,7 @@ def _marker(row: CandidateRow, x: float, y: float, shipped: bool) -> Markup:
 
 
 def _spread(wanted: Sequence[float], apart: float, top: float, bottom: float) -> list[float]:
-    """Ascending places for labels, near where they are wanted and at least `apart`, within top and bottom if it fits."""
+    """Ascending places for labels, near where they are wanted and at least `apart`, above `bottom`."""
     places: list[float] = []
     for want in wanted:
         places.append(max(want, places[-1] + apart if places else top))

@@ -53,12 +53,11 @@ def cards(report: Report, folder: Path) -> list[Card]:
             card.said.setdefault(str(kept.names[kept.deployed_class[index]]), []).append(name)
             inputs[index] = [array[place] for array in shown.inputs.values()]
     ordered = sorted(found.values(), key=lambda card: (-sum(map(len, card.said.values())), card.index))
-    lost, gained = [c for c in ordered if c.lost], [c for c in ordered if not c.lost]
-    chosen = [*lost[: MOST - min(MOST // 2, len(gained))], *gained[: MOST - min(MOST // 2, len(lost))]]
+    losses, gains = [c for c in ordered if c.lost], [c for c in ordered if not c.lost]
+    chosen = [*losses[: MOST - min(MOST // 2, len(gains))], *gains[: MOST - min(MOST // 2, len(losses))]]
     room = BYTES
     for card in chosen:
         drawn = [picture for sample in inputs[card.index] if (picture := pictures.draw(np.asarray(sample))) is not None]
         room -= sum(map(len, drawn))
         card.pictures = drawn if room > 0 else []
     return chosen
-

@@ -96,7 +96,7 @@ def _spectrogram(signal: Array, bands: int = 64, frames: int = 120) -> Array:
     power = np.abs(np.fft.rfft(windows, axis=1))[:, 1:] ** 2
     grouped = power.reshape(len(starts), -1, max(1, power.shape[1] // bands)).mean(axis=2)
     decibels = 10 * np.log10(grouped + 1e-12)
-    return np.clip((decibels - decibels.max()) / 80 + 1, 0, 1).T[::-1]
+    return np.asarray(np.clip((decibels - decibels.max()) / 80 + 1, 0, 1).T[::-1])
 
 
 def _colours(shares: Array) -> Array:

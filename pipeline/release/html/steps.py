@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.release.report import Report
 
+FIELDS = ("weight_bytes", "macs", "metric", "latency_ms")
 FLOAT_BYTES = 4  # a weight before quantization
 
 
@@ -48,7 +49,8 @@ def steps(report: Report) -> list[tuple[Step, dict[str, Bar]]]:
                 title = f"{name}: {candidate.id}"
                 rows.append(Step(title, candidate.weight_bytes, None, candidate.metric, latency, ships))
     most = {
-        field: _most([getattr(row, field) for row in rows]) for field in ("weight_bytes", "macs", "metric", "latency_ms")
+        field: _most([getattr(row, field) for row in rows])
+        for field in ("weight_bytes", "macs", "metric", "latency_ms")
     }
     return [
         (row, {field: Bar(getattr(row, field), _share(getattr(row, field), top)) for field, top in most.items()})

@@ -1,4 +1,4 @@
-"""Small pieces of inline SVG: escaped elements, a linear scale, round ticks. Sizes are in viewBox units (CSS pixels)."""
+"""Small pieces of inline SVG: escaped elements, a linear scale, round ticks. Sizes are in units of the viewBox."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        """The position of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, count: int = 4) -> list[float]:
