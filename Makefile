@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu bench-quantization clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu bench-quantization kinds clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -50,6 +50,10 @@ bench-gate: .venv/.test
 # Our int8 beside the vendors' own, with and without the weight step; resumable.
 bench-quantization: .venv/.test
 	$(BIN)/python tests/benchmarks/quantization.py
+
+# What each target makes of each kind of network: the table in README.md, seen by running it.
+kinds: .venv/.test
+	$(BIN)/python -m tests.conformance.kind_table
 
 clean:
 	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -141,7 +141,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     assert stepped is not None
     target = registry.load(branch.name)
 
-    _check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
+    check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
@@ -281,7 +281,8 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
             )
 
 
-def _check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+def check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+    """Raise UsageError with the reasons of a target's capability table for ops that it refuses; op -> source line."""
     refused = [
         f"{op}{f' ({line})' if line else ''}: {table[base_name(op)].reason}"
         for op, line in ops.items()
