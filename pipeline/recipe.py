@@ -103,15 +103,18 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 ]
 
 
-Granularity = Literal["channel", "hidden", "weight", "n:m"]  # the first ones: the names of compression.units.KINDS
+Granularity = Literal[
+    "channel", "hidden", "head", "weight", "n:m"
+]  # the first ones: the names of compression.units.KINDS
 
 
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
     `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
-    "hidden" (units of GRU and LSTM). "weight" makes a share `sparsity` of single weights zero, or all with a score
-    below `threshold`; "n:m" keeps `pattern` (n of every m inputs). The network's shape and MACs then stay.
+    "hidden" (units of GRU and LSTM), "head" (of attention). "weight" makes a share `sparsity` of single weights zero,
+    or all with a score below `threshold`; "n:m" keeps `pattern` (n of every m inputs): the network's shape and MACs
+    then stay.
 
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.

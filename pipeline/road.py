@@ -25,6 +25,7 @@ class Branch:
 
     name: str
     lowered: Artifact | None = None
+    observed: Artifact | None = None
     candidates: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
     race: Artifact | None = None
@@ -164,7 +165,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     do = partial(do, label=branch.name)
     samples = {"samples": recipe.calibrate.samples}
-    observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
+    branch.observed = observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}

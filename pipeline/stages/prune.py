@@ -41,6 +41,7 @@ def run(job: Job) -> dict[str, Any]:
         example = training.tensors(load_split(job.inputs["data"], "train").inputs, slice(0, 2))
         original = macs.count(models.load(job.user, job.inputs["float"]), example).macs
         model = models.load(job.user, job.inputs["model"])
+        rebuilt = units.prepare(kinds, model, example)
         counted = macs.count(model, example)
         groups, kept = units.groups(kinds, model, example)
         cost = structure.cost(model, groups, counted.layers)
@@ -65,9 +66,8 @@ def run(job: Job) -> dict[str, Any]:
         now = macs.count(model, example).macs
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
-        models.save(
-            model, [*models.edits_of(job.inputs["model"]), edits], job.out, models.zeros_of(job.inputs["model"])
-        )
+        steps = [*models.edits_of(job.inputs["model"]), *([rebuilt] if rebuilt else []), edits]
+        models.save(model, steps, job.out, models.zeros_of(job.inputs["model"]))
         return {
             **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "float_macs": original,
