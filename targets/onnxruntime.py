@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import tempfile
@@ -89,7 +90,7 @@ class OnnxRuntimeTarget:
             program = onnx_graph.export(program, out)
         with _only_errors():
             try:
-                _prepare(program.path, out / FILE)
+                _prepare(program.path.resolve(), (out / FILE).resolve())
             except Exception as error:
                 raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
         graph = onnx_graph.load(out / FILE)
@@ -195,12 +196,14 @@ def _prepare(source: Path, file: Path) -> None:
     """onnxruntime's own preparation; where its symbolic shapes give up (a Resize with computed sizes), ONNX's alone."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    try:
-        quant_pre_process(str(source), str(file))
-    except Exception as error:
-        if "symbolic shape inference" not in str(error):
-            raise
-        quant_pre_process(str(source), str(file), skip_symbolic_shape=True)
+    with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+        try:
+            with contextlib.chdir(folder):  # where it leaves a copy of what it could not do
+                quant_pre_process(str(source), str(file))
+        except Exception as error:
+            if "symbolic shape inference" not in str(error):
+                raise
+            quant_pre_process(str(source), str(file), skip_symbolic_shape=True)
 
 
 _WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT
