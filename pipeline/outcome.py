@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
-from pipeline.release.findings import findings
+from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
@@ -76,7 +76,7 @@ def conclude(road: Road, runner: Runner, overrides: Iterable[str] = ()) -> repor
         verdict=verdict_of(code),
         exit_code=code,
         recipe=road.recipe.model_dump(mode="json") | {"set": list(overrides)},
-        environment=environment(),
+        environment=environment() | ({"attached": road.device} if road.device else {}),
         data=facts["splits"],
         gate_split=split,
         gate_looks=looks,
@@ -244,6 +244,8 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
     """What is suspicious about what ships; of a float model's calibration nothing is."""
     seen = branch.observed.metadata if branch.observed is not None and shipped["quantizer"] == "ours" else {}
     islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
+    older = branch.older_cpus.metadata if branch.older_cpus is not None else {}
+    seen = {**seen, "older_cpus": {name: db for name, db in older.get("older_cpus", {}).items() if differs(db)}}
     return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands})]
 
 

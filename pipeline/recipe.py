@@ -111,18 +111,17 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 ]
 
 
-Granularity = Literal[
-    "channel", "hidden", "head", "weight", "n:m"
-]  # the first ones: the names of compression.units.KINDS
+# The first three: the names of compression.units.KINDS, which combine.
+Granularity = Literal["channel", "hidden", "head", "layer", "weight", "n:m"]
 
 
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
     `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
-    "hidden" (units of GRU and LSTM), "head" (of attention). "weight" makes a share `sparsity` of single weights zero,
-    or all with a score below `threshold`; "n:m" keeps `pattern` (n of every m inputs): the network's shape and MACs
-    then stay.
+    "hidden" (units of GRU and LSTM), "head" (of attention). Others stand alone: "layer" takes whole residual blocks;
+    "weight" makes a share `sparsity` of single weights zero, or all with a score below `threshold`; "n:m" keeps
+    `pattern` (n of every m inputs): the network's shape and MACs then stay.
 
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
@@ -151,10 +150,12 @@ class Prune(_Table):
         keep, of = map(int, self.pattern.split(":"))
         if keep >= of:
             raise ValueError(f"pattern '{self.pattern}' removes nothing: '2:4' keeps 2 of every 4")
-        alone = next((one for one in self.granularity if one in ("weight", "n:m")), None)
+        alone = next((one for one in self.granularity if one in ("layer", "weight", "n:m")), None)
         if alone and len(self.granularity) > 1:
             raise ValueError(f"granularity = '{alone}' stands alone: what it takes out are no units")
-        if alone and (self.schedule in ("greedy", "groups") or self.rescore):
+        if alone == "layer" and self.schedule == "groups":
+            raise ValueError("granularity = 'layer' knows the schedules uniform, global, greedy and iterative")
+        if alone not in (None, "layer") and (self.schedule in ("greedy", "groups") or self.rescore):
             raise ValueError(f"granularity = '{alone}' knows the schedules uniform, global and iterative")
         if len(set(self.granularity)) != len(self.granularity):
             raise ValueError(f"granularity = {list(self.granularity)} names one twice")

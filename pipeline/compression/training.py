@@ -83,6 +83,12 @@ def tensors(inputs: Mapping[str, Array], index: Any) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.array(array[index])) for array in inputs.values())
 
 
+def drawn(split: Split, count: int, seed: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """At most `count` samples of a split, drawn by the seed: their inputs and labels int64 [n]."""
+    index = np.sort(np.random.default_rng(seed).choice(len(split), min(len(split), count), replace=False))
+    return tensors(split.inputs, index), torch.from_numpy(split.labels[index])
+
+
 def predict(model: nn.Module, split: Split) -> Outputs:
     """All outputs float32 [n, ...] in eval mode, one tensor or a dict; the model's mode is left as it was."""
     training = model.training

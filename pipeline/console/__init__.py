@@ -84,6 +84,8 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
 
 def _extra(event: Mapping[str, Any]) -> str:
     parts = [f"{name} {event[name]:.4g}" for name in ("loss", "metric") if event.get(name) is not None]
+    if event.get("median_ms") is not None:
+        parts.append(f"{event['rounds']:,} rounds, median {event['median_ms']:.4g} ms")
     if event.get("left_s") is not None:
         parts.append(f"{event['left_s']:.0f} s left")
     return ", ".join(parts)

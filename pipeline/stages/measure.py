@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ from pipeline import tasks
 from pipeline.data import Array, Split
 from pipeline.stages import Job
 from targets import base
-from targets.channels import local
+from targets.channels import LOCAL, Device, Listen, open_device
 
 PROTOCOL = 1
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """One model that the agent loads: under `id`, at a batch."""
+    """One model that the agent loads: under `id`, at a batch. `options`: for the runtime, over the target's own."""
 
     id: str
     model: base.Model
     candidate: base.Candidate
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def request(
                 "runtime": target.runtime,
                 "path": str(entrant.model.path),
                 "sha256": entrant.model.sha256,
-                "options": {**target.options(entrant.candidate), "batch": batch, "threads": threads},
+                "options": {**target.options(entrant.candidate), **entrant.options, "batch": batch, "threads": threads},
             }
             for entrant in entrants
         ],
@@ -67,15 +68,25 @@ def request(
     }
 
 
+def device(settings: Mapping[str, Any]) -> Device:
+    """Where the models run: the settings' `device`, a URI, else this machine."""
+    return open_device(settings.get("device") or LOCAL)
+
+
+def progress(job: Job) -> Listen:
+    """The agent's progress as events of the stage."""
+    return lambda line: job.emit({"event": "progress", **line}) if "total" in line else None
+
+
 def outputs(
-    target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, threads: int = 1
+    target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, settings: Mapping[str, Any]
 ) -> tuple[dict[str, base.Batch], dict[str, Any]]:
-    """Run every entrant over the workspace's inputs: id -> outputs by name [n, ...], and the agent's result."""
+    """Every entrant over the inputs, on the settings' device: id -> outputs by name, and the agent's result."""
     runs = [
         {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
         for index, entrant in enumerate(entrants)
     ]
-    result = local.run_agent(request(target, entrants, runs, batch, threads), folder)
+    result = device(settings).run(request(target, entrants, runs, batch, settings["threads"]), folder)
     answers = {}
     for index, entrant in enumerate(entrants):
         with np.load(folder / f"{index}.npz") as arrays:
@@ -100,7 +111,8 @@ def time(
         "seed": job.seed,
         "samples": str(samples),
     }
-    result = local.run_agent(request(target, entrants, [task], settings["batch"], settings["threads"]), folder)
+    whole = request(target, entrants, [task], settings["batch"], settings["threads"])
+    result = device(settings).run(whole, folder, listen=progress(job))
     with np.load(samples) as arrays:
         return {entrant.id: arrays[entrant.id] for entrant in entrants}, result
 
@@ -127,8 +139,8 @@ def compare(
         "finite": True,
         **dict.fromkeys(FIGURES),
         "metric": round(tasks.value(task, outputs, targets), 6),
-        "sqnr_db": _rounded(min(ratios)),
-        "worst_error": _rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
+        "sqnr_db": rounded(min(ratios)),
+        "worst_error": rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
         **(_classes(targets, *(first(named) for named in (original, floating, outputs))) if task.classifies else {}),
     }
 
@@ -171,6 +183,6 @@ def _classes(labels: Array, original: Array, floating: Array, logits: Array) -> 
     }
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
     """Infinite (identical outputs) has no JSON spelling: None stands for 'nothing to measure'."""
     return round(float(value), 4) if np.isfinite(value) else None
