@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import tempfile
@@ -89,13 +90,11 @@ class OnnxRuntimeTarget:
 
         Float reference and candidates all come from this file. Raises TargetError for what cannot be exported.
         """
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
         if program.kind == "pt2":
             program = onnx_graph.export(program, out)
         with _only_errors():
             try:
-                quant_pre_process(str(program.path), str(out / FILE))
+                _prepare(program.path.resolve(), (out / FILE).resolve())
             except Exception as error:
                 raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
         graph = onnx_graph.load(out / FILE)
@@ -202,6 +201,20 @@ class OnnxRuntimeTarget:
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
         return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
+
+
+def _prepare(source: Path, file: Path) -> None:
+    """onnxruntime's own preparation; where its symbolic shapes give up (a Resize with computed sizes), ONNX's alone."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+        try:
+            with contextlib.chdir(folder):  # where it leaves a copy of what it could not do
+                quant_pre_process(str(source), str(file))
+        except Exception as error:
+            if "symbolic shape inference" not in str(error):
+                raise
+            quant_pre_process(str(source), str(file), skip_symbolic_shape=True)
 
 
 _INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize")  # how integer kernels' names begin

@@ -123,7 +123,7 @@ def compare(
     """Evidence for one model on one split; every figure None, and `finite` False, where an output is NaN or infinite.
 
     `original`: the float model before any compression, in PyTorch. `floating`: the runtime's own float. `metric` is the
-    mean score of the task, accuracy for one; SQNR and the worst error are those of the worst output. Drops are in
+    task's, accuracy for one; SQNR and the worst error are those of the worst output. Drops are in
     points of accuracy; they, the flips and the agreement are None where no classes are told apart.
     """
     n = len(targets)
@@ -138,7 +138,7 @@ def compare(
         "n": n,
         "finite": True,
         **dict.fromkeys(FIGURES),
-        "metric": round(float(tasks.score(task, outputs, targets).mean()), 6),
+        "metric": round(tasks.value(task, outputs, targets), 6),
         "sqnr_db": rounded(min(ratios)),
         "worst_error": rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
         **(_classes(targets, *(first(named) for named in (original, floating, outputs))) if task.classifies else {}),
@@ -153,6 +153,21 @@ FIGURES = (
 def first(outputs: base.Batch) -> Array:
     """The first output: the logits [n, classes] of a classification."""
     return next(iter(outputs.values()))
+
+
+def bound(
+    task: tasks.Task, targets: Array, floating: base.Batch, outputs: base.Batch, confidence: float, relative: bool
+) -> dict[str, Any]:
+    """What quantization cost of a task's metric, with one-sided bounds, where no classes are told apart.
+
+    In the metric's unit, or in percent of what float reaches (`relative`). {drop, low, high, unit, reason}, all figures
+    None where there is none, and the reason says why.
+    """
+    from pipeline.release import metrics, samples, scores
+
+    kept = scores.keep(tasks.fitted(floating, targets), floating, outputs, tasks.own(task))
+    found = metrics.measure(task.metric, samples.Samples(len(targets), None, kept), confidence, relative)
+    return {"drop": found.drop, "low": found.low, "high": found.high, "unit": found.unit, "reason": found.method}
 
 
 def _classes(labels: Array, original: Array, floating: Array, logits: Array) -> dict[str, Any]:
