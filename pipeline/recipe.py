@@ -195,7 +195,7 @@ class Calibrate(_Table):
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
-    strategies: Annotated[tuple[Strategy, ...], Field(min_length=1)] = ("default",)
+    strategies: tuple[Strategy, ...] = ("default",)
     encodings: dict[str, str] = {}
 
     @field_validator("observers", mode="before")

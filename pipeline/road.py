@@ -89,7 +89,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
     for name in everyone:
-        _check_dtypes(name, registry.load(name).capabilities.dtypes, data.metadata["inputs"])
+        able = registry.load(name).capabilities
+        _check_dtypes(name, able.dtypes, data.metadata["inputs"])
+        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
@@ -315,6 +317,14 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
         if spec["dtype"] not in dtypes:
             raise UsageError(
                 f"{target}: no road for input '{name}' of {spec['dtype']}: it takes {', '.join(sorted(dtypes))}"
+            )
+
+
+def _check_strategies(target: str, schemes: frozenset[str], strategies: Sequence[str]) -> None:
+    for strategy in strategies:
+        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in schemes):
+            raise UsageError(
+                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(schemes))}"
             )
 
 

@@ -154,6 +154,8 @@ class OnnxRuntimeTarget:
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
+                    # It drops a Relu whose work an asymmetric range does; a symmetric one does not, so it must be told.
+                    extra_options={"ActivationSymmetric": scheme.activation.symmetric},
                 )
             except Exception as error:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
@@ -289,6 +291,9 @@ def _write_ranges(ranges: Ranges, path: Path) -> None:
     rows = {}
     for name, qparams in ranges.items():
         lo, hi = limits(qparams)
+        if qparams.scheme.symmetric:  # it takes the larger end for both, over 255 steps
+            hi = 127.5 * qparams.scale.astype(np.float64)
+            lo = -hi
         rows[name] = TensorData(lowest=np.float32(lo), highest=np.float32(hi))
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, rows), str(path))
 

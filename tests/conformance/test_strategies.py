@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from calibration.encodings import Encoding, encoding
 from calibration.metrics import sqnr_db
+from calibration.qparams import QParams
 from calibration.schemes import SCHEMES, STRATEGIES
 from targets import base, codes, encodings, registry
 
@@ -16,6 +18,10 @@ from .checks import FLOOR_DB, QUANTIZED_DB
 
 BUILT_IN = ("onnxruntime", "openvino", "tflite")
 RANGED = [name for name in STRATEGIES if name not in ("default", "dynamic")]
+
+
+def encodings_of(asked: QParams) -> Encoding:
+    return encoding(asked.scale, asked.zero_point, asked.scheme.bits, asked.scheme.signed)
 
 
 @pytest.mark.parametrize("strategy", RANGED)
@@ -33,9 +39,10 @@ def test_the_file_holds_what_the_strategy_says(case_of: Callable[[str, str], Cas
     scheme = SCHEMES[candidate.scheme or ""]
     found = encodings.read(model.path).activations
     asked = case.ranges(candidate) or {}
-    assert all(one.symmetric == scheme.activation.symmetric for key, one in found.items() if key in asked) or (
-        not scheme.activation.symmetric
-    )
+    for key in found.keys() & asked.keys():
+        want = encodings_of(asked[key])
+        assert (found[key].offset, found[key].symmetric or not scheme.activation.symmetric) == (want.offset, True)
+        assert found[key].scale == pytest.approx(want.scale, rel=1e-6)
     stored, before = codes.read(model.path), codes.read(case.artifact(plain).path)
     largest = {key: np.abs(array.astype(int)).max(axis=1) for key, array in stored.items()}
     assert len(stored) == len(before) >= 2
