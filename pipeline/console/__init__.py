@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
-OUT = Console(highlight=False, width=WIDTH)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+OUT = Console(highlight=False, emoji=False, width=WIDTH)  # a class may be called coat
+ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -194,13 +194,16 @@ def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
 
 
 def _run(run: RunRow) -> str:
-    parts = [
+    classes = [
         f"gate split, batch {run.batch}: accuracy {_share(run.metric, 2)}",
         f"drop {_number(run.drop_points, '+.2f')} points "
         f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
         f"lost {run.flips.lost}, gained {run.flips.gained}"
         + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
     ]
+    others = [f"{name} drop {_number(one.drop, '.4g')} {one.unit}".rstrip() for name, one in run.metrics.items()]
+    figure = f"gate split, batch {run.batch}: metric {_number(run.metric, '.4g')}"
+    parts = [figure, *others] if run.drop_points is None and run.finite else classes
     if run.latency_ms and run.float_latency_ms:
         parts.append(
             f"p50 {_number(run.latency_ms.p50, '.4f')} ms, p99 {_number(run.latency_ms.p99, '.4f')} ms "

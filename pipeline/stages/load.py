@@ -1,4 +1,4 @@
-"""load: the user's checkpoint, into the model that the user's factory builds."""
+"""load: the user's checkpoint, or the weights that the factory brings, into the model that the factory builds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICKLED = "it holds pickled objects, which could run code: save the weights alon
 def run(job: Job) -> dict[str, Any]:
     """Inputs: data. Files: a model folder.
 
-    Settings: checkpoint (path from the recipe's folder; empty: the factory's own weights, seeded); optional factory
+    Settings: checkpoint (path from the recipe's folder; none: the factory's own weights, seeded); optional factory
     ("module:function") where the model is a student or teacher that the recipe's `model` does not build. Metadata:
     metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged, pickled or
     foreign, and for a model that does not fit the data.
