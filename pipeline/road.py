@@ -13,7 +13,7 @@ from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
-from pipeline.runner import Runner
+from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
@@ -179,7 +179,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     _quantize(branch, {"ours": ours}, vendors, runner, recipe)
     if not wanted("race"):
         return
-    measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
+    device = road.device or target_device(branch.name)
+    measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
@@ -189,7 +190,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
     policy = recipe.gate.of(branch.name)
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, policy["margin_points"], policy["confidence"])
+    try:
+        branch.choice = choose.choose(rows, recipe.quantize.prefer, policy["margin_points"], policy["confidence"])
+    except ValueError as error:
+        raise StageError(f"race: {branch.name}: {error}") from error
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
