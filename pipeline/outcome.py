@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
-from pipeline.release.findings import findings
+from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
@@ -123,7 +123,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         candidates=candidates,
         runs=_runs(road.recipe, branch),
     )
-    return judged(row, road.recipe.gate.of(branch.name), split, shipped["sha256"], branch.verify.path)
+    return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], branch.verify.path)
 
 
 def judged(
@@ -245,6 +245,8 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
     """What is suspicious about what ships; of a float model's calibration nothing is."""
     seen = branch.observed.metadata if branch.observed is not None and shipped["quantizer"] == "ours" else {}
     islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
+    older = branch.older_cpus.metadata if branch.older_cpus is not None else {}
+    seen = {**seen, "older_cpus": {name: db for name, db in older.get("older_cpus", {}).items() if differs(db)}}
     return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands})]
 
 

@@ -13,7 +13,12 @@ from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
+<<<<<<< HEAD
 from pipeline.runner import Runner, target_device
+=======
+from pipeline.release.evidence import CLASS_METRICS, is_relative
+from pipeline.runner import Runner
+>>>>>>> main
 from pipeline.stages.table import ORDER
 
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
@@ -32,6 +37,7 @@ class Branch:
     choice: choose.Choice | None = None
     batches: list[int] = field(default_factory=list)  # planned for verify, the deployment batch first
     verify: Artifact | None = None
+    older_cpus: Artifact | None = None
     profile: Artifact | None = None
     error: DeployError | None = None
 
@@ -90,7 +96,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
-    if recipe.checkpoint is None:
+    if recipe.pretrained:
+        floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
+    elif recipe.checkpoint is None:
         floating = runner.do("train", {"data": data}, recipe.train.model_dump() | task, branches=everyone)
     else:
         path = (recipe.folder / recipe.checkpoint).resolve()
@@ -148,7 +156,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     assert stepped is not None
     target = registry.load(branch.name)
 
-    _check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
+    check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
@@ -186,14 +194,20 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
+        {**measured, **task, **recipe.race.model_dump(), **timing, **_bound(recipe, branch.name)}
+        | {"candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
+<<<<<<< HEAD
     policy = recipe.gate.of(branch.name)
     try:
         branch.choice = choose.choose(rows, recipe.quantize.prefer, policy["margin_points"], policy["confidence"])
     except ValueError as error:
         raise StageError(f"race: {branch.name}: {error}") from error
+=======
+    policy = recipe.policy(branch.name)
+    branch.choice = choose.choose(rows, recipe.quantize.prefer, recipe.margin(branch.name), policy["confidence"])
+>>>>>>> main
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
@@ -205,6 +219,11 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
         {**chosen, **task, "batches": branch.batches},
     )
+    integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
+    if target.capabilities.older_cpus and integers and wanted("older-cpus"):
+        here = {name: value for name, value in chosen.items() if name != "device"}
+        inputs = {"data": data, "float": lowered, "shipped": shipped}
+        branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
         return
     branch.profile = do(
@@ -212,6 +231,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {"data": data, "float": lowered, "shipped": shipped},
         {**chosen, **recipe.profile.model_dump(), **timing},
     )
+
+
+def _bound(recipe: Recipe, target: str) -> dict[str, Any]:
+    """What race must know to bound a metric of a task without classes; nothing for a classification."""
+    policy = recipe.policy(target)
+    if CLASS_METRICS.fullmatch(policy["metric"]):
+        return {}
+    return {"bound": {"confidence": policy["confidence"], "relative": is_relative(policy["margin"])}}
 
 
 def _quantize(
@@ -293,7 +320,8 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
             )
 
 
-def _check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+def check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+    """Raise UsageError with the reasons of a target's capability table for ops that it refuses; op -> source line."""
     refused = [
         f"{op}{f' ({line})' if line else ''}: {table[base_name(op)].reason}"
         for op, line in ops.items()

@@ -51,22 +51,30 @@ def choose(
     return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
 
 
-def parity(row: Mapping[str, Any], margin_points: float, confidence: float) -> tuple[str, str]:
-    """(verdict, why) of one candidate on the selection split."""
+def parity(row: Mapping[str, Any], margin: float, confidence: float) -> tuple[str, str]:
+    """(verdict, why) of one candidate on the selection split; `margin` in points or in the metric's unit."""
     if row["precision"] == "f32":
         return "pass", "the runtime's own float"
     if not row["finite"]:
         return "fail", "its outputs have NaN or infinity, or another shape"
     if row["quant_flips"] is None:
-        return "inconclusive", "no classes are told apart: what quantization cost has no margin here yet"
+        return _by_metric(row["quant_bound"], margin)
     lost, gained, n = row["quant_flips"]["lost"], row["quant_flips"]["gained"], row["n"]
-    verdict = noninferior(lost, gained, n, margin_points / 100, confidence)
-    why = (
-        f"quantization loses {lost}, gains {gained} of {n} against the runtime's float, margin {margin_points:g} points"
-    )
+    verdict = noninferior(lost, gained, n, margin / 100, confidence)
+    why = f"quantization loses {lost}, gains {gained} of {n} against the runtime's float, margin {margin:g} points"
     if verdict == "inconclusive":
-        needed = samples_to_decide(lost, gained, n, margin_points / 100)
+        needed = samples_to_decide(lost, gained, n, margin / 100)
         why += f"; about {needed} selection samples would decide" if needed else ""
+    return verdict, why
+
+
+def _by_metric(bound: Mapping[str, Any], margin: float) -> tuple[str, str]:
+    """Of a task without classes: what quantization cost of its metric, and that bound."""
+    if bound["high"] is None or bound["low"] is None:
+        return "inconclusive", bound["reason"]
+    verdict = "pass" if bound["high"] < margin else "fail" if bound["low"] > margin else "inconclusive"
+    unit = f" {bound['unit']}".rstrip()
+    why = f"quantization costs {bound['drop']:.4g}{unit}, at most {bound['high']:.4g}{unit}, margin {margin:g}{unit}"
     return verdict, why
 
 

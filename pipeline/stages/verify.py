@@ -6,11 +6,12 @@ import json
 import time
 from typing import Any
 
-from pipeline import tasks, user
+from pipeline import tasks
 from pipeline.artifact import sha256_file
-from pipeline.data import load_named, load_split, share_by_group
+from pipeline.data import load_named, load_split
 from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
+from pipeline.stages.reference import by_group
 from targets import base, registry
 
 
@@ -45,7 +46,7 @@ def run(job: Job) -> dict[str, Any]:
                     "batch": batch,
                     "measured_at": round(time.time(), 3),
                     **evidence,
-                    "groups": share_by_group(split, tasks.score(task, answers["shipped"], split.labels)),
+                    "groups": by_group(task, split, answers["shipped"]),
                     **_kept(split, original, answers["shipped"], evidence, task, job, batch),
                 }
             )
@@ -65,11 +66,10 @@ def _kept(
     if not evidence["finite"]:
         return {"slices": {}, "samples_sha256": None}
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
-    own = (scores.Own(task.metric, user.resolve(task.metric, task.folder)),) if ":" in task.metric else ()
     answers = None
     if evidence["flips"] is not None:
         answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
-    found = scores.keep(split.labels, original, shipped, own)
+    found = scores.keep(tasks.fitted(original, split.labels), original, shipped, tasks.own(task))
     kept = samples.Samples(len(split), answers, found, split.groups)
     file = job.out / samples.file_name(batch)
     kept.save(file)
