@@ -13,12 +13,8 @@ from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
-<<<<<<< HEAD
-from pipeline.runner import Runner, target_device
-=======
 from pipeline.release.evidence import CLASS_METRICS, is_relative
-from pipeline.runner import Runner
->>>>>>> main
+from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
@@ -198,16 +194,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         | {"candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-<<<<<<< HEAD
-    policy = recipe.gate.of(branch.name)
-    try:
-        branch.choice = choose.choose(rows, recipe.quantize.prefer, policy["margin_points"], policy["confidence"])
-    except ValueError as error:
-        raise StageError(f"race: {branch.name}: {error}") from error
-=======
     policy = recipe.policy(branch.name)
     branch.choice = choose.choose(rows, recipe.quantize.prefer, recipe.margin(branch.name), policy["confidence"])
->>>>>>> main
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)

@@ -203,7 +203,9 @@ def _run(run: RunRow) -> str:
         f"lost {run.flips.lost}, gained {run.flips.gained}"
         + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
     ]
-<<<<<<< HEAD
+    others = [f"{name} drop {_number(one.drop, '.4g')} {one.unit}".rstrip() for name, one in run.metrics.items()]
+    figure = f"gate split, batch {run.batch}: metric {_number(run.metric, '.4g')}"
+    parts = [figure, *others] if run.drop_points is None and run.finite else classes
     if run.board:
         board = run.board
         parts.append(f"{board.count:,} {board.unit}, arena {board.arena_bytes:,} B, stack {board.stack_bytes:,} B")
@@ -212,11 +214,6 @@ def _run(run: RunRow) -> str:
             parts.append(
                 f"estimate {guess.ms:.3f} ms = {board.unit} x {guess.cpi:g} CPI / {guess.clock_hz / 1e6:g} MHz"
             )
-=======
-    others = [f"{name} drop {_number(one.drop, '.4g')} {one.unit}".rstrip() for name, one in run.metrics.items()]
-    figure = f"gate split, batch {run.batch}: metric {_number(run.metric, '.4g')}"
-    parts = [figure, *others] if run.drop_points is None and run.finite else classes
->>>>>>> main
     if run.latency_ms and run.float_latency_ms:
         parts.append(
             f"p50 {_number(run.latency_ms.p50, '.4f')} ms, p99 {_number(run.latency_ms.p99, '.4f')} ms "

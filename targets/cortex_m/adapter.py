@@ -13,8 +13,6 @@ class OnBoard:
     """A model on a board; the batch is fixed at one sample."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
-        if (options.get("batch") or 1) != 1:
-            raise ValueError(f"the batch of this model is fixed at 1, asked for {options['batch']}")
         self.runner = Runner(Path(path), place(options["device"]))
         self.runtime_version = f"generated C, sha256 {self.runner.program.graph.sha256[:12]}"
 
@@ -44,6 +42,8 @@ class OnBoard:
 
 def open(path: str, options: dict[str, Any]) -> Any:
     """The agent's door."""
+    if (options.get("batch") or 1) != 1:
+        raise ValueError(f"the batch of this model is fixed at 1, asked for {options['batch']}")
     if options.get("precision") == "int8":
         return OnBoard(path, options)
     return agent.open_model("tflite", path, options)

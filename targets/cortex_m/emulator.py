@@ -137,6 +137,15 @@ def attach(url: str, program: Program, baud: int) -> Iterator[Board]:
             raise TargetError(f"the port {url} is gone: {words}: check the cable") from error
 
 
+def options(elf: Path, machine: str) -> list[str]:
+    """QEMU's, but for the serial port. With -icount a tick is a fixed number of instructions."""
+    shift = MACHINES[machine].icount_shift
+    return [
+        *("-M", machine, "-kernel", str(elf), "-display", "none", "-monitor", "none"),
+        *("-semihosting-config", "enable=on,target=native", "-icount", f"shift={shift}"),
+    ]
+
+
 @contextmanager
 def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
     """The firmware on an emulated board, checked to be this program's. Raises TargetError."""
@@ -148,9 +157,7 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    command = [emulator, "-M", machine, "-kernel", str(elf), "-display", "none", "-monitor", "none"]
-    command += ["-semihosting-config", "enable=on,target=native", "-icount", f"shift={MACHINES[machine].icount_shift}"]
-    command += ["-serial", f"tcp:127.0.0.1:{number},server=on,wait=on"]
+    command = [emulator, *options(elf, machine), "-serial", f"tcp:127.0.0.1:{number},server=on,wait=on"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with _connect(serial, number, process) as port:
