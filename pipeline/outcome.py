@@ -215,7 +215,8 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str,
 
 
 MEASURED = (
-    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes"
+    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
+    "board",
 )  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
             record["drop_upper_points"] = round(100 * upper, 4)
             record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
-            record |= {name: profile[name] for name in MEASURED}
+            record |= {name: profile.get(name) for name in MEASURED}
         rows.append(report.RunRow.model_validate(record))
     return rows
 

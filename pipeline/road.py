@@ -14,7 +14,7 @@ from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, is_relative
-from pipeline.runner import Runner
+from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
@@ -236,7 +236,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     _quantize(branch, {"ours": ours}, vendors, runner, recipe)
     if not wanted("race"):
         return
-    measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
+    device = road.device or target_device(branch.name)
+    measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
