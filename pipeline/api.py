@@ -181,7 +181,7 @@ def _runner(recipe: Recipe, store: Store | None, emit: Emit, refresh: frozenset[
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions()},
+        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions(), **recipe.distill.functions()},
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,
