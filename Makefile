@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
+.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization bench-observers kinds
 .PHONY: bench-networks clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
@@ -71,6 +71,10 @@ build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test
 	$(BIN)/python -m tests.conformance.kind_table
+
+# Time and peak memory of our observers beside ONNX Runtime's calibrators.
+bench-observers: .venv/.test
+	$(BIN)/python tests/benchmarks/observers.py
 
 clean:
 	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

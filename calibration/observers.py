@@ -44,6 +44,7 @@ class MinMax:
         self._widen(lo, hi)
         self.n += values.size
         self._count(values)
+        self._note(values.reshape(np.shape(x)[0] if np.ndim(x) else 1, -1), lo, hi)
 
     def merge(self, other: Self) -> None:
         """Take in all that `other`, of the same class, has seen; `other` stays as it is."""
@@ -78,6 +79,9 @@ class MinMax:
 
     def _count(self, values: Float32) -> None:
         """What a subclass remembers of finite values inside lo..hi."""
+
+    def _note(self, samples: Float32, lo: float, hi: float) -> None:
+        """What a subclass remembers of an update's samples [n, ...], whose extremes are lo and hi."""
 
     def _add(self, other: Self) -> None:
         """What a subclass remembers of what `other` remembers."""
@@ -120,9 +124,13 @@ class Histogram(MinMax):
 
     def _count(self, values: Float32) -> None:
         self.zeros += values.size - int(np.count_nonzero(values))
+        # Scaled up, float32 stays exact too, and is faster; scaled down, its smallest numbers would become 0.
+        kind = np.float32 if -120 <= self.exponent <= 0 else np.float64
+        scale = kind(2.0**-self.exponent)
         for start in range(0, values.size, _CHUNK):
-            scaled = np.multiply(values[start : start + _CHUNK], 2.0**-self.exponent, dtype=np.float64)
-            index = np.floor(scaled, out=scaled).astype(np.int64) - self.first
+            scaled = np.multiply(values[start : start + _CHUNK], scale, dtype=kind)
+            index = np.floor(scaled, out=scaled).astype(np.int64)
+            index -= self.first
             self.counts += np.bincount(index, minlength=len(self.counts))
 
     def _add(self, other: Self) -> None:
@@ -150,16 +158,11 @@ class Samples(Histogram):
         super().__init__()
         self.samples, self.low_sum, self.high_sum = 0, 0, 0
 
-    def update(self, x: npt.ArrayLike) -> None:
-        """As Histogram, counting samples."""
-        super().update(x)
-        rows = np.atleast_1d(np.asarray(x))
-        if rows.size == 0:
-            return
-        rows = _values(rows).reshape(len(rows), -1)
-        self.samples += len(rows)
-        self.low_sum += sum(map(_units, rows.min(axis=1).tolist()))
-        self.high_sum += sum(map(_units, rows.max(axis=1).tolist()))
+    def _note(self, samples: Float32, lo: float, hi: float) -> None:
+        self.samples += len(samples)
+        one = len(samples) == 1  # its extremes are known
+        self.low_sum += _units(lo) if one else sum(map(_units, samples.min(axis=1).tolist()))
+        self.high_sum += _units(hi) if one else sum(map(_units, samples.max(axis=1).tolist()))
 
     def to_arrays(self) -> Arrays:
         """As Histogram, `samples` int64 [], and the sums as decimal digits, uint8 [digits]."""

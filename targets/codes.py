@@ -47,12 +47,13 @@ def _onnx(path: Path) -> dict[str, Codes]:
 def _openvino(path: Path) -> dict[str, Codes]:
     from targets import agent
 
-    found = {}
+    found: dict[str, Codes] = {}
     for node in agent.import_openvino().Core().read_model(str(path)).get_ordered_ops():
         if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "i8":
             codes = np.array(node.data)
             channels = codes.shape[0] * codes.shape[1] if codes.ndim == 5 else len(codes)  # 5: [groups, out, in, h, w]
-            found[node.get_friendly_name()] = codes.reshape(channels, -1)
+            name = node.get_friendly_name()  # not always unique
+            found[name if name not in found else f"{name}:{len(found)}"] = codes.reshape(channels, -1)
     return found
 
 
