@@ -14,8 +14,19 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES
-from targets import onnx_graph
-from targets.base import Batch, Candidate, Capabilities, Model, OpInfo, Program, Support, TargetError, to_model_layout
+from targets import agent, onnx_graph
+from targets.base import (
+    Batch,
+    Candidate,
+    Capabilities,
+    Model,
+    OpInfo,
+    Program,
+    Support,
+    TargetError,
+    kept,
+    to_model_layout,
+)
 from targets.session import AdapterSession, Tap
 
 if TYPE_CHECKING:
@@ -107,6 +118,10 @@ class OnnxRuntimeTarget:
         """The same for every model."""
         return CANDIDATES
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """Outputs of convolutions and products with stored weights."""
+        return onnx_graph.layers(onnx_graph.load(model.path))
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
@@ -127,7 +142,7 @@ class OnnxRuntimeTarget:
 
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-        path = out / FILE
+        path, left = out / FILE, kept(candidate)
         with tempfile.TemporaryDirectory(prefix="deploy-") as folder, _only_errors():
             cache = Path(folder) / "ranges.json"
             if candidate.quantizer == "ours":
@@ -144,6 +159,9 @@ class OnnxRuntimeTarget:
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
+                    nodes_to_exclude=[
+                        node.name for node in onnx_graph.load(model.path).graph.node if left.intersection(node.output)
+                    ],
                 )
             except Exception as error:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
@@ -151,7 +169,7 @@ class OnnxRuntimeTarget:
         if candidate.quantizer == "ours":
             keep_logits_float(graph)
         onnx_graph.save(graph, path)
-        return Model(path, model.inputs, model.outputs)
+        return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the graph that ONNX Runtime itself made of the file, with the same session options.
@@ -268,7 +286,9 @@ def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
         settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
         settings.optimized_model_filepath = str(Path(folder) / FILE)
         try:
-            ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(
+                str(model.path), settings, providers=["CPUExecutionProvider"], disabled_optimizers=agent.KEEP_FLOAT
+            )
         except Exception as error:
             raise TargetError(f"{model.path} does not load in onnxruntime: {_line(error)}") from error
         return onnx_graph.load(Path(folder) / FILE)
@@ -280,11 +300,16 @@ def _tap(model: Model) -> Tap:
     import onnxruntime as ort
 
     graph = onnx_graph.load(model.path)
-    inputs = {value.name for value in graph.graph.input}
+    stands_for = onnx_graph.dequantized(graph)  # none in a float graph
+    inputs = {value.name for value in graph.graph.input} - stands_for.keys()
     sessions: dict[tuple[str, ...], Any] = {}
 
     def tap(batch: Batch, names: Sequence[str]) -> Batch:
-        made = tuple(name for name in names if name not in inputs)
+        wanted = {name: stands_for.get(name, name) for name in names}
+        found = _values(batch, tuple(name for name in wanted.values() if name not in inputs))
+        return {name: batch[name] if name in inputs else found[tensor] for name, tensor in wanted.items()}
+
+    def _values(batch: Batch, made: tuple[str, ...]) -> Batch:
         if made and made not in sessions:
             tapped = onnx.ModelProto()
             tapped.CopyFrom(graph)
@@ -293,11 +318,13 @@ def _tap(model: Model) -> Tap:
             settings = ort.SessionOptions()
             settings.intra_op_num_threads, settings.log_severity_level = 1, 3
             sessions[made] = ort.InferenceSession(
-                tapped.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+                tapped.SerializeToString(),
+                settings,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=agent.KEEP_FLOAT,
             )
         values = sessions[made].run(list(made), batch) if made else []
-        found = dict(zip(made, values, strict=True))
-        return {name: batch[name] if name in inputs else found[name] for name in names}
+        return dict(zip(made, values, strict=True))
 
     return tap
 

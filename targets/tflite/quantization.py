@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +19,17 @@ from targets.tflite.support import FIXED, TIED
 SIGNATURE = "serving_default"
 
 
-def quantize(model: Model, ranges: Ranges | None, batches: Iterable[Batch]) -> bytes:
+def quantize(
+    model: Model, ranges: Ranges | None, batches: Iterable[Batch], left: frozenset[str] = frozenset()
+) -> bytes:
     """The int8 file: int8 in and out, activations per tensor, weights per output channel at max/127.
 
     `ranges` None: calibrated by ai-edge-quantizer on `batches`, a moving average of each sample's extremes. Else the
-    exact ends of each tensor's codes go in, and every scale that comes out is compared. Raises TargetError.
+    exact ends of each tensor's codes go in, and every scale that comes out is compared. `left`: outputs of ops that
+    stay in float. Raises TargetError.
     """
     from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer.qtyping import TFLOperationName
 
     content = flatbuffer.read(model.path)
     wanted = flatbuffer.activations(content)
@@ -32,6 +37,9 @@ def quantize(model: Model, ranges: Ranges | None, batches: Iterable[Batch]) -> b
     try:
         with quiet():
             tool = quantizer.Quantizer(model.path.read_bytes(), recipe.static_wi8_ai8())
+            for name in sorted(left):  # an op's scope is the names of its outputs
+                scope = f"(^|;){re.escape(name)}(;|$)"
+                tool.update_quantization_recipe(scope, TFLOperationName.ALL_SUPPORTED, algorithm_key="no_quantize")
             if ends is None:
                 ends = tool.calibrate({SIGNATURE: _samples(content, model, batches)}, num_threads=1)
             result = tool.quantize(ends, enable_progress_report=False, enable_progress_bar=False)
