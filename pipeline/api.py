@@ -138,7 +138,7 @@ def _runner(recipe: Recipe, store: Store | None, emit: Emit, refresh: frozenset[
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={"model": recipe.model, "data": recipe.data},
+        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions()},
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,

@@ -1,7 +1,8 @@
 """The four named splits, as arrays on disk, and the check that they share no sample.
 
 A data factory returns a mapping: the split names to `(inputs, labels)` or `(inputs, labels, groups)`, and optionally
-"preprocessing" (any JSON) and "labels" (class names). `inputs` is one array or a dict of arrays, first axis = sample.
+"preprocessing" (any JSON) and "labels" (class names). `inputs` is one array or a dict of arrays, first axis = sample;
+`labels` are the targets: class numbers [n], or numbers of any shape [n, ...].
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UsageError
+from targets.agent import save_npz
 
 SPLITS = ("train", "calibration", "selection", "gate")
 Array = npt.NDArray[Any]
@@ -25,7 +27,8 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Split:
-    """`inputs`: name -> [n, ...] in the model's (PyTorch) layout; `labels`: int64 [n]; `groups`: [n] str or None."""
+    """`inputs`: name -> [n, ...] in the model's (PyTorch) layout and the model's order; `labels`: the targets, int64 or
+    float32 [n, ...]; `groups`: [n] str or None."""
 
     inputs: dict[str, Array]
     labels: Array
@@ -81,9 +84,12 @@ def _split(value: object, where: str) -> Split:
             named[name] = array.astype(np.float32)
         elif array.dtype.kind not in "fiub":
             raise UsageError(f"{where}: input '{name}' has dtype {array.dtype}, expected numbers")
-    if target.ndim != 1 or target.dtype.kind not in "iu":
+    if unnamed := [name for name in named if not name.isidentifier()]:
+        raise UsageError(f"{where}: input '{unnamed[0]}': name inputs as parameters of forward are, letters and digits")
+    if target.ndim < 1 or target.dtype.kind not in "fiub":
         raise UsageError(
-            f"{where}: labels have dtype {target.dtype} and shape {list(target.shape)}, expected integers [n]"
+            f"{where}: labels have dtype {target.dtype} and shape {list(target.shape)}, expected class numbers [n] or "
+            "targets [n, ...]"
         )
     lengths = {name: len(array) for name, array in named.items()} | {"labels": len(target)}
     if tags is not None:
@@ -98,7 +104,9 @@ def _split(value: object, where: str) -> Split:
             raise UsageError(
                 f"{where}: input '{name}' has NaN or infinity in {bad} of {len(array)} samples: clean the data"
             )
-    return Split(named, target.astype(np.int64), tags)
+    if target.dtype.kind == "f" and not np.isfinite(target).all():
+        raise UsageError(f"{where}: labels have NaN or infinity: clean the data")
+    return Split(named, target.astype(np.float32 if target.dtype.kind == "f" else np.int64), tags)
 
 
 def _check(data: Data, where: str) -> None:
@@ -108,7 +116,13 @@ def _check(data: Data, where: str) -> None:
     for name in SPLITS[1:]:
         if shapes[name] != shapes["train"]:
             raise UsageError(f"{where}: split '{name}' has inputs {shapes[name]}, 'train' has {shapes['train']}")
+    kinds = {name: (split.labels.shape[1:], str(split.labels.dtype)) for name, split in data.splits.items()}
+    for name in SPLITS[1:]:
+        if kinds[name] != kinds["train"]:
+            raise UsageError(f"{where}: split '{name}' has labels {kinds[name]}, 'train' has {kinds['train']}")
     for name, split in data.splits.items():
+        if split.labels.dtype.kind == "f":
+            continue
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or (data.labels and high >= len(data.labels)):
             raise UsageError(f"{where}: split '{name}' has labels {low}..{high}, but {len(data.labels)} class names")
@@ -156,8 +170,18 @@ def save(data: Data, folder: Path) -> None:
         np.save(folder / name / "labels.npy", split.labels)
         if split.groups is not None:
             np.save(folder / name / "groups.npy", split.groups)
-    record = {"preprocessing": data.preprocessing, "labels": list(data.labels)}
+    record = {"preprocessing": data.preprocessing, "labels": list(data.labels), "inputs": _order(data)}
     (folder / "declared.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _order(data: Data) -> list[str]:
+    return list(next(iter(data.splits.values())).inputs)
+
+
+def input_names(folder: Path) -> list[str]:
+    """Names of the inputs in the order in which the model takes them."""
+    names: list[str] = json.loads((folder / "declared.json").read_text())["inputs"]
+    return names
 
 
 def load_split(folder: Path, name: str) -> Split:
@@ -165,14 +189,25 @@ def load_split(folder: Path, name: str) -> Split:
     base = folder / name
     groups = base / "groups.npy"
     return Split(
-        {file.stem: np.load(file, mmap_mode="r") for file in sorted((base / "inputs").glob("*.npy"))},
+        {key: np.load(base / "inputs" / f"{key}.npy", mmap_mode="r") for key in input_names(folder)},
         np.load(base / "labels.npy"),
         np.load(groups) if groups.exists() else None,
     )
 
 
+def save_named(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Arrays by name in one .npz; equal arrays give equal bytes."""
+    save_npz(path, dict(arrays))
+
+
+def load_named(path: Path) -> dict[str, Array]:
+    """What `save_named` wrote, in its order."""
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
 def share_by_group(split: Split, right: Array) -> dict[str, float]:
-    """Share of `right` (bool [n]) in each group of the split; empty where the data names no groups."""
+    """Mean of `right` (bool or scores, [n]) in each group of the split; empty where the data names no groups."""
     if split.groups is None:
         return {}
     return {str(group): round(float(right[split.groups == group].mean()), 6) for group in np.unique(split.groups)}

@@ -22,15 +22,21 @@ WEIGHTS, EDITS = "weights.safetensors", "edits.json"
 
 
 def build(owner: Mapping[str, str]) -> nn.Module:
-    """The user's float architecture with fresh weights (seed torch before). Raises UsageError, with file and line."""
+    """The user's float architecture with fresh weights (seed torch before), called by position (pipeline/interface.py).
+
+    `owner`: a Job's `user`; its "inputs" are the data's names, joined by commas. Raises UsageError, with file and line.
+    """
     from torch import nn
+
+    from pipeline.interface import adapt
 
     model = user.call(owner["model"], owner["folder"])
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"model factory '{owner['model']}' returned {type(model).__name__}, expected a torch.nn.Module"
         )
-    return model
+    inputs = owner.get("inputs", "")
+    return adapt(model, inputs.split(",") if inputs else ())
 
 
 def ties(model: nn.Module) -> dict[str, str]:

@@ -34,6 +34,27 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+class Task(_Table):
+    """`[task]`: what is learnt and what counts (pipeline/task.py). `metric` and `loss` are names, or a function of the
+    user's, "module:function".
+    """
+
+    metric: Annotated[str, Field(min_length=1)] = "accuracy"
+    loss: Annotated[str, Field(min_length=1)] = "auto"
+
+    def functions(self) -> dict[str, str]:
+        """Which of them are the user's own."""
+        return {role: name for role, name in (("metric", self.metric), ("loss", self.loss)) if ":" in name}
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        known = ("auto", "cross_entropy", "mae", "mse")
+        if ":" not in name and name not in known:
+            raise ValueError(f"no loss '{name}': there are {', '.join(known)}, or your own, 'module:function'")
+        return name
+
+
 class Training(_Table):
     """One run of the training loop (AdamW, cosine schedule).
 
@@ -82,15 +103,18 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 ]
 
 
-Granularity = Literal["channel", "hidden", "weight", "n:m"]  # the first ones: the names of compression.units.KINDS
+Granularity = Literal[
+    "channel", "hidden", "head", "weight", "n:m"
+]  # the first ones: the names of compression.units.KINDS
 
 
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
     `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
-    "hidden" (units of GRU and LSTM). "weight" makes a share `sparsity` of single weights zero, or all with a score
-    below `threshold`; "n:m" keeps `pattern` (n of every m inputs). The network's shape and MACs then stay.
+    "hidden" (units of GRU and LSTM), "head" (of attention). "weight" makes a share `sparsity` of single weights zero,
+    or all with a score below `threshold`; "n:m" keeps `pattern` (n of every m inputs): the network's shape and MACs
+    then stay.
 
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
@@ -284,6 +308,7 @@ class Recipe(_Table):
     large_batch: Count = 32
     cache_key: str = ""
     data_files: tuple[str, ...] = ()
+    task: Task = Task()
     train: Train = Train()
     prune: Prune = Prune()
     distill: Distill = Distill()

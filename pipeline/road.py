@@ -71,17 +71,20 @@ def travel(recipe: Recipe, targets: Sequence[str], runner: Runner, only: str | N
 
 
 def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
-    from targets import registry  # numpy comes with it
+    from pipeline.data import input_names  # numpy comes with these
+    from targets import registry
 
     recipe = road.recipe
     files = source.digest_files(recipe.data_files, recipe.folder)
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
+    runner.known = {"inputs": ",".join(input_names(data.path))}
     for name in everyone:
         _check_dtypes(name, registry.load(name).capabilities.dtypes, data.metadata["inputs"])
     if not wanted("load"):
         return
+    task = {"task": recipe.task.model_dump()}
     if recipe.checkpoint is None:
-        floating = runner.do("train", {"data": data}, recipe.train.model_dump(), branches=everyone)
+        floating = runner.do("train", {"data": data}, recipe.train.model_dump() | task, branches=everyone)
     else:
         path = (recipe.folder / recipe.checkpoint).resolve()
         if not path.is_file():
@@ -89,13 +92,13 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         floating = runner.do(
             "load",
             {"data": data},
-            {"checkpoint": recipe.checkpoint},
+            {"checkpoint": recipe.checkpoint} | task,
             branches=everyone,
             extra={"sha256": sha256_file(path)},
         )
     road.floating = road.model = floating
     if wanted("reference"):
-        road.reference = runner.do("reference", {"model": floating, "data": data}, {}, branches=everyone)
+        road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
     sequence = recipe.sequence()
     prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
@@ -117,7 +120,7 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         else:
             settings = recipe.distill.model_dump()
             inputs["teacher"] = floating
-        road.model = runner.do(stage, inputs, settings, branches=everyone, label=label)
+        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label)
     if wanted("export-pt2"):
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
@@ -142,6 +145,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
+    task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
     for label, start in {"": exported, "stepped": stepped}.items():
         if label and start is exported:  # no weight step: one graph is both
@@ -173,7 +177,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**on_target, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
+        {**on_target, **task, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
     policy = recipe.gate.of(branch.name)
@@ -187,7 +191,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     branch.verify = do(
         "verify",
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, "batches": branch.batches},
+        {**chosen, **task, "batches": branch.batches},
     )
     if not wanted("profile"):
         return

@@ -34,12 +34,13 @@ class Runner:
 
     store: Store
     folder: Path
-    factories: Mapping[str, str]  # "model" and "data" -> module:function
+    factories: Mapping[str, str]  # "model", "data" and what the task names -> module:function
     cache_key: str
     seed: int
     emit: Emit = silent
     refresh: frozenset[str] = frozenset()
     stored_only: bool = False
+    known: dict[str, str] = field(default_factory=dict)  # of the user's model, once the data is there: joins Job.user
     rows: list[dict[str, Any]] = field(default_factory=list)
     stage_seconds: float = 0.0
 
@@ -107,6 +108,7 @@ class Runner:
             record["user"] = {
                 role: [self.factories[role], source.digest(self.factories[role].partition(":")[0], self._roots(role))]
                 for role in info.user
+                if role in self.factories
             }
             record["cache_key"] = self.cache_key
         if info.device:
@@ -134,7 +136,7 @@ class Runner:
             inputs={role: artifact.path for role, artifact in inputs.items()},
             out=out,
             seed=self.seed,
-            user={**self.factories, "folder": str(self.folder)} if info.user else {},
+            user={**self.factories, **self.known, "folder": str(self.folder)} if info.user else {},
             emit=self.emit,
         )
         if info.isolated:

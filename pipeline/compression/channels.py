@@ -25,9 +25,7 @@ def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], li
 
     Leaves the model as it was. Raises UsageError when its graph cannot be traced.
     """
-    training = model.training
-    model.eval()
-    try:
+    with structure.judging(model):
         found, kept = [], []
         with torch.no_grad():
             reference = model(*example)
@@ -40,8 +38,6 @@ def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], li
                 group = Kept(group.name, group.width, reason)
             kept.append(group)
         return found, kept
-    finally:
-        model.train(training)
 
 
 def _dependencies(model: nn.Module, example: Sequence[Tensor]) -> list[Group | Kept]:

@@ -30,23 +30,19 @@ def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], li
     `example`: real inputs, each [n, ...]. Leaves the model as it was.
     """
     found, kept = [], []
-    shared, training = structure.shared(model), model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            reference = model(*example)
-            for name, layer in model.named_modules():
-                if not isinstance(layer, nn.RNNBase):
-                    continue
-                try:
-                    group = _group(model, name, layer, example, shared)
-                    if reason := structure.problem(model, group, example, reference):
-                        raise _RefusedError(reason)
-                    found.append(group)
-                except _RefusedError as refused:
-                    kept.append(Kept(name, layer.hidden_size, str(refused)))
-    finally:
-        model.train(training)
+    shared = structure.shared(model)
+    with structure.judging(model), torch.no_grad():
+        reference = model(*example)
+        for name, layer in model.named_modules():
+            if not isinstance(layer, nn.RNNBase):
+                continue
+            try:
+                group = _group(model, name, layer, example, shared)
+                if reason := structure.problem(model, group, example, reference):
+                    raise _RefusedError(reason)
+                found.append(group)
+            except _RefusedError as refused:
+                kept.append(Kept(name, layer.hidden_size, str(refused)))
     return found, kept
 
 

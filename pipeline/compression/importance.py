@@ -23,7 +23,10 @@ def magnitude(model: nn.Module, group: Group, norm: Norm = "l2") -> Tensor:
     total = torch.zeros(group.width)
     for member in group.members:
         module = model.get_submodule(member.module)
-        name, dim = layouts(module)[member.axis].tensors[0]  # of a two-way recurrent layer, the forward weights
+        tensors = layouts(module)[member.axis].tensors
+        if not tensors:  # a number of heads is no weight
+            continue
+        name, dim = tensors[0]  # of a two-way recurrent layer, the forward weights
         weight: Tensor | None = getattr(module, name)
         if weight is None:  # a normalisation without learned scale says nothing
             continue

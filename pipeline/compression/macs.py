@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.compression.attention import Attention
+
 Part = tuple[int, tuple[str, ...]]
 
 
@@ -66,11 +68,19 @@ def _attention(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
     return [(batch * (projections + 2 * queries * keys * width), ())]
 
 
+def _heads(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
+    steps = 1 if module.batch_first else 0
+    queries, keys = inputs[0].shape[steps], inputs[1].shape[steps]
+    batch = inputs[0].shape[1 - steps]
+    return [(2 * batch * queries * keys * module.q.out_features, ("heads",))]
+
+
 _COUNTERS: tuple[tuple[type[nn.Module], Counter], ...] = (
     (nn.modules.conv._ConvNd, _conv),
     (nn.Linear, _linear),
     (nn.RNNBase, _recurrent),
     (nn.MultiheadAttention, _attention),
+    (Attention, _heads),  # beside its linear layers
 )
 
 

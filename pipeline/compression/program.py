@@ -74,11 +74,11 @@ def watch(module: fx.GraphModule, found: Sequence[Layer], inputs: tuple[Tensor, 
         Watcher(module).run(*inputs)
 
 
-def predict(module: fx.GraphModule, changed: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-    """The program's first output with some of its state replaced."""
+def predict(module: fx.GraphModule, changed: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The program's outputs, in order, with some of its state replaced."""
     with torch.no_grad():
         output = torch.func.functional_call(module, dict(changed), inputs)
-    return output if isinstance(output, Tensor) else output[0]
+    return (output,) if isinstance(output, Tensor) else tuple(output)
 
 
 def _kind(node: fx.Node) -> str | None:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline import tasks
 from pipeline.compression.structure import Group, Member, layouts
 from pipeline.errors import UsageError
 
@@ -18,13 +18,14 @@ BATCH = 64  # samples a pass: what activations are held at once
 
 @dataclass(frozen=True)
 class Sight:
-    """`inputs`: the model's inputs in order, each [n, ...]; `labels`: int64 [n]. The model is in eval mode."""
+    """`inputs`: the model's inputs in order, [n, ...] each; `labels`: the targets. The model is in eval mode."""
 
     model: nn.Module
     groups: Sequence[Group]
     inputs: tuple[Tensor, ...]
     labels: Tensor
     seed: int = 0
+    task: tasks.Task = tasks.CLASSIFICATION
 
     def batches(self, size: int = BATCH) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         """(inputs, labels), `size` samples each."""
@@ -33,8 +34,8 @@ class Sight:
             yield tuple(values[piece] for values in self.inputs), self.labels[piece]
 
     def loss(self, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """Cross-entropy, summed over the samples: in eval mode no sample sees another."""
-        return F.cross_entropy(self.model(*inputs).float(), labels, reduction="sum")
+        """The task's loss, summed over the samples: in eval mode no sample sees another."""
+        return tasks.loss(self.task, self.model(*inputs), labels, reduction="sum")
 
 
 def values(model: nn.Module, member: Member) -> Iterator[tuple[nn.Parameter, int]]:

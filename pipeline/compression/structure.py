@@ -8,26 +8,33 @@ zeroing them gives. What fails that stays whole and is named.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.compression.attention import unfold
 from pipeline.compression.macs import Layer
 from pipeline.errors import UsageError
+from pipeline.interface import Outputs, by_name
 
 Edit = dict[str, Any]  # {"module", "axis", "width", "removed"}: channels that one layer lost along one axis
 Edits = list[list[Edit]]  # one list for each time that the model was pruned, oldest first
 
+ATTENTION = "attention"  # an edit that takes an nn.MultiheadAttention apart, so that its heads can go
+HEAD_ATTRIBUTES = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
+HEADS_WIDTHS = ("all_head_size", "inner_dim", "attn_dim")  # names for heads x size of a head
 TOLERANCE = 1e-4  # of the largest output: between removing and zeroing, float noise only
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a layer keeps the channels of one axis: (tensor, dim) pairs, weight first, and the width's attributes.
+    """Where a layer keeps the channels of one axis: (tensor, dim) pairs, weight first, and its width's attributes.
 
+    The first attribute is the width, the others may be multiples of it.
     `role`: whether the layer makes the channels, reads them, or lets them through.
     """
 
@@ -96,7 +103,17 @@ def layouts(module: nn.Module) -> Mapping[str, Layout]:
         return _PRELU
     if isinstance(module, nn.RNNBase):
         return _recurrent(module)
+    if heads := head_attribute(module):
+        return {"heads": Layout((), (heads, *(name for name in HEADS_WIDTHS if hasattr(module, name))))}
     return {}
+
+
+def head_attribute(module: nn.Module) -> str:
+    """Where a module keeps its number of heads; empty where it has none, or all heads are one tensor's business."""
+    if isinstance(module, nn.MultiheadAttention):
+        return ""
+    names = (name for name in HEAD_ATTRIBUTES if type(getattr(module, name, None)) is int)
+    return next(names, "")
 
 
 def _recurrent(module: nn.RNNBase) -> Mapping[str, Layout]:
@@ -191,6 +208,9 @@ def width(module: nn.Module, axis: str) -> int:
 def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Take the channels out, in place."""
     for edit in edits:
+        if edit["axis"] == ATTENTION:
+            unfold(model, edit["module"])
+            continue
         module = model.get_submodule(edit["module"])
         layout = layouts(module)[edit["axis"]]
         gone = set(edit["removed"])
@@ -201,8 +221,9 @@ def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
                 continue
             cut = tensor.detach().index_select(dim, keep)
             setattr(module, name, nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut)
-        for attribute in layout.widths:
-            setattr(module, attribute, len(keep))
+        for index, attribute in enumerate(layout.widths):  # the first is the width, the others are multiples of it
+            times = getattr(module, attribute) // edit["width"] if index else 1
+            setattr(module, attribute, times * len(keep))
 
 
 def replay(model: nn.Module, steps: Edits, where: str) -> None:
@@ -211,7 +232,10 @@ def replay(model: nn.Module, steps: Edits, where: str) -> None:
         for edit in edits:
             name, axis = edit["module"], edit["axis"]
             module = dict(model.named_modules()).get(name)
-            now = width(module, axis) if module is not None and axis in layouts(module) else None
+            if axis == ATTENTION:
+                now = getattr(module, "num_heads", None) if isinstance(module, nn.MultiheadAttention) else None
+            else:
+                now = width(module, axis) if module is not None and axis in layouts(module) else None
             if now != edit["width"]:
                 raise UsageError(
                     f"{where} does not build what was pruned: layer '{name}' has {now} channels ({axis}), the record "
@@ -231,12 +255,23 @@ def zero(model: nn.Module, edits: Iterable[Edit]) -> None:
                     getattr(module, name).data.index_fill_(dim, torch.tensor(edit["removed"]), 0.0)
 
 
+@contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """In eval mode while outputs are compared, in its own mode afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 def reads(model: nn.Module, member: Member) -> bool:
     """Whether this is a place where the units of a group are read."""
     return layouts(model.get_submodule(member.module))[member.axis].role == "reads"
 
 
-def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Tensor) -> str:
+def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference: Outputs) -> str:
     """Why a group cannot be cut; empty when half of it was removed with the result that zeroing gives."""
     if group.width < 2:
         return "it has one channel"
@@ -249,12 +284,16 @@ def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference
         apply(cut, edits)
         zero(zeroed, edits)
         with torch.no_grad():
-            removed, expected = cut(*example), zeroed(*example)
+            removed, expected = by_name(cut(*example)), by_name(zeroed(*example))
     except Exception as error:
         return f"without some of its channels the model does not run: {' '.join(str(error).split())[:160]}"
-    if removed.shape != reference.shape:
-        return f"it changes the output's shape from {list(reference.shape)} to {list(removed.shape)}"
-    worst = float((removed - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    for name, whole in by_name(reference).items():
+        if removed[name].shape != whole.shape:
+            return f"it changes the output's shape from {list(whole.shape)} to {list(removed[name].shape)}"
+    worst = max(
+        float((removed[name] - values).abs().max() / values.abs().max().clamp_min(1e-12))
+        for name, values in expected.items()
+    )
     if not worst <= TOLERANCE:
         return f"removing its channels is not the same as zeroing them (off by {worst:.2g} of the largest output)"
     return ""

@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import user
+from pipeline import interface, tasks, user
 from pipeline.compression.penalties import PENALTIES, soft_threshold
 from pipeline.data import Array, Split, load_split
 from pipeline.errors import DeployError, StageError, UsageError
+from pipeline.interface import Outputs
 from pipeline.stages import Emit
+from pipeline.tasks import CLASSIFICATION, Task
 
-Loss = Callable[[Tensor, Tensor, Array, tuple[Tensor, ...]], Tensor]  # logits, labels, sample indices, inputs
+Loss = Callable[[Outputs, Tensor, Array, tuple[Tensor, ...]], Tensor]  # outputs, labels, sample indices, inputs
 Augment = Callable[[dict[str, Array], np.random.Generator], Mapping[str, Array]]
 EVALUATION_BATCH = 256
 
@@ -54,7 +55,7 @@ def schedule(settings: Mapping[str, Any]) -> Schedule:
 
 @dataclass(frozen=True)
 class Fit:
-    """The outcome of `fit`. `metric`: accuracy on the selection split, a share; `epoch` 0 is the start."""
+    """The outcome of `fit`. `metric`: the score on the selection split, accuracy for one; `epoch` 0 is the start."""
 
     metric: float
     loss: float
@@ -82,28 +83,38 @@ def tensors(inputs: Mapping[str, Array], index: Any) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.array(array[index])) for array in inputs.values())
 
 
-def predict(model: nn.Module, split: Split) -> Tensor:
-    """Logits float32 [n, classes] in eval mode; the model's mode is left as it was."""
+def predict(model: nn.Module, split: Split) -> Outputs:
+    """All outputs float32 [n, ...] in eval mode, one tensor or a dict; the model's mode is left as it was."""
     training = model.training
     model.eval()
     with torch.no_grad():
         starts = range(0, len(split), EVALUATION_BATCH)
         rows = [model(*tensors(split.inputs, slice(start, start + EVALUATION_BATCH))) for start in starts]
     model.train(training)
-    return torch.cat(rows).float()
+    if isinstance(rows[0], Tensor):
+        return torch.cat(rows).float()
+    return {name: torch.cat([row[name] for row in rows]).float() for name in rows[0]}
 
 
-def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
-    """(accuracy, cross-entropy) on a split; accuracy is a share, rounded to 6 digits. NaN logits score 0 and NaN."""
-    logits, labels = predict(model, split), torch.from_numpy(split.labels)
-    if not bool(torch.isfinite(logits).all()):
-        return 0.0, math.nan
-    right = int((logits.argmax(1) == labels).sum())
-    return round(right / len(labels), 6), float(F.cross_entropy(logits, labels))
+def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION) -> tuple[float, float]:
+    """(score, loss) on a split: of a classification accuracy, a share, rounded to 6 digits, and cross-entropy.
+
+    A score is the mean over samples and higher is better. Outputs that are not finite score -inf and NaN, 0 and NaN in
+    a classification.
+    """
+    outputs, labels = predict(model, split), torch.from_numpy(split.labels)
+    named = interface.by_name(outputs)
+    if not all(bool(torch.isfinite(values).all()) for values in named.values()):
+        return 0.0 if task.classifies else -math.inf, math.nan
+    scores = tasks.score(task, {name: values.numpy() for name, values in named.items()}, split.labels)
+    return round(float(scores.mean()), 6), float(tasks.loss(task, outputs, labels))
 
 
-def check(model: nn.Module, data: Path, where: str) -> None:
-    """A forward of two samples must give logits [2, classes] for the labels. Raises UsageError with the shapes."""
+def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
+    """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
+
+    Raises UsageError with the shapes.
+    """
     split = load_split(data, "train")
     names = json.loads((data / "declared.json").read_text())["labels"]
     example = tensors(split.inputs, slice(0, 2))
@@ -111,11 +122,20 @@ def check(model: nn.Module, data: Path, where: str) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(*example)
+            outputs = model(*example)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
     except Exception as error:
         raise UsageError(f"{where}: the model fails on inputs {shapes}: {user.blame(error)}") from error
-    if not isinstance(logits, Tensor):
-        raise UsageError(f"{where}: the model returns {type(logits).__name__}, expected logits [n, classes]")
+    logits = interface.first(outputs)
+    if not task.classifies or split.labels.ndim > 1:
+        _check_scores(outputs, split.labels[:2], task, where)
+        return
+    if split.labels.dtype.kind == "f":
+        raise UsageError(
+            f"{where}: the data's labels are {split.labels.dtype} {list(split.labels.shape)}, a classification needs "
+            'class numbers [n]; for other targets set task.metric, "mae" for one'
+        )
     highest = max(int(load_split(data, name).labels.max()) for name in ("train", "calibration", "selection", "gate"))
     classes = len(names) or highest + 1
     enough = logits.ndim == 2 and (logits.shape[1] == classes if names else logits.shape[1] >= classes)
@@ -124,6 +144,21 @@ def check(model: nn.Module, data: Path, where: str) -> None:
             f"{where}: inputs {shapes} give {list(logits.shape)}, expected logits [{len(example[0])}, {classes}] "
             f"for the data's {classes} classes"
         )
+
+
+def _check_scores(outputs: Outputs, targets: Array, task: Task, where: str) -> None:
+    named = {name: values.numpy() for name, values in interface.by_name(outputs).items()}
+    shapes = {name: list(values.shape) for name, values in named.items()}
+    try:
+        scores = tasks.score(task, named, targets)
+        tasks.loss(task, outputs, torch.from_numpy(targets))
+    except UsageError:
+        raise
+    except Exception as error:
+        fault = " ".join(str(error).split())
+        raise UsageError(f"{where}: outputs {shapes} do not fit targets {list(targets.shape)}: {fault}") from error
+    if not np.isfinite(scores).all():
+        raise UsageError(f"{where}: task.metric {task.metric} is not finite on outputs {shapes}")
 
 
 def fit(
@@ -138,10 +173,11 @@ def fit(
     turn: tuple[int, int] = (1, 1),
     zeros: Sequence[str] = (),
     beside: Sequence[nn.Parameter] = (),
+    task: Task = CLASSIFICATION,
 ) -> Fit:
     """Train in place; the model ends in eval mode with its best weights on the selection split.
 
-    Best is the highest accuracy, then the lowest cross-entropy; the start counts too, so that training never makes a
+    Best is the highest score, then the lowest loss; the start counts too, so that training never makes a
     model worse than it was. Emits progress once an epoch; `turn` (this, of how many) makes it count over several fits.
     `zeros` names parameters whose zeros stay zero; `beside` are trained along and not kept (a distillation's adapters).
     Raises StageError when the loss is not finite.
@@ -154,7 +190,7 @@ def fit(
     cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     kept = {model.get_parameter(name): model.get_parameter(name).detach() != 0 for name in zeros}
     averaged = copy.deepcopy(model) if plan.ema else model
-    metric, crossed = evaluate(model, selection)
+    metric, crossed = evaluate(model, selection, task)
     best, epoch = Fit(metric, crossed, 0, 0), 0
     weights = copy.deepcopy(model.state_dict())
     began = time.monotonic()
@@ -184,7 +220,7 @@ def fit(
                 _average(averaged, model, plan.ema)
             cosine.step()
             total += amount * len(index)
-        metric, crossed = evaluate(averaged, selection)
+        metric, crossed = evaluate(averaged, selection, task)
         if math.isfinite(crossed) and (not math.isfinite(best.loss) or (metric, -crossed) > (best.metric, -best.loss)):
             best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(averaged.state_dict())
         done, whole = (turn[0] - 1) * plan.epochs + epoch, turn[1] * plan.epochs
@@ -228,13 +264,16 @@ def _inputs(train: Split, index: Array, augment: Augment | None, rng: np.random.
         raise UsageError(f"train.augment raised {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def facts(model: nn.Module, data: Path, fit: Fit | None = None) -> dict[str, Any]:
+def facts(model: nn.Module, data: Path, fit: Fit | None = None, task: Task = CLASSIFICATION) -> dict[str, Any]:
     """What a stage tells of its model: metric and loss on the selection split, params, macs, and how it was fitted."""
     from pipeline.compression.macs import count
 
     selection = load_split(data, "selection")
-    metric, loss = (fit.metric, fit.loss) if fit else evaluate(model, selection)
+    metric, loss = (fit.metric, fit.loss) if fit else evaluate(model, selection, task)
     counted = count(model, tensors(selection.inputs, slice(0, 1)))
-    told = {"metric": metric, "loss": round(loss, 6) if math.isfinite(loss) else None}
+    told: dict[str, Any] = {
+        "metric": metric if math.isfinite(metric) else None,
+        "loss": round(loss, 6) if math.isfinite(loss) else None,
+    }
     told |= {"params": counted.params, "macs": counted.macs}
     return told | ({"epoch": fit.epoch, "epochs_run": fit.epochs_run} if fit else {})

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.compression import channels, hidden
-from pipeline.compression.structure import Group, Kept
+from pipeline.compression import channels, heads, hidden, structure
+from pipeline.compression.structure import Edit, Group, Kept
 
-Find = Callable[[nn.Module, Sequence[Tensor]], tuple[list[Group], list[Kept]]]
 
-KINDS: dict[str, Find] = {"channel": channels.groups, "hidden": hidden.groups}
+@dataclass(frozen=True)
+class Kind:
+    """`find`: its groups and what stays whole; `prepare`: what must be rebuilt before, equal in what it says."""
+
+    find: Callable[[nn.Module, Sequence[Tensor]], tuple[list[Group], list[Kept]]]
+    prepare: Callable[[nn.Module, Sequence[Tensor]], list[Edit]] = lambda model, example: []
+
+
+KINDS: dict[str, Kind] = {
+    "channel": Kind(channels.groups),
+    "hidden": Kind(hidden.groups),
+    "head": Kind(heads.groups, heads.prepare),
+}
+
+
+def prepare(kinds: Sequence[str], model: nn.Module, example: Sequence[Tensor]) -> list[Edit]:
+    """Rebuild, in place, what these kinds need rebuilt; the record of it."""
+    edits = [edit for kind in kinds for edit in KINDS[kind].prepare(model, example)]
+    structure.apply(model, edits)
+    return edits
 
 
 def groups(kinds: Sequence[str], model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], list[Kept]]:
@@ -19,8 +38,9 @@ def groups(kinds: Sequence[str], model: nn.Module, example: Sequence[Tensor]) ->
     found: list[Group] = []
     kept: list[Kept] = []
     for kind in kinds:
-        some, whole = KINDS[kind](model, example)
+        some, whole = KINDS[kind].find(model, example)
         found += some
         kept += whole
     known = {group.name for group in found}  # what one kind cannot cut, another may
-    return found, [one for one in kept if one.name not in known]
+    cut = {(member.module, member.axis) for group in found for member in group.members}
+    return found, [one for one in kept if one.name not in known and (one.name, "out") not in cut]

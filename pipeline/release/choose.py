@@ -51,6 +51,8 @@ def parity(row: Mapping[str, Any], margin_points: float, confidence: float) -> t
         return "pass", "the runtime's own float"
     if not row["finite"]:
         return "fail", "its outputs have NaN or infinity, or another shape"
+    if row["quant_flips"] is None:
+        return "inconclusive", "no classes are told apart: what quantization cost has no margin here yet"
     lost, gained, n = row["quant_flips"]["lost"], row["quant_flips"]["gained"], row["n"]
     verdict = noninferior(lost, gained, n, margin_points / 100, confidence)
     why = (

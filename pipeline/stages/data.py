@@ -21,7 +21,10 @@ def run(job: Job) -> dict[str, Any]:
         "splits": {name: len(split) for name, split in splits.splits.items()},
         "inputs": {k: {"shape": list(v.shape[1:]), "dtype": str(v.dtype)} for k, v in gate.inputs.items()},
         "labels": list(splits.labels),
-        "classes": int(max(int(split.labels.max()) for split in splits.splits.values())) + 1,
+        "classes": None
+        if gate.labels.dtype.kind == "f"
+        else int(max(int(split.labels.max()) for split in splits.splits.values())) + 1,
+        "targets": {"shape": list(gate.labels.shape[1:]), "dtype": str(gate.labels.dtype)},
         "groups": {
             name: sorted(np.unique(split.groups).tolist())
             for name, split in splits.splits.items()

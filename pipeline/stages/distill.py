@@ -22,32 +22,35 @@ def run(job: Job) -> dict[str, Any]:
     kept), tried [{method, metric, loss, epoch}]. Raises StageError when training diverges.
     """
     import torch
-    from torch.nn import functional
 
-    from pipeline import models
+    from pipeline import models, tasks
     from pipeline.compression import distillation, training
     from pipeline.compression.features import Match
     from pipeline.data import load_split
+    from pipeline.interface import first
 
     settings, data = job.settings, job.inputs["data"]
-    schedule = training.schedule(settings)
+    schedule, task = training.schedule(settings), tasks.of(job.settings, job.user)
     methods = ("distill", "finetune") if settings["method"] == "auto" else (settings["method"],)
     with training.deterministic(job.seed):
         teacher = models.load(job.user, job.inputs["teacher"])
-        before, _ = training.evaluate(models.load(job.user, job.inputs["model"]), load_split(data, "selection"))
+        before, _ = training.evaluate(models.load(job.user, job.inputs["model"]), load_split(data, "selection"), task)
         # The training samples do not change, so the frozen teacher answers each of them once.
         answers = training.predict(teacher, load_split(data, "train")) if "distill" in methods else torch.empty(0)
-        taught, _ = training.evaluate(teacher, load_split(data, "selection"))
+        taught, _ = training.evaluate(teacher, load_split(data, "selection"), task)
 
-        def respond(logits: Tensor, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
-            return distillation.loss(logits, answers[index], labels, settings["temperature"], settings["alpha"])
+        def respond(outputs: Any, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
+            if not task.classifies:
+                return distillation.match(task, outputs, answers, index, labels, settings["alpha"])
+            logits, wanted = first(outputs), first(answers)[index]
+            return distillation.loss(logits, wanted, labels, settings["temperature"], settings["alpha"])
 
-        def learn(logits: Tensor, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
-            return functional.cross_entropy(logits, labels)
+        def learn(outputs: Any, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
+            return tasks.loss(task, outputs, labels)
 
-        def match(logits: Tensor, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
+        def match(outputs: Any, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
             assert features is not None
-            return respond(logits, labels, index, inputs) + float(settings["feature_weight"]) * features.loss(inputs)
+            return respond(outputs, labels, index, inputs) + float(settings["feature_weight"]) * features.loss(inputs)
 
         tried = []
         pairs = settings.get("features") or {}
@@ -69,6 +72,7 @@ def run(job: Job) -> dict[str, Any]:
                 turn=(turn, len(methods)),
                 zeros=models.zeros_of(job.inputs["model"]),
                 beside=list(features.adapters.parameters()) if features else (),
+                task=task,
             )
             if features:
                 features.close()
@@ -76,7 +80,7 @@ def run(job: Job) -> dict[str, Any]:
         method, fit, student = max(tried, key=lambda one: (one[1].metric, -one[1].loss))
         models.save(student, models.edits_of(job.inputs["model"]), job.out, models.zeros_of(job.inputs["model"]))
         return {
-            **training.facts(student, data, fit),
+            **training.facts(student, data, fit, task),
             "method": method,
             "teacher_metric": taught,
             "before_metric": before,

@@ -16,6 +16,7 @@ from targets.base import Program, TensorSpec, specs_from_json
 
 PROGRAM = "program.json"
 LARGEST_BATCH = 65536
+EXAMPLE = 2  # samples: with one, exporters specialise the batch axis to 1 (recurrent nets without a word)
 EXPECTED = 32  # samples that a lowered graph is compared on
 
 
@@ -35,20 +36,19 @@ def read_program(folder: Path) -> Program:
 
 
 def pt2(job: Job) -> dict[str, Any]:
-    """Inputs: model, data. Files: `program.pt2`, and `expected.npy`: the module's own outputs for the first calibration
-    samples, float32 [n, classes]. Metadata `ops`: core ATen op -> the source line that calls it.
+    """Inputs: model, data. Files: `program.pt2`, and `expected.npz`: the module's own outputs for the first calibration
+    samples, float32 [n, ...] by name. Metadata `ops`: core ATen op -> the source line that calls it.
     """
     import numpy as np
     import torch
 
-    from pipeline import models
+    from pipeline import interface, models
     from pipeline.data import load_split
 
     torch.set_num_threads(1)
-    module = models.load(job.user, job.inputs["model"]).eval()
+    module = interface.flat(models.load(job.user, job.inputs["model"]).eval())
     inputs = load_split(job.inputs["data"], "calibration").inputs
-    # Two samples: with one, exporters specialise the batch axis to 1 (recurrent nets without a word).
-    example = tuple(torch.from_numpy(np.resize(array, (2, *array.shape[1:]))) for array in inputs.values())
+    example = tuple(torch.from_numpy(np.resize(array, (EXAMPLE, *array.shape[1:]))) for array in inputs.values())
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
         with warnings.catch_warnings():
@@ -57,28 +57,41 @@ def pt2(job: Job) -> dict[str, Any]:
             expected = module(*example)
     except Exception as error:
         raise UsageError(f"the model cannot be exported: {_first_line(error)}{_user_line(error)}") from error
-    if not isinstance(expected, torch.Tensor):
-        raise UsageError(f"the model returns {type(expected).__name__}; expected one tensor of logits [n, classes]")
+    names = interface.output_names(module)
     program = Program(
         job.out / "program.pt2",
         "pt2",
         tuple(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in inputs.items()),
-        (TensorSpec("output", str(expected.dtype).removeprefix("torch."), (None, *expected.shape[1:])),),
+        tuple(_output(name, one) for name, one in zip(names, _all(expected), strict=True)),
     )
     with torch.no_grad():
-        answers = module(*(torch.from_numpy(np.array(array[:EXPECTED])) for array in inputs.values()))
-    return save_pt2(exported, program, answers.float().numpy(), job.out)
+        answers = _all(module(*(torch.from_numpy(np.array(array[:EXPECTED])) for array in inputs.values())))
+    return save_pt2(exported, program, {n: a.float().numpy() for n, a in zip(names, answers, strict=True)}, job.out)
+
+
+def _all(answer: Any) -> tuple[Any, ...]:
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def _output(name: str, tensor: Any) -> TensorSpec:
+    if tensor.ndim == 0 or tensor.shape[0] != EXAMPLE:
+        raise UsageError(
+            f"the model's output '{name}' is {list(tensor.shape)} for {EXAMPLE} samples: its first axis must be theirs"
+        )
+    return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (None, *tensor.shape[1:]))
 
 
 def save_pt2(exported: Any, described: Program, expected: Any, folder: Path) -> dict[str, Any]:
     """Write a program as `folder/program.pt2` with its description, and its outputs for the first calibration samples.
 
-    `expected`: float32 [EXPECTED, classes], what every lowering of it must say. Returns `write_program`'s metadata.
+    `expected`: every output, float32 [EXPECTED, ...]: what every lowering of it must say. Returns what
+    `write_program` does.
     """
-    import numpy as np
     import torch
 
-    np.save(folder / "expected.npy", expected)
+    from pipeline.data import save_named
+
+    save_named(folder / "expected.npz", expected)
     program = replace(described, path=folder / "program.pt2", kind="pt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

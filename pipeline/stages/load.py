@@ -21,17 +21,18 @@ def run(job: Job) -> dict[str, Any]:
     Metadata: metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged,
     pickled or foreign, and for a model that does not fit the data.
     """
-    from pipeline import models
+    from pipeline import models, tasks
     from pipeline.compression import training
 
+    task = tasks.of(job.settings, job.user)
     path = Path(job.user["folder"]) / job.settings["checkpoint"]
     with training.deterministic(job.seed):
         state = read(path)
         model = models.build(job.user)
         models.load_state(model, state, str(path))
-        training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'")
+        training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'", task)
         models.save(model, [], job.out)
-        return training.facts(model, job.inputs["data"])
+        return training.facts(model, job.inputs["data"], task=task)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.metrics import agreement, flips, sqnr_db, top1, worst_error
+from calibration.metrics import agreement, flips, sqnr_db, worst_error
+from pipeline import tasks
 from pipeline.data import Array, Split
 from pipeline.stages import Job
 from targets import base
@@ -68,19 +69,19 @@ def request(
 
 def outputs(
     target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, threads: int = 1
-) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Run every entrant over the workspace's inputs: id -> logits [n, classes], and the agent's own result."""
-    tasks = [
+) -> tuple[dict[str, base.Batch], dict[str, Any]]:
+    """Run every entrant over the workspace's inputs: id -> outputs by name [n, ...], and the agent's result."""
+    runs = [
         {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
         for index, entrant in enumerate(entrants)
     ]
-    result = local.run_agent(request(target, entrants, tasks, batch, threads), folder)
-    logits = {}
+    result = local.run_agent(request(target, entrants, runs, batch, threads), folder)
+    answers = {}
     for index, entrant in enumerate(entrants):
         with np.load(folder / f"{index}.npz") as arrays:
-            named = base.to_program_layout({name: arrays[name] for name in arrays.files}, entrant.model.outputs)
-        logits[entrant.id] = next(iter(named.values()))
-    return logits, result
+            named = {name: arrays[name] for name in arrays.files}
+        answers[entrant.id] = base.to_program_layout(named, entrant.model.outputs)
+    return answers, result
 
 
 def time(
@@ -104,38 +105,54 @@ def time(
         return {entrant.id: arrays[entrant.id] for entrant in entrants}, result
 
 
-def compare(labels: Array, original: Array, floating: Array, logits: Array) -> dict[str, Any]:
+def compare(
+    task: tasks.Task, targets: Array, original: base.Batch, floating: base.Batch, outputs: base.Batch
+) -> dict[str, Any]:
     """Evidence for one model on one split; every figure None, and `finite` False, where an output is NaN or infinite.
 
-    `original`: the float model before any compression, in PyTorch. `floating`: the runtime's own float. Drops are in
-    points of top-1 accuracy.
+    `original`: the float model before any compression, in PyTorch. `floating`: the runtime's own float. `metric` is the
+    mean score of the task, accuracy for one; SQNR and the worst error are those of the worst output. Drops are in
+    points of accuracy; they, the flips and the agreement are None where no classes are told apart.
     """
-    n = len(labels)
-    if not np.isfinite(logits).all() or logits.shape != original.shape:
-        names = (
-            "metric",
-            "drop_points",
-            "quant_drop_points",
-            "flips",
-            "quant_flips",
-            "agreement",
-            "sqnr_db",
-            "worst_error",
-        )
-        return {"n": n, "finite": False, **dict.fromkeys(names)}
-    lost, gained = flips(labels, original, logits)
-    quant_lost, quant_gained = flips(labels, floating, logits)
+    n = len(targets)
+    fitting = all(
+        name in outputs and outputs[name].shape == original[name].shape and np.isfinite(outputs[name]).all()
+        for name in original
+    )
+    if not fitting:
+        return {"n": n, "finite": False, **dict.fromkeys(FIGURES)}
+    ratios = [sqnr_db(floating[name], outputs[name]) for name in original]
     return {
         "n": n,
         "finite": True,
-        "metric": round(top1(labels, logits), 6),
+        **dict.fromkeys(FIGURES),
+        "metric": round(float(tasks.score(task, outputs, targets).mean()), 6),
+        "sqnr_db": _rounded(min(ratios)),
+        "worst_error": _rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
+        **(_classes(targets, *(first(named) for named in (original, floating, outputs))) if task.classifies else {}),
+    }
+
+
+FIGURES = (
+    "metric", "drop_points", "quant_drop_points", "flips", "quant_flips", "agreement", "sqnr_db", "worst_error"
+)  # fmt: skip
+
+
+def first(outputs: base.Batch) -> Array:
+    """The first output: the logits [n, classes] of a classification."""
+    return next(iter(outputs.values()))
+
+
+def _classes(labels: Array, original: Array, floating: Array, logits: Array) -> dict[str, Any]:
+    n = len(labels)
+    lost, gained = flips(labels, original, logits)
+    quant_lost, quant_gained = flips(labels, floating, logits)
+    return {
         "drop_points": round(100 * (lost - gained) / n, 4),
         "quant_drop_points": round(100 * (quant_lost - quant_gained) / n, 4),
         "flips": {"lost": lost, "gained": gained},
         "quant_flips": {"lost": quant_lost, "gained": quant_gained},
         "agreement": round(agreement(floating, logits), 6),
-        "sqnr_db": _rounded(sqnr_db(floating, logits)),
-        "worst_error": _rounded(worst_error(floating, logits)),
     }
 
 

@@ -27,7 +27,7 @@ def run(job: Job) -> dict[str, Any]:
     [{name, width, reason}] for every group that stays whole. Raises UsageError when the budget cannot be met, a group
     is unknown, or the model cannot be traced.
     """
-    from pipeline import models
+    from pipeline import models, tasks
     from pipeline.compression import macs, structure, training, units, widths
     from pipeline.compression.criteria import CRITERIA
     from pipeline.data import load_split
@@ -41,6 +41,7 @@ def run(job: Job) -> dict[str, Any]:
         example = training.tensors(load_split(job.inputs["data"], "train").inputs, slice(0, 2))
         original = macs.count(models.load(job.user, job.inputs["float"]), example).macs
         model = models.load(job.user, job.inputs["model"])
+        rebuilt = units.prepare(kinds, model, example)
         counted = macs.count(model, example)
         groups, kept = units.groups(kinds, model, example)
         cost = structure.cost(model, groups, counted.layers)
@@ -65,11 +66,10 @@ def run(job: Job) -> dict[str, Any]:
         now = macs.count(model, example).macs
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
-        models.save(
-            model, [*models.edits_of(job.inputs["model"]), edits], job.out, models.zeros_of(job.inputs["model"])
-        )
+        steps = [*models.edits_of(job.inputs["model"]), *([rebuilt] if rebuilt else []), edits]
+        models.save(model, steps, job.out, models.zeros_of(job.inputs["model"]))
         return {
-            **training.facts(model, job.inputs["data"]),
+            **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "float_macs": original,
             "budget_macs": budget,
             "macs_share": round(now / original, 6),
@@ -114,6 +114,7 @@ def _sight(job: Job, model: nn.Module, groups: Sequence[Group]) -> Any:
     import numpy as np
     import torch
 
+    from pipeline import tasks
     from pipeline.compression import training
     from pipeline.compression.sight import Sight
     from pipeline.data import load_split
@@ -122,7 +123,9 @@ def _sight(job: Job, model: nn.Module, groups: Sequence[Group]) -> Any:
     count = min(len(split), int(job.settings.get("samples", 256)))
     index = np.sort(np.random.default_rng(job.seed).choice(len(split), count, replace=False))
     labels = torch.from_numpy(split.labels[index])
-    return Sight(model, groups, training.tensors(split.inputs, index), labels, job.seed)
+    return Sight(
+        model, groups, training.tensors(split.inputs, index), labels, job.seed, tasks.of(job.settings, job.user)
+    )
 
 
 def _weights(job: Job) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def _weights(job: Job) -> dict[str, Any]:
     after}] (weights that are not zero). Raises UsageError for a criterion that has no score for a single weight and for
     a tensor that would lose all of its weights.
     """
-    from pipeline import models
+    from pipeline import models, tasks
     from pipeline.compression import masks, training
 
     settings = job.settings
@@ -163,7 +166,7 @@ def _weights(job: Job) -> dict[str, Any]:
         after = {key: int(weight.count_nonzero()) for key, weight in masks.prunable(model).items()}
         models.save(model, models.edits_of(job.inputs["model"]), job.out, sorted(after))
         return {
-            **training.facts(model, job.inputs["data"]),
+            **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "zeros": round(
                 1 - sum(after.values()) / sum(weight.numel() for weight in masks.prunable(model).values()), 6
             ),

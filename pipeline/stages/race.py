@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from pipeline.data import load_split
+from pipeline import tasks
+from pipeline.data import load_named, load_split
 from pipeline.stages import Job, measure
 from targets import base, registry, timing
 
@@ -29,15 +28,16 @@ def run(job: Job) -> dict[str, Any]:
         for identifier in settings["candidates"]
     ]
     split = load_split(job.inputs["data"], "selection")
-    original = np.load(job.inputs["reference"] / "selection.npy")
+    original = load_named(job.inputs["reference"] / "selection.npz")
+    task = tasks.of(settings, job.user)
     with measure.workspace(split, floating) as folder:
-        logits, _ = measure.outputs(target, entrants, folder, settings["batch"], settings["threads"])
+        answers, _ = measure.outputs(target, entrants, folder, settings["batch"], settings["threads"])
         raw, timed = measure.time(target, entrants, folder, job)
     reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
     rows = [
         {
             "id": entrant.id,
-            **measure.compare(split.labels, original, logits[reference], logits[entrant.id]),
+            **measure.compare(task, split.labels, original, answers[reference], answers[entrant.id]),
             "latency_ms": timing.latency(raw[entrant.id]),
             "speedup": timing.speedup(raw[entrant.id], raw[reference]),
         }

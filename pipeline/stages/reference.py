@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from calibration.metrics import top1
-from pipeline.data import load_split, share_by_group
+from pipeline import tasks
+from pipeline.data import load_split, save_named, share_by_group
 from pipeline.errors import UsageError
 from pipeline.stages import Job
 
@@ -15,25 +15,34 @@ SPLITS = ("selection", "gate")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: model, data. Files: `selection.npy`, `gate.npy`: logits float32 [n, classes]."""
-    from pipeline import models
+    """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...].
+
+    Metadata of each split: n; metric (the mean score; accuracy for a classification); its groups' shares of right ones.
+    """
+    from pipeline import interface, models
     from pipeline.compression import macs, training
 
     metadata: dict[str, Any] = {}
+    task = tasks.of(job.settings, job.user)
     with training.deterministic(job.seed):
         module = models.load(job.user, job.inputs["model"])
         answers = {name: training.predict(module, load_split(job.inputs["data"], name)) for name in SPLITS}
         counted = macs.count(module, training.tensors(load_split(job.inputs["data"], "selection").inputs, slice(0, 1)))
     for name in SPLITS:
-        split, logits = load_split(job.inputs["data"], name), answers[name].numpy()
-        if not np.isfinite(logits).all():
+        split = load_split(job.inputs["data"], name)
+        named = interface.by_name(answers[name])
+        outputs = {key: named[key].numpy() for key in named}
+        if len(outputs) == 1:
+            outputs = dict(zip(interface.output_names(module), outputs.values(), strict=True))
+        if not all(np.isfinite(values).all() for values in outputs.values()):
             raise UsageError(
                 f"the float model's outputs on the {name} split have NaN or infinity: train or fix it first"
             )
-        np.save(job.out / f"{name}.npy", logits)
+        save_named(job.out / f"{name}.npz", outputs)
+        scores = tasks.score(task, outputs, split.labels)
         metadata[name] = {
             "n": len(split),
-            "metric": round(top1(split.labels, logits), 6),
-            "groups": share_by_group(split, logits.argmax(axis=1) == split.labels),
+            "metric": round(float(scores.mean()), 6),
+            "groups": share_by_group(split, scores),
         }
     return {**metadata, "params": counted.params, "macs": counted.macs, "size_bytes": counted.params * 4}

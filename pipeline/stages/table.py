@@ -11,7 +11,7 @@ TORCH = ("torch", "numpy", "safetensors")
 class StageInfo:
     """`function`: "module:function". `packages`: distributions whose versions are part of the key (a target's own are
     added). `isolated`: runs in a fresh process, so that its memory goes back and its output is deterministic.
-    `user`: which of the user's factories it can call; their source is part of the key. `device`: its result holds
+    `user`: which of the user's functions it can call; their source is part of the key. `device`: its result holds
     for one machine only.
     """
 
@@ -24,19 +24,19 @@ class StageInfo:
 
 STAGES: dict[str, StageInfo] = {
     "data": StageInfo("pipeline.stages.data:run", ("numpy",), user=("data",)),
-    "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model",)),
-    "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model",)),
-    "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model",)),
-    "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=("model",)),
-    "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=("model",)),
+    "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
+    "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model", "metric", "loss")),
+    "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
+    "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=("model", "metric", "loss")),
+    "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=("model", "metric", "loss")),
     "export-pt2": StageInfo("pipeline.stages.export:pt2", ("torch", "numpy"), isolated=True, user=("model",)),
     "weights": StageInfo("pipeline.stages.weights:run", ("torch", "numpy"), isolated=True),
     "export-onnx": StageInfo("pipeline.stages.export:onnx", ("torch", "onnx", "onnxscript"), isolated=True),
     "lower": StageInfo("pipeline.stages.lower:run", isolated=True, device=True),  # the CPU decides what is proposed
     "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
-    "race": StageInfo("pipeline.stages.race:run", ("numpy",), device=True),
-    "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), device=True),
+    "race": StageInfo("pipeline.stages.race:run", ("numpy",), user=("metric",), device=True),
+    "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), user=("metric",), device=True),
     "profile": StageInfo("pipeline.stages.profile:run", ("numpy",), device=True),
 }
 

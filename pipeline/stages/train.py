@@ -15,29 +15,28 @@ def run(job: Job) -> dict[str, Any]:
     of `(inputs, generator) -> inputs`, for a batch of the training split). Metadata: metric, loss (selection), epoch,
     epochs_run, params, macs. Raises UsageError when the model does not fit the data, StageError when training diverges.
     """
-    from torch.nn import functional
-
-    from pipeline import models, user
+    from pipeline import models, tasks, user
     from pipeline.compression import training
 
-    settings = job.settings
+    settings, task = job.settings, tasks.of(job.settings, job.user)
     schedule = training.schedule(settings)
     augment = settings.get("augment")
     change = user.resolve(augment, job.user["folder"]) if augment else None
     with training.deterministic(job.seed):
         model = models.build(job.user)
-        training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'")
+        training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'", task)
         fit = training.fit(
             model,
             job.inputs["data"],
             schedule,
-            lambda logits, labels, index, inputs: functional.cross_entropy(
-                logits, labels, label_smoothing=settings["label_smoothing"]
+            lambda outputs, labels, index, inputs: tasks.loss(
+                task, outputs, labels, label_smoothing=settings["label_smoothing"]
             ),
             job.seed,
             job.emit,
             "train",
             change,
+            task=task,
         )
         models.save(model, [], job.out)
-        return training.facts(model, job.inputs["data"], fit)
+        return training.facts(model, job.inputs["data"], fit, task)

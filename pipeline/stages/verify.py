@@ -6,10 +6,9 @@ import json
 import time
 from typing import Any
 
-import numpy as np
-
+from pipeline import tasks, user
 from pipeline.artifact import sha256_file
-from pipeline.data import load_split, share_by_group
+from pipeline.data import load_named, load_split, share_by_group
 from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
 from targets import base, registry
@@ -29,12 +28,13 @@ def run(job: Job) -> dict[str, Any]:
         measure.Entrant("shipped", shipped, base.find(target, floating, settings["candidate"])),
     ]
     split = load_split(job.inputs["data"], "gate")
-    original = np.load(job.inputs["reference"] / "gate.npy")
+    original = load_named(job.inputs["reference"] / "gate.npz")
+    task = tasks.of(settings, job.user)
     runs = []
     with measure.workspace(split, floating) as folder:
         for batch in settings["batches"]:
-            logits, result = measure.outputs(target, entrants, folder, batch, settings["threads"])
-            evidence = measure.compare(split.labels, original, logits["float"], logits["shipped"])
+            answers, result = measure.outputs(target, entrants, folder, batch, settings["threads"])
+            evidence = measure.compare(task, split.labels, original, answers["float"], answers["shipped"])
             model = result["models"]["shipped"]
             runs.append(
                 {
@@ -45,20 +45,31 @@ def run(job: Job) -> dict[str, Any]:
                     "batch": batch,
                     "measured_at": round(time.time(), 3),
                     **evidence,
-                    "groups": share_by_group(split, logits["shipped"].argmax(axis=1) == split.labels),
-                    **_kept(split, original, logits["shipped"], evidence["finite"], job, batch),
+                    "groups": share_by_group(split, tasks.score(task, answers["shipped"], split.labels)),
+                    **_kept(split, original, answers["shipped"], evidence, task, job, batch),
                 }
             )
     return {"runs": runs, "sha256": shipped.sha256, "n": len(split)}
 
 
-def _kept(split: Any, original: Any, logits: Any, finite: bool, job: Job, batch: int) -> dict[str, Any]:
+def _kept(
+    split: Any,
+    original: base.Batch,
+    shipped: base.Batch,
+    evidence: dict[str, Any],
+    task: tasks.Task,
+    job: Job,
+    batch: int,
+) -> dict[str, Any]:
     """Per-sample evidence as a file, its digest, and the flips of each slice."""
-    if not finite:
+    if not evidence["finite"]:
         return {"slices": {}, "samples_sha256": None}
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
-    answers = samples.from_logits(split.labels, original, logits, names)
-    found = scores.keep(split.labels, {"output": original}, {"output": logits})
+    own = (scores.Own(task.metric, user.resolve(task.metric, task.folder)),) if ":" in task.metric else ()
+    answers = None
+    if evidence["flips"] is not None:
+        answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
+    found = scores.keep(split.labels, original, shipped, own)
     kept = samples.Samples(len(split), answers, found, split.groups)
     file = job.out / samples.file_name(batch)
     kept.save(file)

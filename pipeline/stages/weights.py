@@ -61,7 +61,11 @@ def run(job: Job) -> dict[str, Any]:
     )
     changed = {name: torch.from_numpy(array) for name, array in stepped.items()}
     batches = _batches(calibration, min(EXPECTED, len(calibration)))
-    expected = np.concatenate([program.predict(module, changed, batch).float().numpy() for _, batch in batches])
+    answers = [program.predict(module, changed, batch) for _, batch in batches]
+    expected = {
+        spec.name: np.concatenate([answer[i].float().numpy() for answer in answers])
+        for i, spec in enumerate(source.outputs)
+    }
     with torch.no_grad():
         for name, tensor in changed.items():
             exported.state_dict[name].copy_(tensor)
@@ -130,7 +134,7 @@ def _step(layer: Layer, state: State, moments: Moments) -> tuple[Array, dict[str
 
 
 def _simulate(module: Any, selection: Split, kinds: Mapping[str, State]) -> dict[str, float | None]:
-    """SQNR in dB of the logits with some of the state replaced, against the program's own."""
+    """SQNR in dB of the first output with some of the state replaced, against the program's own."""
     import torch
 
     from calibration.metrics import sqnr_db
@@ -140,7 +144,7 @@ def _simulate(module: Any, selection: Split, kinds: Mapping[str, State]) -> dict
     logits: dict[str, list[Array]] = {kind: [] for kind in changes}
     for _, batch in _batches(selection, min(SIMULATED, len(selection))):
         for kind, changed in changes.items():
-            logits[kind].append(program.predict(module, changed, batch).float().numpy())
+            logits[kind].append(program.predict(module, changed, batch)[0].float().numpy())
     answers = {kind: np.concatenate(parts) for kind, parts in logits.items()}
     measured = {kind: sqnr_db(answers["float"], answers[kind]) for kind in kinds}
     return {kind: round(value, 2) if np.isfinite(value) else None for kind, value in measured.items()}

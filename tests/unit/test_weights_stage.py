@@ -95,7 +95,7 @@ def run(tmp_path: Path) -> Run:
         given, answer = (TensorSpec(name, "float32", (None, *shapes[name])) for name in shapes)
         described = Program(tmp_path / "program" / "program.pt2", "pt2", (given,), (answer,))
         answers = model(torch.zeros(1, *shape)).detach().numpy()
-        export.save_pt2(exported, described, answers, tmp_path / "program")
+        export.save_pt2(exported, described, {"output": answers}, tmp_path / "program")
         inputs = {"program": tmp_path / "program", "data": tmp_path / "data"}
         job = Job("weights", {"method": "rounding", "samples": 64, **settings}, inputs, tmp_path / "out", 0)
         return stage.run(job), tmp_path
