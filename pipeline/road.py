@@ -25,6 +25,8 @@ class Branch:
 
     name: str
     lowered: Artifact | None = None
+    stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
+    observed: Artifact | None = None  # statistics of it
     candidates: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
     race: Artifact | None = None
@@ -159,12 +161,13 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
             graphs[label] = do("lower", inputs, on_target, label=f"{branch.name} {label}".strip())
     if not wanted("lower"):
         return
-    branch.lowered = lowered = graphs[""]
+    branch.lowered, branch.stepped = graphs[""], graphs["stepped"]
+    lowered = branch.lowered
     if not wanted("observe"):
         return
     do = partial(do, label=branch.name)
     samples = {"samples": recipe.calibrate.samples}
-    observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
+    branch.observed = observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}

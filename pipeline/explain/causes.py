@@ -78,7 +78,7 @@ def other_data(facts: Facts) -> Iterator[Cause]:
 
 def shifted(facts: Facts) -> Iterator[Cause]:
     """A wrong zero point: everything is off by the same number of codes."""
-    for row in facts.rows:
+    for row in _until_broken(facts.rows):
         if row.shift_steps is None or row.sqnr_db is None or abs(row.shift_steps) < SHIFT_STEPS:
             continue
         if row.level_db is None or row.level_db - row.sqnr_db > CLEARER_DB:
@@ -89,11 +89,11 @@ def shifted(facts: Facts) -> Iterator[Cause]:
 
 def dead_channels(facts: Facts) -> Iterator[Cause]:
     """Channels that move in float and stand still in int8: the first tensor that has any."""
-    row = next((row for row in facts.rows if row.dead), None)
+    row = next((row for row in _until_broken(facts.rows) if row.dead), None)
     if row is None:
         return
     which = ", ".join(map(str, row.dead[:5])) + (", ..." if len(row.dead) > 5 else "")
-    text = f"channel{'s' if len(row.dead) > 1 else ''} {which} (axis {row.dead_axis}) stand still in int8 and move in float"
+    text = f"stand still in int8 and move in float: channels {which} of axis {row.dead_axis}"
     yield Cause("dead channels", row.name, f"{text}: look at their weights and scales")
 
 
@@ -115,8 +115,10 @@ def swapped(facts: Facts) -> Iterator[Cause]:
 def mixes_samples(facts: Facts) -> Iterator[Cause]:
     """A sample's answer depends on its neighbours in the batch."""
     if facts.alone_db is not None and facts.alone_db < BATCH_DB:
-        text = f"samples together and one by one differ ({facts.alone_db:.1f} dB): deploy at batch 1, or look at this layer"
-        yield Cause("the answer depends on the batch", facts.mixes_at, text)
+        text = f"samples together and one by one differ ({facts.alone_db:.1f} dB)"
+        yield Cause(
+            "the answer depends on the batch", facts.mixes_at, f"{text}: look at this layer, or deploy at batch 1"
+        )
 
 
 def breaks(facts: Facts) -> Iterator[Cause]:
@@ -124,8 +126,8 @@ def breaks(facts: Facts) -> Iterator[Cause]:
     name = first_break(facts.rows)
     if name is not None:
         row = next(row for row in facts.rows if row.name == name)
-        text = f"{row.sqnr_db:.1f} dB here, and better before it: look at this layer's weights and range"
-        yield Cause("it breaks here", name, text)
+        before = "" if row is facts.rows[0] else ", and better before it"
+        yield Cause("it breaks here", name, f"{row.sqnr_db:.1f} dB{before}: look at this layer's weights and range")
 
 
 RULES: tuple[Callable[[Facts], Iterator[Cause]], ...] = (
@@ -142,6 +144,13 @@ RULES: tuple[Callable[[Facts], Iterator[Cause]], ...] = (
 def found(facts: Facts) -> list[Cause]:
     """Every cause that the facts speak for, in the order of RULES."""
     return [cause for rule in RULES for cause in rule(facts)]
+
+
+def _until_broken(rows: Sequence[LayerRow]) -> Sequence[LayerRow]:
+    """Up to the first tensor that breaks: what is seen behind it follows from it."""
+    name = first_break(rows)
+    names = [row.name for row in rows]
+    return rows if name is None else rows[: names.index(name) + 1]
 
 
 def _called(index: int, facts: Facts) -> str:

@@ -44,7 +44,7 @@ def compare(
     floating: Session, quantized: Session, names: Sequence[str], batches: Iterable[Batch], ends: Ends
 ) -> list[LayerRow]:
     """A row for each of `names`, which both sessions can tap. `batches` are in the program's layout."""
-    seen = {name: _Seen(ends.get(name)) for name in names}
+    seen = {name: Seen(ends.get(name)) for name in names}
     for batch in batches:
         wanted, found = floating.tap(batch, names), quantized.tap(batch, names)
         for name in names:
@@ -64,7 +64,7 @@ def first_break(rows: Sequence[LayerRow], fall_db: float = 10.0, floor_db: float
 
 
 @dataclass
-class _Seen:
+class Seen:
     """Sums over all batches of one tensor."""
 
     ends: tuple[float, float, float] | None
@@ -79,6 +79,7 @@ class _Seen:
     channels: dict[int, list[Array]] = field(default_factory=dict)  # axis -> float and int8 minima and maxima
 
     def update(self, wanted: Array, found: Array) -> None:
+        """Take in the tensor of a batch, float and int8."""
         signal, other = wanted.astype(np.float64), found.astype(np.float64)
         error = other - signal
         self.n += signal.size
@@ -100,6 +101,7 @@ class _Seen:
             self.channels[axis] = now
 
     def row(self, name: str) -> LayerRow:
+        """What all batches came to."""
         dead_axis, dead = self._dead()
         known = self.ends is not None
         low, high, step = self.ends or (0.0, 1.0, 1.0)
