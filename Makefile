@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu bench-quantization clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -22,6 +22,10 @@ test-fast: .venv/.test
 # The generated C against TFLite Micro. Brings the compilers with apt where they are lacking.
 test-mcu: .venv/.test-mcu
 	MCU_REQUIRED=1 $(BIN)/pytest tests/mcu
+
+# The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
+test-devices: .venv/.test .venv/.test-devices
+	$(BIN)/pytest tests/devices --require-devices
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -68,6 +72,11 @@ clean:
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
 		gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
 	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
+	touch $@
+
+.venv/.test-devices: .venv/bin/python
+	{ test -x /usr/sbin/sshd && command -v ssh; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client; }
 	touch $@
 
 .venv/.test: .venv/.demo

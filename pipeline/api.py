@@ -13,7 +13,7 @@ from pipeline.errors import EvidenceError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import report as reports
 from pipeline.release.report import Report
-from pipeline.runner import Runner
+from pipeline.runner import Runner, attached_device
 from pipeline.stages import Emit, silent
 from pipeline.stages.table import ORDER
 from pipeline.store import Store
@@ -36,13 +36,15 @@ def run(
     seed: int | None = None,
     only: str | None = None,
     refresh_from: str | None = None,
+    device: str | None = None,
     store: Store | None = None,
     emit: Emit = silent,
 ) -> Report | None:
     """Run a recipe and deliver `out/TARGET/` and `out/report.json`; what `deploy --target ...` does.
 
     `overrides`: KEY=VALUE as in `--set`. `only`: stop after this stage (then there is no report: None).
-    `refresh_from`: make this stage and all after it again. Raises DeployError (its `exit_code` is the command's) for
+    `refresh_from`: make this stage and all after it again. `device`: URI of where race, verify and profile run, this
+    machine without one. Raises DeployError (its `exit_code` is the command's) for
     what concerns the whole run; a target that fails alone is in the report.
     """
     for name in (only, refresh_from):
@@ -53,11 +55,12 @@ def run(
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     names = chosen_targets(recipe, targets)
+    reach(device)
     _writable(Path(out))
     refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()
     runner = runner_of(recipe, store, emit, refresh)
     began = time.perf_counter()
-    travelled = road.travel(recipe, names, runner, only)
+    travelled = road.travel(recipe, names, runner, only, device)
     errors = [branch.error for branch in travelled.branches.values() if branch.error]
     if errors and (only is not None or len(travelled.branches) == 1):
         raise errors[0]
@@ -70,9 +73,17 @@ def run(
 
 
 def again(
-    run_folder: Path, stage: str, targets: Sequence[str], store: Store | None = None, emit: Emit = silent
+    run_folder: Path,
+    stage: str,
+    targets: Sequence[str],
+    device: str | None = None,
+    store: Store | None = None,
+    emit: Emit = silent,
 ) -> Report:
-    """Measure `stage` ("verify" or "profile") of a finished run anew, on the files that lie in its folder."""
+    """Measure `stage` ("verify" or "profile") of a finished run anew, on the files that lie in its folder.
+
+    On the run's own device; `device` names another way to it.
+    """
     before = reports.read(run_folder)
     recipe = recipe_of(before)
     names = chosen_targets(recipe, targets) if targets else list(before.targets)
@@ -80,7 +91,9 @@ def again(
         _check_delivered(before, run_folder, name)
     runner = runner_of(recipe, store, emit, frozenset({stage}))
     runner.stored_only = True
-    travelled = road.travel(recipe, names, runner)
+    device = device or before.environment.get("attached")
+    reach(device)
+    travelled = road.travel(recipe, names, runner, device=device)
     for branch in travelled.branches.values():
         if branch.error:
             raise branch.error
@@ -106,6 +119,18 @@ def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (
         rows[name] = outcome.judged(row, policy, before.gate_split, digest, samples) if row.shipped else row
     code = outcome.first(outcome.VERDICT_CODES.get(row.verdict, before.exit_code) for row in rows.values())
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
+
+
+def reach(device: str | None) -> None:
+    """Ask the device who it is, before any work. Raises UsageError for a bad URI, DeviceError when it cannot."""
+    if device is None:
+        return
+    from targets.base import TargetError
+
+    try:
+        attached_device(device)
+    except TargetError as error:
+        raise UsageError(str(error)) from error
 
 
 def recipe_of(finished: Report, overrides: Sequence[str] = ()) -> Recipe:

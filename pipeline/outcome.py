@@ -19,6 +19,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
+from pipeline.release.findings import findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
@@ -75,7 +76,7 @@ def conclude(road: Road, runner: Runner, overrides: Iterable[str] = ()) -> repor
         verdict=verdict_of(code),
         exit_code=code,
         recipe=road.recipe.model_dump(mode="json") | {"set": list(overrides)},
-        environment=environment(),
+        environment=environment() | ({"attached": road.device} if road.device else {}),
         data=facts["splits"],
         gate_split=split,
         gate_looks=looks,
@@ -117,6 +118,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         size_bytes=shipped["size_bytes"],
         weight_bytes=shipped["weight_bytes"],
         race=branch.choice.says,
+        findings=_findings(branch, shipped),
         batches=branch.batches,
         candidates=candidates,
         runs=_runs(road.recipe, branch),
@@ -238,6 +240,13 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
             record |= {name: profile[name] for name in MEASURED}
         rows.append(report.RunRow.model_validate(record))
     return rows
+
+
+def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding]:
+    """What is suspicious about what ships; of a float model's calibration nothing is."""
+    seen = branch.observed.metadata if branch.observed is not None and shipped["quantizer"] == "ours" else {}
+    islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
+    return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands})]
 
 
 def _candidates(branch: Branch) -> list[report.CandidateRow]:

@@ -42,6 +42,7 @@ class Road:
     """A finished (or stopped) run, before the gate has spoken."""
 
     recipe: Recipe
+    device: str | None = None  # URI of the attached device that measures; None: this machine
     data: Artifact | None = None
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
@@ -51,9 +52,14 @@ class Road:
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
-def travel(recipe: Recipe, targets: Sequence[str], runner: Runner, only: str | None = None) -> Road:
-    """Run the stages in order. A target that fails ends its own branch only. Raises DeployError for shared stages."""
-    road = Road(recipe)
+def travel(
+    recipe: Recipe, targets: Sequence[str], runner: Runner, only: str | None = None, device: str | None = None
+) -> Road:
+    """Run the stages in order; race, verify and profile on `device`. A target that fails ends its own branch only.
+
+    Raises DeployError for shared stages.
+    """
+    road = Road(recipe, device)
     last = ORDER.index(only) if only else len(ORDER)
 
     def wanted(stage: str) -> bool:
@@ -175,12 +181,13 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     _quantize(branch, {"ours": ours}, vendors, runner, recipe)
     if not wanted("race"):
         return
-    timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch, "threads": recipe.profile.threads}
+    measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
+    timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**on_target, **task, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
+        {**measured, **task, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
     policy = recipe.gate.of(branch.name)
@@ -188,7 +195,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
-    chosen = {**on_target, "candidate": branch.choice.shipped, "threads": recipe.profile.threads}
+    chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     branch.verify = do(

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import source
 from pipeline.artifact import Artifact, canonical_json, sha256_json
-from pipeline.errors import UsageError
+from pipeline.errors import DeviceError, UsageError
 from pipeline.stages import Emit, Job, silent
 from pipeline.stages.table import STAGES, StageInfo
 from pipeline.store import Store
@@ -94,9 +94,10 @@ class Runner:
             entry = target_entry(settings["target"])
             packages += target_packages(settings["target"])
             code.append(code_digest(entry.value.partition(":")[0]))
+        attached = settings.get("device")
         record: dict[str, Any] = {
             "stage": stage,
-            "settings": settings,
+            "settings": {name: value for name, value in settings.items() if name != "device"},
             "inputs": {role: artifact.digest for role, artifact in inputs.items()},
             "seed": self.seed,
             "python": platform.python_version(),
@@ -112,7 +113,7 @@ class Runner:
             }
             record["cache_key"] = self.cache_key
         if info.device:
-            record["device"] = device()
+            record["device"] = attached_device(attached) if attached else device()
         return sha256_json(record)
 
     def _roots(self, role: str) -> list[Path]:
@@ -179,6 +180,17 @@ def device() -> dict[str, str]:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
         name += " " + sha256_json(next((line for line in lines if line.startswith("flags")), ""))[:8]
     return {"system": platform.system(), "machine": platform.machine(), "cpu": name}
+
+
+@cache
+def attached_device(uri: str) -> dict[str, Any]:
+    """What a device says of itself, asked once: its results hold for it, whatever the way to it. Raises DeviceError."""
+    from targets.channels import ChannelError, open_device
+
+    try:
+        return dict(open_device(uri).identity())
+    except ChannelError as error:
+        raise DeviceError(str(error)) from error
 
 
 @cache

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import DeployError, StageError, UsageError
+from pipeline.errors import DeployError, DeviceError, StageError, UsageError
 from pipeline.stages import Job, silent
 
 
@@ -92,6 +92,7 @@ def _outcome(stage: str, answer: Mapping[str, Any], code: int, log: IO[str]) -> 
 def invoke(function: str, job: Job) -> dict[str, Any]:
     """Call a stage function by name in this process. Every error becomes a DeployError of one line."""
     from targets.base import TargetError  # numpy comes with it: not at the top, where `--help` would pay
+    from targets.channels import ChannelError
 
     module, _, name = function.partition(":")
     try:
@@ -100,6 +101,8 @@ def invoke(function: str, job: Job) -> dict[str, Any]:
     except TargetError as error:
         kind = StageError if error.kind == "failed" else UsageError
         raise kind(f"{job.stage}: {error}") from error
+    except ChannelError as error:
+        raise DeviceError(f"{job.stage}: {error}") from error
     except DeployError:
         raise
     except OSError as error:

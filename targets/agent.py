@@ -8,17 +8,23 @@ Request (paths are relative to its own folder):
      "models": [{"id", "runtime", "path", "sha256", "options": {"threads": 1, "precision": "f32", "batch": 1, ...}}],
      "tasks": [{"do": "run", "model": ID, "inputs": FOLDER, "outputs": "x.npz"},
                {"do": "time", "models": [IDS], "inputs": FOLDER, "samples": "t.npz", "warmup_s", "budget_s",
-                "min_rounds", "max_rounds", "seed"}]}
-`inputs` holds one NAME.npy an input: all samples, in the model's own layout. `batch` null means 1.
+                "min_rounds", "max_rounds", "seed"},
+               {"do": "survey"}]}
+`inputs` holds one NAME.npy an input: all samples, in the model's own layout. `batch` null means 1. With "lock": FILE,
+requests that name the same file wait for each other.
 
-Result: {"protocol", "device", "models", "tasks", "error": null or {"kind", "message"}}, with kind "protocol" (the
-request), "hash" (not the model that was meant), "runtime" (the runtime's own words) or "input". It is written aside,
-synced and renamed; the last line on stdout is `DONE <sha256 of it>`, for an exit code alone can lie (adb). Exit 0, or 1
-with an error. SIGTERM and the end of a piped stdin (the host is gone) end the process with nothing half-written.
+Result: {"protocol", "device", "models", "tasks", "files": {name: sha256 of what was written}, "error": null or {"kind",
+"message"}}, with kind "protocol" (the request), "hash" (not the model that was meant), "runtime" (the runtime's own
+words), "missing" (a package), "memory", "space" (disk full) or "input". It is written aside, synced and renamed; the
+last line on stdout is `DONE <sha256 of it>`, for an exit code alone can lie (adb). Exit 0, or 1 with an error. While it
+times, a line `PROGRESS {json}` a second. SIGTERM and the end of a piped stdin (the host is gone) end the process with
+nothing half-written; SIGINT while it times ends the rounds, and what was measured is the result ("interrupted").
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -31,11 +37,15 @@ import sys
 import threading
 import time
 import zipfile
+from array import array as compact
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:  # a device is asked what it lacks before anything is brought to it
+    np = None  # type: ignore[assignment]
 
 PROTOCOL = 1
 Arrays = dict[str, Any]  # tensor name -> array, first axis = batch
@@ -321,7 +331,8 @@ class Loaded:
         except AgentError:
             raise
         except Exception as error:
-            raise AgentError("runtime", one_line(f"model '{self.id}' on {runtime} does not load", error)) from error
+            what = f"model '{self.id}' on {runtime} does not load"
+            raise AgentError(kind_of(error), one_line(what, error)) from error
         self.record = {
             "runtime": runtime,
             "runtime_version": self.adapter.runtime_version,
@@ -336,7 +347,7 @@ class Loaded:
             return work(*arguments)
         except Exception as error:
             what = f"model '{self.id}' on {self.record['runtime']} does not run"
-            raise AgentError("runtime", one_line(what, error)) from error
+            raise AgentError(kind_of(error, "runtime"), one_line(what, error)) from error
 
     def note_memory(self) -> None:
         """After the first inference: this process's peak over what it had before the runtime was even imported.
@@ -376,10 +387,13 @@ def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> 
     warmups = [m.guard(warm_up, m, handle, task["warmup_s"]) for m, handle in pairs(chosen, handles)]
     clock, shuffle = time.perf_counter_ns, random.Random(task["seed"]).shuffle
     invokes = [model.adapter.invoke for model in chosen]
-    samples: list[list[int]] = [[] for _ in chosen]
+    samples = [compact("q") for _ in chosen]  # 8 bytes each: a long run must not grow into the device's memory
     order = list(range(len(chosen)))
-    end, rounds = clock() + int(task["budget_s"] * 1e9), 0
-    while rounds < task["max_rounds"] and (rounds < task["min_rounds"] or clock() < end):
+    conditions, energy = [observe(0.0, 0)], energy_j()
+    began, rounds, INTERRUPT.armed = clock(), 0, True
+    end = began + int(task["budget_s"] * 1e9)
+    look = began + LOOK_NS
+    while rounds < task["max_rounds"] and (rounds < task["min_rounds"] or clock() < end) and not INTERRUPT.wanted:
         shuffle(order)
         for i in order:
             invoke, handle = invokes[i], handles[i]
@@ -387,8 +401,40 @@ def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> 
             invoke(handle)
             samples[i].append(clock() - start)
         rounds += 1
+        if clock() > look:
+            elapsed_s = (clock() - began) / 1e9
+            conditions.append(observe(elapsed_s, rounds))
+            tell(elapsed_s, rounds, task, samples)
+            look = clock() + LOOK_NS
+    INTERRUPT.armed, elapsed_s = False, (clock() - began) / 1e9
+    conditions.append(observe(elapsed_s, rounds))
     save_npz(folder / task["samples"], {m.id: np.array(s, np.int64) for m, s in pairs(chosen, samples)})
-    return {"do": "time", "rounds": rounds, "warmup": {m.id: note for m, note in pairs(chosen, warmups)}}
+    return {
+        "do": "time",
+        "rounds": rounds,
+        "elapsed_s": elapsed_s,
+        "warmup": {m.id: note for m, note in pairs(chosen, warmups)},
+        "conditions": conditions if len(conditions) <= MOST else conditions[:: len(conditions) // MOST + 1],
+        "energy": energy_since(energy),
+        "interrupted": INTERRUPT.wanted,
+    }
+
+
+LOOK_NS, MOST = 1_000_000_000, 1000  # conditions are looked at once a second, and so many are kept
+
+
+def tell(elapsed_s: float, rounds: int, task: dict[str, Any], samples: Any) -> None:
+    """A progress line: the running median is of the last 1,000 rounds, of the last model of the task."""
+    least = min(rounds / max(task["min_rounds"], 1), elapsed_s / max(task["budget_s"], 1e-9))
+    share = min(1.0, max(least, rounds / task["max_rounds"]))
+    line = {
+        "done": round(100 * share),
+        "total": 100,
+        "rounds": rounds,
+        "median_ms": float(np.median(samples[-1][-1000:])) / 1e6,
+        "left_s": elapsed_s * (1 - share) / share,
+    }
+    print("PROGRESS " + json.dumps(line), flush=True)
 
 
 BLOCKS, STEADY = (2, 6), 0.05
@@ -415,7 +461,25 @@ def warm_up(model: Loaded, handle: Any, warmup_s: float) -> dict[str, Any]:
             return {"inferences": count, "steady": steady}
 
 
-TASKS = {"run": run_task, "time": time_task}
+def survey_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> dict[str, Any]:
+    """Which runtimes this Python has: {"runtimes": {distribution: version or null}}."""
+    return {"do": "survey", "runtimes": {name: installed(name) for name in DISTRIBUTIONS}}
+
+
+DISTRIBUTIONS = ("numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime")
+
+
+def installed(distribution: str) -> Any:
+    """Its version, or None. (`find_spec` alone would find a folder of that name.)"""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+TASKS = {"run": run_task, "time": time_task, "survey": survey_task}
 
 
 def load_inputs(folder: Path) -> Any:
@@ -443,6 +507,7 @@ def device() -> dict[str, Any]:
     """What this machine says of itself; null is unavailable."""
     affinity = getattr(os, "sched_getaffinity", None)
     total = field("/proc/meminfo", "MemTotal")
+    features = field("/proc/cpuinfo", "flags") or field("/proc/cpuinfo", "Features")
     return {
         "system": platform.system(),
         "machine": platform.machine(),
@@ -452,7 +517,65 @@ def device() -> dict[str, Any]:
         "python": platform.python_version(),
         "affinity": sorted(affinity(0)) if affinity else None,
         "governor": text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "os": field("/etc/os-release", "PRETTY_NAME", "="),
+        "serial": text("/proc/device-tree/serial-number") or text("/etc/machine-id"),
+        "cpu_features": hashlib.sha256(features.encode()).hexdigest()[:8] if features else None,
     }
+
+
+def observe(elapsed_s: float, rounds: int) -> dict[str, Any]:
+    """The machine's state at one moment of a measurement; null is unavailable. Temperatures in degrees Celsius,
+    `frequencies_khz` of the cores that this process may use, `preempted`: involuntary context switches so far."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    found = [text(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq") for core in cores]
+    temperatures = {}
+    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
+        value = text(f"{zone}/temp")
+        if value and value.lstrip("-").isdigit():
+            temperatures[f"{zone.name} {text(f'{zone}/type')}"] = int(value) / 1000
+    load = text("/proc/loadavg")
+    return {
+        "elapsed_s": elapsed_s,
+        "rounds": rounds,
+        "frequencies_khz": [int(value) for value in found if value] or None,
+        "governor": text(f"/sys/devices/system/cpu/cpu{cores[0] if cores else 0}/cpufreq/scaling_governor"),
+        "temperatures_c": temperatures or None,
+        "load_1m": float(load.split()[0]) if load else None,
+        "preempted": preempted(),
+        "affinity": cores or None,
+    }
+
+
+def preempted() -> Any:
+    """How often another process took this one's core away, or None."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def energy_j() -> Any:
+    """(source, joules so far): Intel's RAPL package counters, else a battery's charge; None without either.
+
+    Of the whole machine, idle power included. The counters wrap: see `energy_since`.
+    """
+    packages = [text(f"{zone}/energy_uj") for zone in sorted(Path("/sys/class/powercap").glob("intel-rapl:?"))]
+    if packages and all(packages):
+        return "rapl", sum(int(value) for value in packages if value) / 1e6
+    for supply in sorted(Path("/sys/class/power_supply").glob("*")):
+        value = text(f"{supply}/energy_now")
+        if value and text(f"{supply}/status") == "Discharging":
+            return "battery", -int(value) * 0.0036  # microwatt-hours left
+    return None
+
+
+def energy_since(before: Any) -> Any:
+    """{"source", "joules"} since `before`; None where unavailable, or where a counter wrapped."""
+    after = energy_j()
+    if before is None or after is None or before[0] != after[0] or after[1] < before[1]:
+        return None
+    return {"source": after[0], "joules": after[1] - before[1]}
 
 
 def text(path: str) -> str | None:
@@ -463,12 +586,12 @@ def text(path: str) -> str | None:
         return None
 
 
-def field(path: str, name: str) -> str | None:
-    """The first `name : value` of a /proc file, or None."""
+def field(path: str, name: str, separator: str = ":") -> str | None:
+    """The first `name : value` of a file, without quotes, or None."""
     for line in (text(path) or "").splitlines():
-        key, _, value = line.partition(":")
+        key, _, value = line.partition(separator)
         if key.strip() == name:
-            return value.strip()
+            return value.strip().strip('"')
     return None
 
 
@@ -495,6 +618,17 @@ def sha256_model(path: Path) -> str:
 # -------------------------------------------------------------------------------------------------------------- main
 
 
+def kind_of(error: BaseException, missing: str = "missing") -> str:
+    """The kind of an AgentError that a runtime's exception becomes."""
+    words = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, ImportError):
+        return missing
+    return "memory" if any(sign in words for sign in MEMORY_SIGNS) else "runtime"
+
+
+MEMORY_SIGNS = ("memoryerror", "bad_alloc", "cannot allocate memory", "out of memory", "failed to allocate memory")
+
+
 def one_line(what: str, error: BaseException) -> str:
     """`what` with the error's own words on one line."""
     return f"{what}: {' '.join(str(error).split()) or type(error).__name__}"
@@ -507,13 +641,28 @@ def save_npz(path: Path, arrays: Arrays) -> None:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(name + ".npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+    WRITTEN[path.name] = file_sha256(aside)
     aside.replace(path)
+
+
+WRITTEN: dict[str, str] = {}  # what this request wrote: file name -> sha256
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of one file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def execute(request: dict[str, Any], folder: Path, result: dict[str, Any]) -> None:
     """Load all models, then do all tasks; `result` is filled as far as it goes. Raises AgentError."""
     if request.get("protocol") != PROTOCOL:
         raise AgentError("protocol", f"request has protocol {request.get('protocol')}, this agent speaks {PROTOCOL}")
+    if "numpy" not in sys.modules and request["models"]:
+        raise AgentError("missing", f"Python {platform.python_version()} at {sys.executable} has no NumPy")
     models: dict[str, Loaded] = {}
     try:
         for row in request["models"]:
@@ -522,10 +671,12 @@ def execute(request: dict[str, Any], folder: Path, result: dict[str, Any]) -> No
         for task in request["tasks"]:
             if task["do"] not in TASKS:
                 raise AgentError("protocol", f"unknown task '{task['do']}': known are {sorted(TASKS)}")
-            for name in [task["model"]] if "model" in task else task["models"]:
+            for name in [task["model"]] if "model" in task else task.get("models", []):
                 if name not in models:
                     raise AgentError("protocol", f"a task names the model '{name}', loaded are {sorted(models)}")
             result["tasks"].append(TASKS[task["do"]](task, models, folder))
+            if INTERRUPT.wanted:
+                break
     except KeyError as error:
         raise AgentError("protocol", f"the request lacks {error}") from error
     finally:
@@ -535,11 +686,12 @@ def execute(request: dict[str, Any], folder: Path, result: dict[str, Any]) -> No
 
 def main(argument: str) -> int:
     """Read the request, do it, write the result."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, interrupt)
     end_with_stdin()
     path = Path(argument).resolve()
     result: dict[str, Any] = {"protocol": PROTOCOL, "device": device(), "models": {}, "tasks": [], "error": None}
+    result["files"] = WRITTEN
     target = path.parent / "result.json"
     try:
         try:
@@ -547,11 +699,15 @@ def main(argument: str) -> int:
             target = path.parent / request["result"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AgentError("protocol", one_line(f"{path} is no request", error)) from error
-        execute(request, path.parent, result)
+        with wait_for(path.parent / request["lock"] if "lock" in request else None):
+            execute(request, path.parent, result)
     except AgentError as error:
         result["error"] = {"kind": error.kind, "message": str(error)}
+    except MemoryError as error:
+        result["error"] = {"kind": "memory", "message": one_line("the agent", error)}
     except OSError as error:  # disk full, not writable
-        result["error"] = {"kind": "input", "message": one_line(f"files of {path}", error)}
+        kind = "space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "input"
+        result["error"] = {"kind": kind, "message": one_line(f"files of {path}", error)}
     body = (json.dumps(result, indent=1, sort_keys=True) + "\n").encode()
     aside = target.with_name(target.name + ".tmp")
     with aside.open("wb") as stream:
@@ -561,6 +717,39 @@ def main(argument: str) -> int:
     aside.replace(target)
     print("DONE", hashlib.sha256(body).hexdigest(), flush=True)
     return 0 if result["error"] is None else 1
+
+
+@contextlib.contextmanager
+def wait_for(lock: Path | None) -> Any:
+    """Hold `lock`, as long as this process lives and no longer: nothing is left behind by one that was killed."""
+    if lock is None:
+        yield
+        return
+    import fcntl
+
+    with lock.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print('PROGRESS {"waiting": true}', flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+class Interrupt:
+    """Ctrl-C on the host: `wanted` ends the rounds of a timing task that has `armed` it."""
+
+    armed = wanted = False
+
+
+INTERRUPT = Interrupt()
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Keep what is measured, or end like `stop` where nothing is."""
+    if not INTERRUPT.armed:
+        stop(number, frame)
+    INTERRUPT.wanted = True
 
 
 def stop(number: int, frame: Any) -> NoReturn:

@@ -28,6 +28,10 @@ Targets = Annotated[
         "--target", "-t", metavar="NAME", help="openvino, tflite, onnxruntime, ...; repeatable; 'all': the recipe's."
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", "-d", metavar="URI", help="Where it runs: ssh://user@host, adb://SERIAL, local://PYTHON."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the tools' own messages.")]

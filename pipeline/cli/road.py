@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import Json, RunFolder, Set, Targets, Verbose, app, fail, one_line_errors, show
+from pipeline.cli.common import Device, Json, RunFolder, Set, Targets, Verbose, app, fail, one_line_errors, show
 from pipeline.errors import UsageError
 
 
@@ -21,6 +21,7 @@ def deploy(
     out: Annotated[Path, typer.Option(help="Where the artifacts and report.json go.")] = Path("deploy-out"),
     report: Annotated[Path | None, typer.Option(help="Write the report to this file too.")] = None,
     set_: Set = None,
+    device: Device = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="STAGE", help="Make it and all after it again.")
@@ -71,6 +72,7 @@ def deploy(
                 seed=seed,
                 only=only,
                 refresh_from=from_,
+                device=device,
                 emit=emit,
             )
         if result is None:
@@ -82,25 +84,33 @@ def deploy(
 
 @app.command()
 def verify(
-    run: RunFolder = Path("deploy-out"), target: Targets = None, json_: Json = False, verbose: Verbose = False
+    run: RunFolder = Path("deploy-out"),
+    target: Targets = None,
+    device: Device = None,
+    json_: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure accuracy and parity of a finished run's artifacts again, then judge."""
-    _again("verify", run, target, json_, verbose)
+    _again("verify", run, target, device, json_, verbose)
 
 
 @app.command()
 def profile(
-    run: RunFolder = Path("deploy-out"), target: Targets = None, json_: Json = False, verbose: Verbose = False
+    run: RunFolder = Path("deploy-out"),
+    target: Targets = None,
+    device: Device = None,
+    json_: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure latency and memory of a finished run's artifacts again, then judge."""
-    _again("profile", run, target, json_, verbose)
+    _again("profile", run, target, device, json_, verbose)
 
 
-def _again(stage: str, run: Path, target: list[str] | None, json_: bool, verbose: bool) -> None:
+def _again(stage: str, run: Path, target: list[str] | None, device: str | None, json_: bool, verbose: bool) -> None:
     with one_line_errors(verbose):
         from pipeline import api, console
 
         with console.listener(verbose, False) as emit:
-            result = api.again(run, stage, target or (), emit=emit)
+            result = api.again(run, stage, target or (), device, emit=emit)
         show(result, json_, run)
     raise typer.Exit(result.exit_code)

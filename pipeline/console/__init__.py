@@ -84,6 +84,8 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
 
 def _extra(event: Mapping[str, Any]) -> str:
     parts = [f"{name} {event[name]:.4g}" for name in ("loss", "metric") if event.get(name) is not None]
+    if event.get("median_ms") is not None:
+        parts.append(f"{event['rounds']:,} rounds, median {event['median_ms']:.4g} ms")
     if event.get("left_s") is not None:
         parts.append(f"{event['left_s']:.0f} s left")
     return ", ".join(parts)
@@ -130,7 +132,7 @@ def summary(report: Report, out: Path) -> None:
         lines = [_run(run) for run in row.runs]
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
         lines += [row.race] if row.race else []
-        lines += _islands(row)
+        lines += [f"{found.check}: {found.text}" for found in row.findings]
         lines += [f"ships {row.shipped}: {row.size_bytes:,} B in {out / name}"] if row.shipped else []
         lines += [f"{row.verdict}: {reason}" for reason in row.reasons]
         for line in lines:
@@ -205,12 +207,6 @@ def _run(run: RunRow) -> str:
             f"(float p50 {_number(run.float_latency_ms.p50, '.4f')} ms)"
         )
     return ", ".join(parts)
-
-
-def _islands(row: TargetRow) -> list[str]:
-    """What the shipped int8 model still computes in float."""
-    shipped = next((c for c in row.candidates if c.id == row.shipped and c.precision == "int8"), None)
-    return [f"in float: {', '.join(shipped.float_ops)}"] if shipped and shipped.float_ops else []
 
 
 def _groups(report: Report, run: RunRow) -> str:

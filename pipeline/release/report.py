@@ -183,6 +183,13 @@ class Check(_Record):
     unit: str = ""
 
 
+class Finding(_Record):
+    """Something suspicious about what ships, by a named check (pipeline/release/findings.py)."""
+
+    check: str
+    text: str
+
+
 class TargetRow(_Record):
     """One target: verdict, what ships and why, the evidence."""
 
@@ -194,6 +201,7 @@ class TargetRow(_Record):
     size_bytes: int | None = None
     weight_bytes: int | None = None
     race: str = ""
+    findings: list[Finding] = []
     batches: list[int] = []
     candidates: list[CandidateRow] = []
     runs: list[RunRow] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import data, user
+from pipeline import data, scales, user
 from pipeline.stages import Job
 
 
@@ -15,6 +15,7 @@ def run(job: Job) -> dict[str, Any]:
     """Files: `SPLIT/inputs/NAME.npy`, `SPLIT/labels.npy`, `SPLIT/groups.npy`, `declared.json`."""
     reference = job.user["data"]
     splits = data.from_factory(user.call(reference, job.user["folder"]), reference)
+    scales.check(splits, reference)
     data.save(splits, job.out)
     gate = splits.splits["gate"]
     return {

@@ -16,7 +16,7 @@ from pipeline import tasks
 from pipeline.data import Array, Split
 from pipeline.stages import Job
 from targets import base
-from targets.channels import local
+from targets.channels import LOCAL, Device, Listen, open_device
 
 PROTOCOL = 1
 
@@ -67,15 +67,25 @@ def request(
     }
 
 
+def device(settings: Mapping[str, Any]) -> Device:
+    """Where the models run: the settings' `device`, a URI, else this machine."""
+    return open_device(settings.get("device") or LOCAL)
+
+
+def progress(job: Job) -> Listen:
+    """The agent's progress as events of the stage."""
+    return lambda line: job.emit({"event": "progress", **line}) if "total" in line else None
+
+
 def outputs(
-    target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, threads: int = 1
+    target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, settings: Mapping[str, Any]
 ) -> tuple[dict[str, base.Batch], dict[str, Any]]:
-    """Run every entrant over the workspace's inputs: id -> outputs by name [n, ...], and the agent's result."""
+    """Every entrant over the inputs, on the settings' device: id -> outputs by name [n, ...], and the agent's result."""
     runs = [
         {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
         for index, entrant in enumerate(entrants)
     ]
-    result = local.run_agent(request(target, entrants, runs, batch, threads), folder)
+    result = device(settings).run(request(target, entrants, runs, batch, settings["threads"]), folder)
     answers = {}
     for index, entrant in enumerate(entrants):
         with np.load(folder / f"{index}.npz") as arrays:
@@ -100,7 +110,8 @@ def time(
         "seed": job.seed,
         "samples": str(samples),
     }
-    result = local.run_agent(request(target, entrants, [task], settings["batch"], settings["threads"]), folder)
+    whole = request(target, entrants, [task], settings["batch"], settings["threads"])
+    result = device(settings).run(whole, folder, listen=progress(job))
     with np.load(samples) as arrays:
         return {entrant.id: arrays[entrant.id] for entrant in entrants}, result
 

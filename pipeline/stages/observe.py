@@ -16,7 +16,8 @@ from targets import base, registry
 def run(job: Job) -> dict[str, Any]:
     """Inputs: float, data. Files: `statistics.npz`. Memory does not grow with the number of samples.
 
-    Metadata `absurd`: tensor -> how many values beyond +-1e30 (masks) were left out of its range.
+    Metadata `absurd`: tensor -> how many values beyond +-1e30 (masks) were left out of its range; `constant`: tensors
+    that had one value for everything.
     """
     target = registry.load(job.settings["target"])
     model = base.read_manifest(job.inputs["float"])
@@ -39,4 +40,5 @@ def run(job: Job) -> dict[str, Any]:
                 }
             )
     statistics.save(job.out / "statistics.npz")
-    return {"samples": samples, "tensors": len(model.tensors), "absurd": statistics.absurd}
+    constant = sorted(name for name, seen in statistics.tensors.items() if seen.n > 1 and seen.lo == seen.hi)
+    return {"samples": samples, "tensors": len(model.tensors), "absurd": statistics.absurd, "constant": constant}

@@ -25,7 +25,7 @@ def run(job: Job) -> dict[str, Any]:
         raw, timed = measure.time(target, entrants, folder, job)
         memory = {}
         for one in entrants:  # alone in its process, so that the peak is its own
-            _, result = measure.outputs(target, [one], folder, settings["batch"], settings["threads"])
+            _, result = measure.outputs(target, [one], folder, settings["batch"], settings)
             memory[one.id] = result["models"][one.id]["peak_memory_bytes"]
     return {
         "device": timed["device"],

@@ -17,7 +17,7 @@ from calibration.statistics import Statistics, solve
 from pipeline.data import load_split
 from pipeline.errors import UsageError
 from pipeline.stages import Job
-from targets import base, registry
+from targets import base, codes, registry
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -51,6 +51,7 @@ def run(job: Job) -> dict[str, Any]:
         "size_bytes": model.size_bytes,
         "weight_bytes": target.weight_bytes(model),
         "sha256": model.sha256,
+        "half_range": codes.half_range(codes.read(model.path)) if candidate.precision == "int8" else [],
         **shares(ops),
     }
 

@@ -31,7 +31,7 @@ def run(job: Job) -> dict[str, Any]:
     original = load_named(job.inputs["reference"] / "selection.npz")
     task = tasks.of(settings, job.user)
     with measure.workspace(split, floating) as folder:
-        answers, _ = measure.outputs(target, entrants, folder, settings["batch"], settings["threads"])
+        answers, _ = measure.outputs(target, entrants, folder, settings["batch"], settings)
         raw, timed = measure.time(target, entrants, folder, job)
     reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
     rows = [

@@ -33,7 +33,7 @@ def run(job: Job) -> dict[str, Any]:
     runs = []
     with measure.workspace(split, floating) as folder:
         for batch in settings["batches"]:
-            answers, result = measure.outputs(target, entrants, folder, batch, settings["threads"])
+            answers, result = measure.outputs(target, entrants, folder, batch, settings)
             evidence = measure.compare(task, split.labels, original, answers["float"], answers["shipped"])
             model = result["models"]["shipped"]
             runs.append(

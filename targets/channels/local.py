@@ -1,27 +1,80 @@
-"""This machine as a device: the agent in a process of its own, under any Python that has the runtime."""
+"""This machine as a device: the agent in a process of its own, under any Python that has the runtime.
+
+`local://` is this Python, `local:///path/to/python` another environment's.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from targets import agent as agent_file  # imported for its path, and so that its code is part of stage keys
 from targets.base import TargetError
+from targets.channels import stream
+from targets.channels.base import Interrupted, Listen, raise_error
 
 AGENT = Path(agent_file.__file__)
 
 
+def open_uri(uri: str) -> LocalDevice:
+    """`local://` or `local:///absolute/path/to/python`. Raises TargetError for another host or no such file."""
+    parts = urlsplit(uri)
+    python = unquote(parts.path) or sys.executable
+    if parts.netloc or parts.query or not Path(python).is_file():
+        raise TargetError(f"device '{uri}': expected local:// or local:///path/to/python", "unsupported")
+    return LocalDevice(uri, python)
+
+
+class LocalDevice:
+    """The agent below `python`, on this machine."""
+
+    def __init__(self, uri: str, python: str) -> None:
+        self.uri, self.python = uri, python
+
+    def run(
+        self, request: Mapping[str, Any], folder: Path, timeout_s: float | None = None, listen: Listen | None = None
+    ) -> dict[str, Any]:
+        """See Device."""
+        return run_agent(dict(request), folder, self.python, timeout_s, self.uri, listen)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        survey = {"protocol": agent_file.PROTOCOL, "models": [], "tasks": [{"do": "survey"}], "result": "result.json"}
+        with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+            result = self.run(survey, Path(folder), timeout_s=120)
+        return {**result["device"], **result["tasks"][0]}
+
+    def identity(self) -> Mapping[str, Any]:
+        """See Device."""
+        return stream.identity(self._facts)
+
+    def facts(self) -> dict[str, Any]:
+        """What the agent says of this machine and of the runtimes below this Python."""
+        return self._facts
+
+
 def run_agent(
-    request: dict[str, Any], folder: Path, python: str = sys.executable, timeout_s: float | None = None
+    request: dict[str, Any],
+    folder: Path,
+    python: str = sys.executable,
+    timeout_s: float | None = None,
+    uri: str = "local://",
+    listen: Listen | None = None,
 ) -> dict[str, Any]:
     """Run the agent on `request` in `folder` (its paths are relative to that) and return its result.
 
-    Raises TargetError with the agent's own line (model and the runtime's words); "unsupported" when the runtime cannot
-    do what was asked. A result counts only with its digest: an exit code alone proves nothing.
+    Raises TargetError with the agent's own line (model and the runtime's words), ChannelError where this Python lacks
+    the runtime or this machine the room. A result counts only with its digest: an exit code alone proves nothing.
     """
     result, message = folder / request["result"], folder / "request.json"
     result.unlink(missing_ok=True)
@@ -32,40 +85,38 @@ def run_agent(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
     )
+    late = threading.Event()
+
+    def expire() -> None:
+        late.set()
+        agent.kill()
+
+    timer = threading.Timer(timeout_s or threading.TIMEOUT_MAX, expire)
+    timer.daemon = True
+    timer.start()
     try:
-        output, errors = _communicate(agent, timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise TargetError(f"{_models(request)}: the agent did not finish in {timeout_s:g} s and was ended") from error
+        said = stream.follow(agent, listen, on_interrupt=lambda: agent.send_signal(signal.SIGINT))
     finally:
-        if agent.poll() is None:
-            agent.kill()
-            agent.communicate()
-    said = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-    if not said.startswith("DONE ") or not result.is_file():
-        last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "it said nothing")
-        raise TargetError(f"{_models(request)}: the agent ended with code {agent.returncode}: {last}")
+        timer.cancel()
+        stream.end(agent)
+    if late.is_set():
+        raise TargetError(f"{_models(request)}: the agent did not finish in {timeout_s:g} s and was ended")
+    if said.interrupted and said.done is None:
+        raise KeyboardInterrupt
+    if said.done is None or not result.is_file():
+        raise TargetError(f"{_models(request)}: the agent ended with code {said.code}: {said.last_words}")
     body = result.read_bytes()
-    if hashlib.sha256(body).hexdigest() != said.removeprefix("DONE ").strip():
+    if hashlib.sha256(body).hexdigest() != said.done:
         raise TargetError(f"{_models(request)}: the agent's result {result} is not the one it wrote")
     record: dict[str, Any] = json.loads(body)
     if record["error"] is not None:
-        raise TargetError(record["error"]["message"])
+        raise_error(record["error"], uri, str(folder), f"install it with {python} -m pip")
+    if said.interrupted:
+        raise Interrupted(record)
     return record
 
 
-def _communicate(agent: subprocess.Popen[str], timeout_s: float | None) -> tuple[str, str]:
-    """Like Popen.communicate, which closes stdin at once, but stdin stays open as long as the agent lives."""
-    stdin, agent.stdin = agent.stdin, None
-    try:
-        return agent.communicate(timeout=timeout_s)
-    finally:
-        if stdin is not None:
-            stdin.close()
-
-
-def _models(request: dict[str, Any]) -> str:
+def _models(request: Mapping[str, Any]) -> str:
     names = ", ".join(f"'{row['id']}' on {row['runtime']}" for row in request["models"])
     return f"model {names}" if names else "request without models"

@@ -9,18 +9,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from targets.cortex_m import fixed_point
+from targets.cortex_m import fixed_point, overlap
+from targets.cortex_m import pack as packing
 from targets.cortex_m.fixed_point import INT8_MAX, INT8_MIN, quantize_multiplier
 from targets.cortex_m.graph import Node, Value
 from targets.cortex_m.support import ACTIVATIONS, integers, reduced_axes, window
 
 Number = int | tuple[int, ...]
-Constant = npt.NDArray[np.int8] | npt.NDArray[np.int32]
+Constant = npt.NDArray[np.int8] | npt.NDArray[np.int32] | npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel call. `numbers` and `constants` (None: NULL) fill the parameter struct in its order (c/nn.h)."""
+    """One kernel call. `numbers` and `constants` (None: NULL) fill the parameter struct in its order (c/nn.h).
+
+    `scratch_bytes`: what the kernel needs beside, its last argument; 0 for a kernel that has no such argument.
+    `lag`: where the output may overwrite the only input, the least number of bytes by which it begins before it.
+    """
 
     kernel: str
     params: str
@@ -28,6 +33,8 @@ class Call:
     inputs: tuple[Value, ...]
     output: Value
     constants: dict[str, Constant | None] = field(default_factory=dict)
+    scratch_bytes: int = 0
+    lag: int | None = None
 
 
 def calls(node: Node) -> list[Call]:
@@ -58,6 +65,17 @@ def _strides(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
+def _packed(node: Node, factors: Sequence[float]) -> packing.Packed | None:
+    weights, bias = node.inputs[1], node.inputs[2].data if len(node.inputs) > 2 else None
+    assert weights.data is not None
+    rows = weights.data.reshape(weights.shape[0], -1)
+    return packing.pack(rows, None if bias is None else bias.ravel(), -_zero(node.inputs[0]), factors)
+
+
+def _tables(packed: packing.Packed) -> dict[str, Constant | None]:
+    return {key: getattr(packed, key) for key in ("weights", "bias", "multiplier", "halvings")}
+
+
 def _weights(node: Node, factors: Sequence[float]) -> dict[str, Constant | None]:
     pairs = [quantize_multiplier(factor) for factor in factors]
     weights, bias = node.inputs[1].data, node.inputs[2].data if len(node.inputs) > 2 else None
@@ -77,22 +95,50 @@ def _factors(node: Node) -> list[float]:
     return [float(_scale(node.inputs[0])) * float(s) / float(_scale(node.outputs[0])) for s in weights]
 
 
-def _convolution(kernel: str) -> Callable[[Node], list[Call]]:
-    def lower(node: Node) -> list[Call]:
-        x, y, weights = node.inputs[0], node.outputs[0], node.inputs[1]
-        strides = (node.option("strideH"), node.option("strideW"))
-        dilations = (node.option("dilationHFactor", 1), node.option("dilationWFactor", 1))
-        pads = [
-            window(x.shape[1 + i], weights.shape[1 + i], strides[i], dilations[i], node.option("padding"))[1]
-            for i in (0, 1)
-        ]
-        factors = _factors(node)
-        factors = factors * (y.shape[3] // len(factors))
-        sizes = (*x.shape, *y.shape[1:], *weights.shape[1:3], *strides, *dilations, *pads)
-        numbers = (*sizes, -_zero(x), _zero(y), *_range(node))
-        return [Call(kernel, "nn_conv_params", numbers, (x,), y, _weights(node, factors))]
+def _sizes(node: Node) -> tuple[int, ...]:
+    """batches, in_h ... pad_w of a convolution."""
+    x, y, weights = node.inputs[0], node.outputs[0], node.inputs[1]
+    strides = (node.option("strideH"), node.option("strideW"))
+    dilations = (node.option("dilationHFactor", 1), node.option("dilationWFactor", 1))
+    pads = [
+        window(x.shape[1 + i], weights.shape[1 + i], strides[i], dilations[i], node.option("padding"))[1]
+        for i in (0, 1)
+    ]
+    return (*x.shape, *y.shape[1:], *weights.shape[1:3], *strides, *dilations, *pads)
 
-    return lower
+
+def _channel_factors(node: Node) -> list[float]:
+    factors = _factors(node)
+    return factors * (node.outputs[0].shape[-1] // len(factors))
+
+
+def _plain_convolution(kernel: str, node: Node) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    numbers = (*_sizes(node), -_zero(x), _zero(y), *_range(node))
+    lag = _lag(node, 1, copied=False)
+    return [Call(kernel, "nn_conv_params", numbers, (x,), y, _weights(node, _channel_factors(node)), lag=lag)]
+
+
+def _lag(node: Node, group: int, copied: bool) -> int:
+    sizes = _sizes(node)
+    return overlap.lag(node.inputs[0].shape, node.outputs[0].shape, sizes[9:11], sizes[13:15], group, copied)
+
+
+def _conv(node: Node) -> list[Call]:
+    x, y = node.inputs[0], node.outputs[0]
+    packed = _packed(node, _channel_factors(node))
+    if packed is None:
+        return _plain_convolution("nn_conv_2d", node)
+    scratch = 4 * packing.PIXELS * packed.words + (0 if x.shape[3] % 4 == 0 else 2 * packed.words)
+    numbers = (*_sizes(node), _zero(x), _zero(y), *_range(node), packed.words, scratch)
+    lag = _lag(node, packing.PIXELS, copied=True)
+    return [Call("nn_conv_2d_packed", "nn_packed_conv_params", numbers, (x,), y, _tables(packed), scratch, lag)]
+
+
+def _depthwise(node: Node) -> list[Call]:
+    channels = node.inputs[0].shape[3]
+    fours = channels % 4 == 0 and node.outputs[0].shape[3] == channels
+    return _plain_convolution("nn_depthwise_conv_2d_fours" if fours else "nn_depthwise_conv_2d", node)
 
 
 def _fully_connected(node: Node) -> list[Call]:
@@ -102,8 +148,14 @@ def _fully_connected(node: Node) -> list[Call]:
     if len(factors) == 1:  # the product of the two scales is float32 here
         assert weights.scale is not None
         factors = [float(_scale(x) * np.float32(weights.scale[0])) / float(_scale(y))]
-    numbers = (x.size // into, into, out, -_zero(x), _zero(y), *_range(node), int(len(factors) > 1))
-    return [Call("nn_fully_connected", "nn_fully_connected_params", numbers, (x,), y, _weights(node, factors))]
+    packed = _packed(node, factors * (out // len(factors)))
+    if packed is not None:
+        numbers = (x.size // into, into, out, _zero(y), *_range(node), packed.words)
+        params, scratch = "nn_packed_fully_connected_params", 4 * packed.words
+        lag = overlap.lag((1, numbers[0], 1, into), (1, numbers[0], 1, out), (1, 1), (0, 0), 1, copied=True)
+        return [Call("nn_fully_connected_packed", params, numbers, (x,), y, _tables(packed), scratch, lag)]
+    plain = (x.size // into, into, out, -_zero(x), _zero(y), *_range(node), int(len(factors) > 1))
+    return [Call("nn_fully_connected", "nn_fully_connected_params", plain, (x,), y, _weights(node, factors))]
 
 
 def _pool(kernel: str) -> Callable[[Node], list[Call]]:
@@ -113,7 +165,8 @@ def _pool(kernel: str) -> Callable[[Node], list[Call]]:
         strides = (node.option("strideH"), node.option("strideW"))
         pads = [window(x.shape[1 + i], sizes[i], strides[i], 1, node.option("padding"))[1] for i in (0, 1)]
         numbers = (*x.shape, *y.shape[1:3], *sizes, *strides, *pads, *_range(node))
-        return [Call(kernel, "nn_pool_params", numbers, (x,), y)]
+        lag = overlap.lag(x.shape, y.shape, strides, pads, 1, copied=False)
+        return [Call(kernel, "nn_pool_params", numbers, (x,), y, lag=lag)]
 
     return lower
 
@@ -209,8 +262,8 @@ def _quantize(node: Node) -> list[Call]:
 
 
 _LOWER: dict[str, Callable[[Node], list[Call]]] = {
-    "CONV_2D": _convolution("nn_conv_2d"),
-    "DEPTHWISE_CONV_2D": _convolution("nn_depthwise_conv_2d"),
+    "CONV_2D": _conv,
+    "DEPTHWISE_CONV_2D": _depthwise,
     "FULLY_CONNECTED": _fully_connected,
     "AVERAGE_POOL_2D": _pool("nn_average_pool_2d"),
     "MAX_POOL_2D": _pool("nn_max_pool_2d"),

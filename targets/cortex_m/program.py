@@ -24,16 +24,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """`home[value index]` is the number of the plan's buffer that holds an activation."""
+    """`home[value index]` is the number of the plan's buffer that holds an activation; `scratch[position]` of the one
+    that the op at that position works in."""
 
     graph: Graph
     steps: tuple[Step, ...]
     home: dict[int, int]
+    scratch: dict[int, int]
     plan: Plan
 
     def offset(self, value: Value) -> int:
         """Bytes from the arena's start."""
         return self.plan.offsets[self.home[value.index]]
+
+    def scratch_offset(self, step: Step) -> int:
+        """Bytes from the arena's start to the scratch of a step that has some."""
+        return self.plan.offsets[self.scratch[step.node.position]]
 
     @property
     def calls(self) -> list[Call]:
@@ -77,7 +83,27 @@ def compile_graph(graph: Graph, where: str = "the model") -> Program:
     support.check(graph, where)
     steps = tuple(Step(node, tuple(lower.calls(node))) for node in graph.nodes)
     home, buffers = _buffers(graph, steps)
-    return Program(graph, steps, home, planner.plan(buffers))
+    scratch = {}
+    for step in steps:
+        needed = max((call.scratch_bytes for call in step.calls), default=0)
+        if needed:
+            scratch[step.node.position] = len(buffers)
+            buffers.append(Buffer(needed, step.node.position, step.node.position))
+    return Program(graph, steps, home, scratch, planner.plan(buffers, lags=_lags(steps, home, buffers)))
+
+
+def _lags(steps: tuple[Step, ...], home: dict[int, int], buffers: list[Buffer]) -> dict[tuple[int, int], int]:
+    """(buffer of an output, of the input that ends there) -> `Call.lag`."""
+    found = {}
+    for step in steps:
+        for call in step.calls:
+            source = call.inputs[0]
+            if call.lag is None or source.data is not None:
+                continue
+            output, into = home[call.output.index], home[source.index]
+            if buffers[output].first == buffers[into].last == step.node.position:
+                found[output, into] = call.lag
+    return found
 
 
 def _buffers(graph: Graph, steps: tuple[Step, ...]) -> tuple[dict[int, int], list[Buffer]]:

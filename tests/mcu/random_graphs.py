@@ -18,19 +18,24 @@ class Random:
         self.rng = np.random.default_rng(seed)
         self.w = Writer()
         batch = int(self.rng.integers(1, 3))
-        shape = (batch, self.n(3, 9), self.n(3, 9), self.n(1, 6))
+        shape = (batch, self.n(3, 9), self.n(3, 9), int(self.rng.choice([1, 2, 3, 4, 4, 5, 6, 8])))
         self.input = self.w.tensor(shape, *self.code())
         self.pool = [self.input]
 
     def n(self, low: int, high: int) -> int:
         return int(self.rng.integers(low, high + 1))
 
-    def code(self, near: float | None = None) -> tuple[float, int]:
-        """A scale and zero point: usually in the usual range, sometimes far out."""
-        spread = self.rng.choice([0.5, 0.5, 0.5, 3.0])
-        scale = (0.05 if near is None else near) * float(np.exp2(self.rng.uniform(-spread, spread)))
-        zero = int(self.rng.choice([-128, 0, 127, self.n(-128, 127)]))
+    def code(self, near: float = 0.05) -> tuple[float, int]:
+        """A scale and zero point: usually one that spreads the numbers over the codes, sometimes far out."""
+        spread = self.rng.choice([0.5, 0.5, 0.5, 0.5, 0.5, 3.0])
+        scale = near * float(np.exp2(self.rng.uniform(-spread, spread)))
+        zero = int(self.rng.choice([-128, 0, 127, self.n(-100, 100), self.n(-100, 100)]))
         return float(np.float32(scale)), zero
+
+    def summed(self, x: int, filters: int, taps: int) -> tuple[float, int]:
+        """A code for sums of so many products; now and then so fine that the rescaling factor is above 1/2."""
+        product = self.w.codes[x][0] * self.w.codes[filters][0]
+        return self.code(product if self.rng.random() < 0.2 else product * 60 * taps**0.5)
 
     def activation(self) -> int:
         return int(self.rng.integers(0, 4))
@@ -45,9 +50,9 @@ class Random:
         scales = np.float32(0.02 * np.exp2(self.rng.uniform(-3, 3, count)))
         data = self.rng.integers(-127, 128, shape)
         if self.rng.random() < 0.2:
-            scales[0] = np.float32(1e-12)
+            scales[-1] = np.float32(1e-12) if count > 1 else scales[-1]
         filters = self.w.tensor(shape, scales, 0, data, "int8", axis)
-        if self.rng.random() < 0.2:
+        if axis == 0 and self.rng.random() < 0.2:  # TFLite Micro crashes on a depthwise convolution without a bias
             return filters, -1
         bias = self.rng.integers(-20000, 20000, channels)
         return filters, self.w.tensor((channels,), scales * np.float32(scale_in), 0, bias, "int32")
@@ -62,11 +67,11 @@ class Random:
         padding = self.n(0, 1)
         if any((k - 1) * d + 1 > n for k, d, n in zip(kernel, dilation, (h, w), strict=True)):
             padding = SAME
-        out = self.n(1, 3) * c if depthwise else self.n(1, 8)
+        out = (1 if self.rng.random() < 0.5 else self.n(1, 3)) * c if depthwise else self.n(1, 8)
         shape = (1, *kernel, out) if depthwise else (out, *kernel, c)
         filters, bias = self.weights(shape, out, self.w.codes[x][0], 3 if depthwise else 0)
         sizes = [self.window(*row, padding) for row in zip((h, w), kernel, stride, dilation, strict=True)]
-        y = self.w.tensor((batch, *sizes, out), *self.code())
+        y = self.w.tensor((batch, *sizes, out), *self.summed(x, filters, int(np.prod(shape)) // out))
         more = {"depthMultiplier": out // c} if depthwise else {}
         return self.w.op(
             "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
@@ -87,7 +92,7 @@ class Random:
         shape = self.w.shapes[x]
         flat, out = int(np.prod(shape[1:])), self.n(1, 12)
         filters, bias = self.weights((out, flat), out, self.w.codes[x][0], 0)
-        y = self.w.tensor((shape[0], out), *self.code(0.3))
+        y = self.w.tensor((shape[0], out), *self.summed(x, filters, flat))
         activation = self.activation()
         return self.w.op(
             "FULLY_CONNECTED", [x, filters, bias], y, "FullyConnectedOptions", fusedActivationFunction=activation
@@ -99,7 +104,8 @@ class Random:
         b = int(self.rng.choice(alike))
         if self.rng.random() < 0.2:
             b = self.w.tensor(self.w.shapes[a], *self.code(), self.rng.integers(-128, 128, self.w.shapes[a]))
-        y = self.w.tensor(self.w.shapes[a], *self.code())
+        first, second = self.w.codes[a][0], self.w.codes[b][0]
+        y = self.w.tensor(self.w.shapes[a], *self.code(first * second * 40 if name == "MUL" else max(first, second)))
         return self.w.op(name, [a, b], y, options, fusedActivationFunction=self.activation())
 
     def pooling(self, name: str) -> int:
@@ -132,7 +138,7 @@ class Random:
         result = tuple(1 if i in axes else n for i, n in enumerate(shape) if keep or i not in axes)
         listed = np.array([a - 4 if self.rng.random() < 0.3 else a for a in axes])
         axis = self.w.tensor(listed.shape, None, 0, listed, "int32")
-        y = self.w.tensor(result, *self.code())
+        y = self.w.tensor(result, *self.code(self.w.codes[x][0] / 2))
         return self.w.op("MEAN", [x, axis], y, "ReducerOptions", keepDims=keep)
 
     def pad(self) -> int:
@@ -176,11 +182,13 @@ class Random:
         return self.w.op(name, [x], self.w.tensor(self.w.shapes[x], *code), options)
 
     def grow(self, names: list[str]) -> bytes:
-        """The named ops in order; every tensor that nothing reads is an output."""
+        """The named ops in order; every tensor that nothing reads is an output, and some of the others are."""
         for name in names:
             self.pool.append(MAKE[name](self))
         read = {i for made in self.w.graph.operators for i in made.inputs}
-        return self.w.file([self.input], [t for t in self.pool if t not in read])
+        ends = [t for t in self.pool[1:] if t not in read]
+        outputs = ends + [t for t in self.pool[1:] if t in read and self.rng.random() < 0.3]
+        return self.w.file([self.input], outputs)
 
 
 MAKE: dict[str, Callable[[Random], int]] = {

@@ -11,8 +11,10 @@ import pytest
 
 pytest.importorskip("ai_edge_litert")
 
-from targets.cortex_m import fixed_point, support
+from targets.cortex_m import emit, fixed_point, program, support
+from targets.cortex_m.graph import parse
 from tests.mcu import host, random_graphs
+from tests.mcu.random_graphs import graph
 
 pytestmark = pytest.mark.usefixtures("host_tools")
 
@@ -28,6 +30,11 @@ def compared(content: bytes, folder: Path, samples: int, seed: int) -> tuple[int
 
 def test_the_generator_covers_the_table() -> None:
     assert set(random_graphs.MAKE) == set(support.OPS)
+
+
+def test_the_seeds_cover_the_kernels() -> None:
+    used = {kernel for seed in range(100, 116) for kernel in program.compile_graph(parse(graph(seed))).kernels}
+    assert used == {path.stem for path in emit.KERNELS.glob("*.c")}
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -51,7 +58,10 @@ def test_a_million_bytes_equal_tflm(tmp_path: Path) -> None:
 def test_an_off_by_one_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison catches multipliers that are rounded down."""
     exact = fixed_point.quantize_multiplier
-    monkeypatch.setattr("targets.cortex_m.lower.quantize_multiplier", lambda f: (exact(f)[0] & ~0xFFFFF, exact(f)[1]))
+    for module in ("lower", "pack"):
+        monkeypatch.setattr(
+            f"targets.cortex_m.{module}.quantize_multiplier", lambda f: (exact(f)[0] & ~0xFFFFF, exact(f)[1])
+        )
     different, _ = compared(random_graphs.graph(0), tmp_path, 20, 0)
     assert different > 0
 
@@ -74,7 +84,7 @@ def test_only_stdint_and_string_are_included(tmp_path: Path) -> None:
     host.generate(random_graphs.graph(0), tmp_path)
     text = "\n".join(p.read_text() for p in (tmp_path / "c").glob("*.[ch]"))
     lines = {line for line in text.splitlines() if line.startswith("#include <")}
-    assert lines == {"#include <stdint.h>", "#include <string.h>"}
+    assert lines == {"#include <stdint.h>", "#include <string.h>", "#include <arm_acle.h>"}  # the last, gcc's own
     assert not any(word in text for word in ("malloc", "static int8_t arena"))
 
 

@@ -65,3 +65,27 @@ def test_many_buffers_end_in_time_with_a_bound() -> None:
     made = plan(rows)
     assert overlaps(made) == []
     assert made.bound_bytes <= made.arena_bytes <= 2 * made.bound_bytes
+
+
+lags = st.dictionaries(st.tuples(st.integers(0, 9), st.integers(0, 9)), st.integers(0, 50), max_size=4)
+
+
+@given(st.lists(buffers, min_size=10, max_size=12), lags, st.sampled_from([1, 4]))
+def test_buffers_overlap_only_as_far_as_allowed(
+    rows: list[Buffer], allowed: dict[tuple[int, int], int], alignment: int
+) -> None:
+    pairs = {(i, j): lag for (i, j), lag in allowed.items() if i != j and (j, i) not in allowed}
+    made = plan(rows, alignment, pairs)
+    assert overlaps(made) == []
+    for i, j in itertools.combinations(range(len(rows)), 2):
+        a, b = made.offsets[i], made.offsets[j]
+        if rows[i].meets(rows[j]) and a < b + rows[j].size and b < a + rows[i].size:
+            assert a + pairs.get((i, j), rows[i].size) <= b or b + pairs.get((j, i), rows[j].size) <= a
+
+
+def test_a_consumed_input_is_written_over() -> None:
+    """A window that lags 10 bytes behind: 110 bytes hold an input and an output of 100 each."""
+    made = plan([Buffer(100, 0, 1), Buffer(100, 1, 2)], 1, {(1, 0): 10})
+    assert (made.arena_bytes, made.bound_bytes, made.proven) == (110, 110, True)
+    assert made.offsets == (10, 0)
+    assert overlaps(Plan(made.buffers, (9, 0), 109, 109, True, {(1, 0): 10})) == [(1, 0)]

@@ -18,7 +18,8 @@ from pipeline.compression import program
 from pipeline.data import Data, Split, save
 from pipeline.stages import Job, export
 from pipeline.stages import weights as stage
-from targets import base, registry
+from targets import codes as codes_in
+from targets import registry
 from targets.base import Program, TensorSpec
 
 Run = Callable[..., tuple[dict[str, Any], Path]]
@@ -198,51 +199,9 @@ def test_every_runtime_stores_the_very_codes(run: Run, name: str) -> None:
             statistics.update(session.tap({"input": sample}, model.tensors))
     ranges = solve(statistics, SCHEMES[candidate.scheme], "minmax")
     made = target.quantize(model, candidate, ranges, iter([]), folder / "int8")
-    stored = CODES[name](made)
+    stored = list(codes_in.read(made.path).values())
     assert len(stored) == len(wanted)
     for norm, key in (("norm", "first.weight"), ("norm2", "depth.weight")):  # folded: a negative gain turns the signs
         wanted[key] = wanted[key] * np.sign(stepped[f"{norm}.weight"]).astype(np.int8).reshape(-1, 1, 1, 1)
     for key, codes in wanted.items():
         assert any(np.array_equal(codes.reshape(len(codes), -1), one) for one in stored), key
-
-
-def _onnx(model: base.Model) -> list[np.ndarray]:
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(model.path).graph
-    found = [numpy_helper.to_array(i) for i in graph.initializer if i.data_type == onnx.TensorProto.INT8]
-    flipped = all(
-        a.i == 0 for node in graph.node if node.op_type == "Gemm" for a in node.attribute if a.name == "transB"
-    )
-    return [one.T if one.ndim == 2 and flipped else one.reshape(len(one), -1) for one in found if one.ndim > 1]
-
-
-def _openvino(model: base.Model) -> list[np.ndarray]:
-    from targets import agent
-
-    found = []
-    for node in agent.import_openvino().Core().read_model(str(model.path)).get_ordered_ops():
-        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "i8":
-            codes = np.array(node.data)
-            grouped = codes.ndim == 5  # [groups, out, in, h, w]
-            found.append(codes.reshape(codes.shape[0] * codes.shape[1] if grouped else len(codes), -1))
-    return found
-
-
-def _tflite(model: base.Model) -> list[np.ndarray]:
-    from ai_edge_litert.interpreter import Interpreter
-
-    reader = Interpreter(str(model.path))
-    found = []
-    for row in reader._get_ops_details():
-        if row["op_name"] not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            continue
-        codes = reader.get_tensor(row["inputs"][1])  # [out, h, w, in]; depthwise [1, h, w, out]; [out, in]
-        order = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2)}.get(row["op_name"], (0, 1))
-        moved = codes.transpose(order)
-        found.append(moved.reshape(len(moved), -1))
-    return found
-
-
-CODES = {"onnxruntime": _onnx, "openvino": _openvino, "tflite": _tflite}

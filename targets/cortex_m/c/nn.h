@@ -22,6 +22,27 @@ typedef struct {
     const int8_t *shift;
 } nn_conv_params;
 
+/* For the packed kernels (nn_columns.h): channels in pairs, taps in fours, both filled up with zeros. `bias` holds the
+ * input's offset too; `outside`, the input's zero point, stands where a patch leaves the image. Right shifts by
+ * halvings + 1. The sums' magnitudes stay below 2^30. */
+typedef struct {
+    int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+    int32_t outside, output_offset, activation_min, activation_max, words, scratch_bytes;
+    const uint32_t *weights;
+    const int32_t *bias;
+    const int32_t *multiplier;
+    const int8_t *halvings;
+} nn_packed_conv_params;
+
+typedef struct {
+    int32_t batches, in, out, output_offset, activation_min, activation_max, words;
+    const uint32_t *weights;
+    const int32_t *bias;
+    const int32_t *multiplier;
+    const int8_t *halvings;
+} nn_packed_fully_connected_params;
+
 /* Weights [out][in]. per_channel 0: one multiplier and shift for all outputs. */
 typedef struct {
     int32_t batches, in, out, input_offset, output_offset, activation_min, activation_max, per_channel;
@@ -75,6 +96,11 @@ typedef struct {
 
 void nn_conv_2d(const nn_conv_params *p, const int8_t *input, int8_t *output);
 void nn_depthwise_conv_2d(const nn_conv_params *p, const int8_t *input, int8_t *output);
+/* As many channels out as in, in fours. */
+void nn_depthwise_conv_2d_fours(const nn_conv_params *p, const int8_t *input, int8_t *output);
+void nn_conv_2d_packed(const nn_packed_conv_params *p, const int8_t *input, int8_t *output, void *scratch);
+void nn_fully_connected_packed(const nn_packed_fully_connected_params *p, const int8_t *input, int8_t *output,
+                               void *scratch);
 void nn_fully_connected(const nn_fully_connected_params *p, const int8_t *input, int8_t *output);
 void nn_average_pool_2d(const nn_pool_params *p, const int8_t *input, int8_t *output);
 void nn_max_pool_2d(const nn_pool_params *p, const int8_t *input, int8_t *output);
@@ -94,6 +120,17 @@ static inline int32_t nn_larger(int32_t a, int32_t b) { return a > b ? a : b; }
 static inline int8_t nn_clamp(int32_t value, int32_t low, int32_t high)
 {
     return (int8_t)nn_smaller(nn_larger(value, low), high);
+}
+
+/* First tap whose position `start + tap * dilation` is not negative, and the one after the last that is below `size`. */
+static inline int32_t nn_first_tap(int32_t start, int32_t dilation)
+{
+    return start >= 0 ? 0 : (-start + dilation - 1) / dilation;
+}
+
+static inline int32_t nn_end_tap(int32_t start, int32_t dilation, int32_t taps, int32_t size)
+{
+    return start >= size ? 0 : nn_smaller(taps, (size - start + dilation - 1) / dilation);
 }
 
 /* a * b / 2^31, rounded half up: gemmlowp's SaturatingRoundingDoublingHighMul. */

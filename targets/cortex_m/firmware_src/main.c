@@ -9,7 +9,7 @@
 
 extern uint32_t data_load, data_start, data_end, bss_start, bss_end, stack_top;
 
-static int8_t arena[MODEL_ARENA_BYTES];
+static int8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
 static volatile uint32_t wraps;
 static uint32_t crc;
 

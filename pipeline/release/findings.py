@@ -1,0 +1,57 @@
+"""Findings: what is suspicious about a model that runs and looks right. A table of named checks over stages' metadata.
+
+They explain and warn; what must hold is the gate's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Facts = Mapping[str, Any]
+NAMED = 3  # tensors that a text names
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`check`: its name in FINDINGS. `text`: what, where, and what it means or what to do."""
+
+    check: str
+    text: str
+
+
+def _absurd(found: Mapping[str, int]) -> str:
+    values = f"{sum(found.values()):,} values beyond +-1e30 (a mask?)"
+    return f"{values} were left out of the ranges of {_some(list(found))}, where they saturate"
+
+
+def _constant(found: Sequence[str]) -> str:
+    return f"{_some(found)} had one value for all calibration samples: part of the model may be dead"
+
+
+def _half_range(found: Sequence[str]) -> str:
+    return f"weights of {_some(found)} use half of the int8 range: a bit of precision is given away"
+
+
+def _islands(found: Sequence[str]) -> str:
+    return ", ".join(found)
+
+
+# Name -> the key that it looks at in the metadata of observe and of what ships, and what it says of what is there.
+FINDINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "constants out of range": ("absurd", _absurd),
+    "zero-variance tensors": ("constant", _constant),
+    "half-range weights": ("half_range", _half_range),
+    "in float": ("islands", _islands),
+}
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """What the checks say, in the table's order; what is empty or missing says nothing."""
+    return [Finding(name, says(facts[key])) for name, (key, says) in FINDINGS.items() if facts.get(key)]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more tensors" if len(names) > NAMED else ""
+    return ", ".join(f"'{name}'" for name in names[:NAMED]) + more

@@ -1,0 +1,295 @@
+"""A device at the end of a channel: what a request needs goes there by content, the agent runs, its result comes back.
+
+On the device everything of ours lies in one folder: `cache/DIGEST/` (the agent, models, inputs: pushed once),
+`runs/ID/` (one request, removed after it), `runtime/` (what `deploy provision` brought) and `lock`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from targets import agent as agent_file
+from targets.base import TargetError, model_files
+from targets.channels import stream
+from targets.channels.base import Channel, ChannelError, Completed, Interrupted, Listen, folder_full, raise_error, run
+
+AGENT = Path(agent_file.__file__)
+LIMIT_S = 3600.0  # what a request may take where its caller does not say
+WAITS_S = (1.0, 4.0)  # before the second and the third try, where a fault may pass
+SILENCE_S = 15.0  # then the device is asked whether it lives
+SPARE_BYTES = 16 << 20  # what a request may write there beyond what is pushed
+
+T = TypeVar("T")
+
+
+class RemoteDevice:
+    """A Device over a channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.uri, self.channel = channel.uri, channel
+
+    def run(
+        self, request: Mapping[str, Any], folder: Path, timeout_s: float | None = None, listen: Listen | None = None
+    ) -> dict[str, Any]:
+        """See Device. A fault of the way there is tried again twice, after the job there was ended."""
+        return retried(lambda: self._run(request, folder, timeout_s or LIMIT_S, listen))
+
+    def identity(self) -> Mapping[str, Any]:
+        """See Device."""
+        return stream.identity(self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """What the agent says of the device and of the runtimes there."""
+        return self._facts
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        import tempfile
+
+        survey = {"protocol": agent_file.PROTOCOL, "models": [], "tasks": [{"do": "survey"}], "result": "result.json"}
+        with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+            result = self.run(survey, Path(folder), timeout_s=300)
+        return {**result["device"], **result["tasks"][0]}
+
+    @cached_property
+    def home(self) -> str:
+        """Our folder there, absolute; made when first asked for."""
+        there = quote(self.channel.folder)
+        made = self.shell(f"mkdir -p {there}/cache {there}/runs && cd {there} && pwd")
+        if made.code:
+            raise self._refused(made, f"cannot make the folder {self.channel.folder}")
+        return made.output.strip()
+
+    @cached_property
+    def python(self) -> str:
+        """The Python there, once it has shown that it runs."""
+        name = self.channel.python
+        told = self.shell(f"{quote(name)} -c 'import sys; sys.exit(sys.version_info < (3, 9))'")
+        words = told.errors.strip().splitlines()[-1:] or [f"code {told.code}"]
+        if told.code:
+            event, remedy = REFUSALS.get(told.code, ("{python} there does not run: {words}", GET_PYTHON))
+            raise ChannelError(self.uri, event.format(python=name, words=words[0]), remedy)
+        return name
+
+    def shell(self, script: str, timeout_s: float = 60) -> Completed:
+        """A script on the device, whatever its exit code. Raises ChannelError for the way there."""
+        return run(self.channel, script, timeout_s)
+
+    def place(self, files: Sequence[Path]) -> str:
+        """The folder there that holds exactly these files; pushed unless it is there. Each push is proved by digest."""
+        digests = {file.name: agent_file.file_sha256(file) for file in files}
+        body = json.dumps(digests, sort_keys=True).encode()
+        folder = f"{self.home}/cache/{hashlib.sha256(body).hexdigest()}"
+        if self.shell(f"cd {quote(folder)} 2>/dev/null && touch .used").code == 0:
+            return folder
+        self.room_for(sum(file.stat().st_size for file in files))
+        aside = f"{folder}.{secrets.token_hex(4)}"
+        self.checked(f"mkdir {quote(aside)}")
+        try:
+            for file in files:
+                self.push(file, f"{aside}/{file.name}", digests[file.name])
+            self.checked(f"mv {quote(aside)} {quote(folder)} 2>/dev/null || test -d {quote(folder)}")
+        finally:
+            self.forget(aside)
+        return folder
+
+    def push(self, file: Path, to: str, sha256: str) -> None:
+        """One file, proved by its digest there."""
+        self.channel.push(file, to)
+        told = self.shell(f"sha256sum < {quote(to)}", timeout_s=600)
+        if told.code:
+            raise self._refused(told, f"cannot read {to} back")
+        if told.output.split()[:1] != [sha256]:
+            raise ChannelError(self.uri, f"{file.name} arrived damaged", "sent again; else check the cable", True)
+
+    def room_for(self, size_bytes: int) -> None:
+        """Raises ChannelError when the folder's file system cannot hold so much and what a run writes."""
+        told = self.shell(f"df -Pk {quote(self.home)}")
+        fields = told.output.splitlines()[-1].split() if told.output.strip() else []
+        if told.code == 0 and len(fields) >= 4 and fields[3].isdigit():
+            free = int(fields[3]) * 1024
+            if free < size_bytes + SPARE_BYTES:
+                need = (size_bytes + SPARE_BYTES) >> 20
+                raise ChannelError(
+                    self.uri,
+                    f"{free >> 20} MiB free below {self.home}, {need} MiB needed",
+                    "free some there, or name another folder with '?folder='",
+                )
+
+    def checked(self, script: str) -> str:
+        """Output of a script that must succeed."""
+        told = self.shell(script)
+        if told.code:
+            raise self._refused(told, f"'{script.split()[0]}' failed")
+        return told.output
+
+    def forget(self, path: str) -> None:
+        """Remove something of ours there, if the device still answers."""
+        try:
+            self.shell(f"rm -rf {quote(path)}", timeout_s=30)
+        except ChannelError:
+            return
+
+    def _run(self, request: Mapping[str, Any], folder: Path, limit_s: float, listen: Listen | None) -> dict[str, Any]:
+        work = f"{self.home}/runs/{secrets.token_hex(8)}"
+        there = self._translate(request, folder)
+        message = folder / "request.remote.json"
+        message.write_text(json.dumps(there, indent=1) + "\n")
+        agent, python = self.place([AGENT]), self.python
+        self.checked(f"mkdir {quote(work)}")
+        try:
+            self.push(message, f"{work}/request.json", agent_file.file_sha256(message))
+            said = self._execute(python, f"{agent}/{AGENT.name}", work, limit_s, listen)
+            return self._fetch(request, said, work, folder)
+        finally:
+            self.forget(work)
+
+    def _translate(self, request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """The request in the device's own paths, with all that it names in place there."""
+        models = []
+        for row in request["models"]:
+            path = folder / row["path"]
+            runtime = row["runtime"]
+            if runtime.endswith(".py"):
+                runtime = f"{self.place([folder / runtime])}/{Path(runtime).name}"
+            models.append({**row, "runtime": runtime, "path": f"{self.place(model_files(path))}/{path.name}"})
+        tasks = []
+        for task in request["tasks"]:
+            inputs = {}
+            if "inputs" in task:
+                inputs["inputs"] = self.place(sorted((folder / task["inputs"]).glob("*.npy")))
+            tasks.append({**task, **inputs, **{key: Path(task[key]).name for key in WRITES if key in task}})
+        return {**request, "models": models, "tasks": tasks, "lock": f"{self.home}/lock"}
+
+    def _execute(self, python: str, agent: str, work: str, limit_s: float, listen: Listen | None) -> stream.Said:
+        """Start the agent there below a `timeout` of the device's own; it is ended with us, whatever happens."""
+        command = (
+            f"d={quote(work)}; export PYTHONPATH={quote(self.home + '/runtime')} PYTHONDONTWRITEBYTECODE=1; "
+            f'timeout -k 10 {limit_s:.0f} {quote(python)} -X utf8 {quote(agent)} "$d"/request.json; '
+            f"printf '\\n%s%s\\n' {quote(stream.ENDED)} $?"
+        )
+        process = self.channel.start(command)
+        began = time.monotonic()
+
+        def still_there() -> None:
+            self.shell("true", timeout_s=10)
+            if time.monotonic() - began > limit_s + 30:
+                raise ChannelError(self.uri, f"the job did not end in {limit_s:.0f} s", "see what the device is doing")
+
+        clean = False
+        try:
+            said = stream.follow(process, listen, SILENCE_S, still_there, lambda: self.signal(work, "INT"))
+            clean = said.ended
+        finally:
+            stream.end(process)
+            if not clean:
+                self.stop(work)
+        if said.done is None and said.interrupted:
+            raise KeyboardInterrupt
+        if said.done is None:
+            raise self._died(said, limit_s)
+        return said
+
+    def signal(self, work: str, name: str) -> None:
+        """To every process there whose command line names this run (a pid might be another's by now)."""
+        run = PurePosixPath(work).name
+        pattern = f"'{run[:-1]}[{run[-1]}]/request.json'"  # brackets: or it would find itself
+        kill = f"grep -qs {pattern} $p/cmdline && kill -{name} ${{p#/proc/}}"
+        self.shell(f"for p in /proc/[0-9]*; do {kill}; done 2>/dev/null; true", timeout_s=20)
+
+    def stop(self, work: str) -> None:
+        """End the run's job, if the device still answers: else its own `timeout` does, and the pipe that broke."""
+        for _ in WAITS_S:
+            try:
+                self.signal(work, "TERM")
+                self.signal(work, "KILL")
+            except ChannelError:
+                time.sleep(1)
+            else:
+                return
+
+    def _died(self, said: stream.Said, limit_s: float) -> Exception:
+        """What it means that the agent ended without DONE."""
+        if not said.ended:
+            return self.channel.fault(said.errors)
+        if said.code == TIMED_OUT:
+            return ChannelError(self.uri, f"the job did not end in {limit_s:.0f} s and was ended", "a smaller job")
+        for code, sign, event, remedy in DEATHS:
+            if said.code == code and sign in said.errors:
+                return ChannelError(self.uri, event, remedy)
+        return TargetError(f"{self.uri}: the agent ended with code {said.code}: {said.last_words}")
+
+    def _fetch(self, request: Mapping[str, Any], said: stream.Said, work: str, folder: Path) -> dict[str, Any]:
+        """The result and the files that its tasks wrote, each proved by its digest."""
+        result = folder / request["result"]
+        self._pull(f"{work}/{request['result']}", result, said.done)
+        record: dict[str, Any] = json.loads(result.read_bytes())
+        if record["error"] is not None:
+            brings = f"deploy provision {self.uri} --target NAME"
+            raise_error(record["error"], self.uri, self.home, brings)
+        for task in request["tasks"]:
+            for name in (Path(task[key]).name for key in WRITES if key in task):
+                if name in record["files"]:
+                    self._pull(
+                        f"{work}/{name}", folder / next(task[k] for k in WRITES if k in task), record["files"][name]
+                    )
+        record["device"]["uri"] = self.uri
+        if said.interrupted:
+            raise Interrupted(record)
+        return record
+
+    def _pull(self, file: str, to: Path, sha256: str | None) -> None:
+        aside = to.with_name(f"{to.name}.part")
+        self.channel.pull(file, aside)
+        if not aside.is_file() or agent_file.file_sha256(aside) != sha256:
+            aside.unlink(missing_ok=True)
+            raise ChannelError(self.uri, f"{to.name} came back damaged", "fetched again; else check the cable", True)
+        aside.replace(to)
+
+    def _refused(self, told: Completed, what: str) -> ChannelError:
+        if "No space left" in told.errors:
+            return folder_full(self.uri, self.channel.folder)
+        words = told.errors.strip().splitlines()[-1:] or [f"code {told.code}"]
+        return ChannelError(
+            self.uri, f"{what}: {words[0]}", "check the folder's permissions, or name one with '?folder='"
+        )
+
+
+WRITES = ("outputs", "samples", "layers")  # keys of a task that name files it writes
+GET_PYTHON = "install Python 3.9 or newer there, or name it with '?python='"
+REFUSALS = {  # exit code of a Python that is asked for its version -> what happened, what to do
+    1: ("{python} there is older than 3.9", GET_PYTHON),
+    126: ("{python} there does not run: {words}", "is it for another processor? name another with '?python='"),
+    127: ("no {python} there", GET_PYTHON),
+}
+TIMED_OUT, SMALLER = 124, "a smaller batch or model, or free some"
+DEATHS = (  # exit code of the agent and words on stderr -> what happened, what to do
+    (137, "", "the job was killed there", f"most likely out of memory: {SMALLER}"),
+    (1, "Cannot allocate memory", "out of memory there", SMALLER),
+    (1, "MemoryError", "out of memory there", SMALLER),
+)
+
+
+def quote(text: str) -> str:
+    """One word of a shell."""
+    return shlex.quote(text)
+
+
+def retried(work: Callable[[], T], waits_s: Sequence[float] = WAITS_S) -> T:
+    """Again after a transient ChannelError; the last one is raised."""
+    for wait_s in waits_s:
+        try:
+            return work()
+        except ChannelError as error:
+            if not error.transient:
+                raise
+            time.sleep(wait_s)
+    return work()

@@ -1,0 +1,115 @@
+"""What the agent says while it works, read as it comes: progress lines, then `DONE <sha256 of its result>`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from targets.channels.base import Listen
+
+PROGRESS, DONE, ENDED = "PROGRESS ", "DONE ", "ENDED "
+
+
+@dataclass(frozen=True)
+class Said:
+    """How it ended: `done` is the digest that it claims for its result, None when it did not come that far.
+
+    `ended`: a shell there said the exit code, `code`; else `code` is that of the process here.
+    """
+
+    done: str | None
+    code: int
+    errors: str
+    interrupted: bool = False
+    ended: bool = False
+
+    @property
+    def last_words(self) -> str:
+        """The last line on stderr."""
+        lines = [line.strip() for line in self.errors.splitlines() if line.strip()]
+        return lines[-1] if lines else "it said nothing"
+
+
+def follow(
+    process: subprocess.Popen[bytes],
+    listen: Listen | None = None,
+    silence_s: float | None = None,
+    on_silence: Callable[[], None] | None = None,
+    on_interrupt: Callable[[], None] | None = None,
+) -> Said:
+    """Read until the process ends; its stdin stays open meanwhile. `on_silence` is called after each `silence_s`
+    without a line, and may raise to give up. A first Ctrl-C calls `on_interrupt`, and what the agent says then is still
+    read; a second one raises KeyboardInterrupt, and so does the first without it."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    errors: list[bytes] = []
+
+    def read(stream: IO[bytes]) -> None:
+        for line in stream:
+            lines.put(line)
+        lines.put(None)
+
+    def drain(stream: IO[bytes]) -> None:
+        errors.extend(stream)
+
+    readers = [
+        threading.Thread(target=read, args=(process.stdout,), daemon=True),
+        threading.Thread(target=drain, args=(process.stderr,), daemon=True),
+    ]
+    for reader in readers:
+        reader.start()
+    done: str | None = None
+    ended: int | None = None
+    interrupted = False
+    while True:
+        try:
+            line = lines.get(timeout=silence_s)
+        except queue.Empty:
+            if on_silence:
+                on_silence()
+            continue
+        except KeyboardInterrupt:
+            if interrupted or on_interrupt is None:
+                raise
+            interrupted = True
+            on_interrupt()
+            continue
+        if line is None:
+            break
+        text = line.decode(errors="replace").rstrip("\r\n")
+        if text.startswith(DONE):
+            done = text.removeprefix(DONE).strip()
+        elif text.startswith(ENDED) and text.removeprefix(ENDED).isdigit():
+            ended = int(text.removeprefix(ENDED))
+        elif text.startswith(PROGRESS) and listen:
+            with contextlib.suppress(ValueError):  # half a line of a link that broke
+                listen(json.loads(text.removeprefix(PROGRESS)))
+    code = process.wait()
+    for reader in readers:
+        reader.join(timeout=5)
+    words = b"".join(errors).decode(errors="replace")
+    return Said(done, code if ended is None else ended, words, interrupted, ended is not None)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the client, if it still runs, and close its streams."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a survey that results depend on."""
+    names = ("system", "machine", "cpu", "cpu_features", "cores", "serial", "python", "runtimes")
+    return {name: facts.get(name) for name in names}

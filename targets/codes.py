@@ -1,0 +1,76 @@
+"""The integers of a deployed file's weights, one by one: what the exporter really stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Codes = npt.NDArray[np.int8]
+FULL = 127  # the largest code of a channel that uses its whole range
+HALF = 64  # a vendor's guard against overflow where products have no wide accumulator
+FEW = 8  # weights below which a small largest code may be chance
+
+
+def read(path: Path) -> dict[str, Codes]:
+    """Name of the weight in the file -> int8 [output channels, rest]; nothing for other kinds of file."""
+    reader = READERS.get(path.suffix)
+    return reader(path) if reader else {}
+
+
+def half_range(codes: Mapping[str, Codes]) -> list[str]:
+    """Weights of which no code is beyond +-64: a bit of precision is given away."""
+    found = {name: int(np.abs(array.astype(np.int16)).max()) for name, array in codes.items() if array.size >= FEW}
+    return sorted(name for name, largest in found.items() if 0 < largest <= HALF)
+
+
+def _onnx(path: Path) -> dict[str, Codes]:
+    import onnx
+    from onnx import numpy_helper
+
+    from targets import onnx_graph
+
+    graph = onnx_graph.load(path).graph
+    products = [node for node in graph.node if node.op_type == "Gemm"]
+    turned = all(a.i == 0 for node in products for a in node.attribute if a.name == "transB")
+    found = {}
+    for one in graph.initializer:
+        array = numpy_helper.to_array(one) if one.data_type == onnx.TensorProto.INT8 else np.zeros(0, np.int8)
+        if array.ndim > 1:
+            found[one.name] = array.T if array.ndim == 2 and turned else array.reshape(len(array), -1)
+    return found
+
+
+def _openvino(path: Path) -> dict[str, Codes]:
+    from targets import agent
+
+    found = {}
+    for node in agent.import_openvino().Core().read_model(str(path)).get_ordered_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "i8":
+            codes = np.array(node.data)
+            channels = codes.shape[0] * codes.shape[1] if codes.ndim == 5 else len(codes)  # 5: [groups, out, in, h, w]
+            found[node.get_friendly_name()] = codes.reshape(channels, -1)
+    return found
+
+
+# Which axis of a filter counts output channels, and the order of the others as in PyTorch.
+_ORDER = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2), "FULLY_CONNECTED": (0, 1)}
+
+
+def _tflite(path: Path) -> dict[str, Codes]:
+    from targets.tflite import flatbuffer
+
+    found = {}
+    for op in flatbuffer.ops(flatbuffer.read(path)):
+        if op.type not in _ORDER or op.inputs[1].type != "INT8" or op.inputs[1].data is None:
+            continue
+        weight: Any = op.inputs[1]
+        codes = weight.data.view(np.int8).reshape(weight.shape).transpose(_ORDER[op.type])
+        found[weight.name] = codes.reshape(len(codes), -1)
+    return found
+
+
+READERS: dict[str, Callable[[Path], dict[str, Codes]]] = {".onnx": _onnx, ".tflite": _tflite, ".xml": _openvino}

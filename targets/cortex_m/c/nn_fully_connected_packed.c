@@ -1,0 +1,37 @@
+#include "nn_columns.h"
+
+/* Two outputs. */
+static void multiply(const uint32_t *weights, const uint32_t *column, int32_t words, int32_t *sums)
+{
+    int32_t a = sums[0], b = sums[1];
+    for (const uint32_t *end = weights + words; weights != end; weights += 2, column += 2) {
+        a = nn_dot(nn_even_bytes(weights[0]), column[0], a);
+        b = nn_dot(nn_odd_bytes(weights[0]), column[0], b);
+        a = nn_dot(nn_even_bytes(weights[1]), column[1], a);
+        b = nn_dot(nn_odd_bytes(weights[1]), column[1], b);
+    }
+    sums[0] = a, sums[1] = b;
+}
+
+void nn_fully_connected_packed(const nn_packed_fully_connected_params *p, const int8_t *input, int8_t *output,
+                               void *scratch)
+{
+    uint32_t *const column = (uint32_t *)scratch;
+    for (int32_t batch = 0; batch < p->batches; batch++, input += p->in) {
+        int8_t rest[4] = {0, 0, 0, 0};
+        uint32_t *const last = nn_spread(column, 1, input, p->in / 4 * 4);
+        if (p->in % 4 != 0) {
+            memcpy(rest, input + p->in / 4 * 4, (size_t)(p->in % 4));
+            nn_spread(last, 1, rest, 4);
+        }
+        const uint32_t *weights = p->weights;
+        for (int32_t c = 0; c < p->out; c += 2, weights += p->words) {
+            int32_t sums[2] = {p->bias[c], p->bias[c + 1]};
+            multiply(weights, column, p->words, sums);
+            for (int32_t k = c; k < nn_smaller(c + 2, p->out); k++) {
+                const int32_t value = nn_requantize_down(sums[k - c], p->multiplier[k], p->halvings[k]);
+                *output++ = nn_clamp(value + p->output_offset, p->activation_min, p->activation_max);
+            }
+        }
+    }
+}

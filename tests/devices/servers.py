@@ -1,0 +1,184 @@
+"""Real servers on this machine's loopback: OpenSSH's sshd, AOSP's adbd, and a cable that can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+MAKE = Path(__file__).parent / "make"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def await_port(port: int, process: subprocess.Popen, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"nothing listens on port {port}; the server's exit code is {process.poll()}")
+
+
+def keygen(file: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file], check=True)
+
+
+class Sshd:
+    """OpenSSH's own server with a configuration, a host key and a user key of its own; below `root`, a whole system.
+
+    `environment` is what its sessions start with, in addition.
+    """
+
+    def __init__(self, folder: Path, root: Path | None = None, environment: dict[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port, self.process = folder, free_port(), None
+        self.root = root
+        for name in ("host", "user"):
+            keygen(folder / name)
+        (folder / "authorized").write_text((folder / "user.pub").read_text())
+        (folder / "authorized").chmod(0o600)
+        inside = folder if root is None else self._into(root)
+        lines = [
+            f"Port {self.port}",
+            "ListenAddress 127.0.0.1",
+            f"HostKey {inside}/host",
+            f"AuthorizedKeysFile {inside}/authorized",
+            "StrictModes no",
+            "UsePAM no",
+            "UseDNS no",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitRootLogin prohibit-password",
+            "MaxStartups 100",
+            "ClientAliveInterval 2",
+            "ClientAliveCountMax 2",
+            f"PidFile {inside}/pid",
+        ]
+        lines += [f"SetEnv {' '.join(f'{key}={value}' for key, value in environment.items())}"] if environment else []
+        configuration = (Path(f"{root}{inside}") if root else folder) / "sshd_config"
+        configuration.write_text("\n".join(lines) + "\n")
+        chroot = ["chroot", str(root)] if root else []
+        self._command = [*chroot, "/usr/sbin/sshd", "-D", "-e", "-f", f"{inside}/sshd_config"]
+        self.trust((folder / "host.pub").read_text())
+        self.start()
+
+    def _into(self, root: Path) -> Path:
+        """The keys' folder as the server below `root` sees it."""
+        inside = Path("/etc/edge-deploy-test")
+        there = Path(f"{root}{inside}")
+        shutil.rmtree(there, ignore_errors=True)
+        there.mkdir()
+        for name in ("host", "authorized"):
+            shutil.copy(self.folder / name, there / name)
+            (there / name).chmod(0o600)
+        return inside
+
+    @property
+    def uri(self) -> str:
+        return f"ssh://{os.environ.get('USER', 'root')}@127.0.0.1:{self.port}"
+
+    def trust(self, host_key: str, port: int | None = None) -> None:
+        """What the client's configuration knows of the server's key."""
+        (self.folder / "known").write_text(f"[127.0.0.1]:{port or self.port} {host_key}" if host_key else "")
+        (self.folder / "config").write_text(
+            f"IdentityFile {self.folder}/user\nIdentitiesOnly yes\nUserKnownHostsFile {self.folder}/known\n"
+            "GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\n"
+        )
+
+    def start(self) -> None:
+        if self.root is None and os.geteuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        await_port(self.port, self.process)
+
+    def kill(self) -> None:
+        """The server and all its connections at once, as when the power goes."""
+        for process in (*children(self.process.pid), self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, 9)
+        self.process.wait()
+
+
+def children(parent: int) -> list[int]:
+    """The sshd processes below a server (not the sessions' own jobs: those see a broken connection)."""
+    found = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(parent)], capture_output=True, text=True)
+    rows = [line.split(None, 1) for line in found.stdout.splitlines()]
+    own = [int(pid) for pid, name in rows if "sshd" in name]
+    return [deeper for pid in own for deeper in children(pid)] + own
+
+
+class Cable:
+    """A TCP connection to `port` that goes through here: `cut` resets it, `freeze` lets nothing pass."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self.carried = 0
+        self.cut_after: int | None = None  # bytes
+        self.frozen = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                near.close()
+                continue
+            self._sockets += [near, far]
+            threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        other = {near: far, far: near}
+        with selectors.DefaultSelector() as ready, contextlib.suppress(OSError):
+            for end in other:
+                ready.register(end, selectors.EVENT_READ)
+            while True:
+                for key, _ in ready.select(0.2):
+                    if self.frozen.is_set():
+                        time.sleep(0.1)
+                        continue
+                    data = key.fileobj.recv(65536)
+                    if not data:
+                        raise OSError
+                    self.carried += len(data)
+                    if self.cut_after is not None and self.carried > self.cut_after:
+                        self.cut_after = None
+                        raise OSError
+                    other[key.fileobj].sendall(data)
+        for end in other:
+            end.close()
+
+    def cut(self) -> None:
+        """Every connection at once."""
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._sockets.clear()
+
+    def close(self) -> None:
+        self.frozen.clear()
+        self._listener.close()
+        self.cut()

@@ -1,0 +1,92 @@
+"""Each named check catches its broken model, and is silent on a sound one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline import scales
+from pipeline.data import SPLITS, Data, Split
+from pipeline.errors import UsageError
+from pipeline.release.findings import FINDINGS, findings
+from targets import codes
+
+SOUND = {"absurd": {}, "constant": [], "half_range": [], "islands": []}
+BROKEN = {
+    "constants out of range": ({"absurd": {"mask": 12, "scores": 3}}, "15 values beyond"),
+    "zero-variance tensors": ({"constant": list("abcde")}, "'a', 'b', 'c' and 2 more tensors had one value"),
+    "half-range weights": ({"half_range": ["conv"]}, "weights of 'conv' use half"),
+    "in float": ({"islands": ["Gelu act (f32)"]}, "Gelu act (f32)"),
+}
+
+
+@pytest.mark.parametrize("check", FINDINGS)
+def test_each_check_speaks_of_its_own_fault(check: str) -> None:
+    harm, says = BROKEN[check]
+    (found,) = findings(SOUND | harm)
+    assert found.check == check
+    assert says in found.text
+
+
+def test_a_sound_model_has_no_findings() -> None:
+    assert findings(SOUND) == []
+    assert findings({}) == []
+
+
+def stored(tmp_path: Path, largest: int) -> Path:
+    """An ONNX file with one int8 weight whose codes reach `largest`."""
+    weight = np.random.default_rng(0).integers(-largest, largest + 1, (4, 3, 3, 3)).astype(np.int8)
+    weight[0, 0, 0, 0] = largest
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize(("largest", "found"), [(127, []), (65, []), (64, ["w"]), (63, ["w"])])
+def test_half_range_is_read_from_the_stored_codes(tmp_path: Path, largest: int, found: list[str]) -> None:
+    read = codes.read(stored(tmp_path, largest))
+    assert read["w"].shape == (4, 27)
+    assert codes.half_range(read) == found
+
+
+def splits(**changed: np.ndarray) -> Data:
+    rng = np.random.default_rng(0)
+    parts = {name: rng.normal(0.5, 0.25, (64, 6)).astype(np.float32) for name in SPLITS} | changed
+    return Data({name: Split({"x": array}, np.zeros(len(array), np.int64)) for name, array in parts.items()})
+
+
+RNG = np.random.default_rng(1)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"calibration": RNG.normal(127, 64, (64, 6))},  # 0..255 where the others have 0..1
+        {"gate": RNG.normal(0.5, 0.01, (64, 6))},
+        {"selection": RNG.normal(9, 0.25, (64, 6))},  # the mean was not taken off
+        {"calibration": np.zeros((64, 6))},
+    ],
+)
+def test_another_scale_than_trainings_is_refused(harm: dict[str, np.ndarray]) -> None:
+    (name,) = harm
+    with pytest.raises(UsageError, match=f"another scale in split '{name}'.*prepare all splits alike"):
+        scales.check(splits(**{name: harm[name].astype(np.float32)}), "data:splits")
+
+
+def test_ordinary_splits_pass() -> None:
+    scales.check(splits(), "data:splits")
+    wider = RNG.normal(0.7, 1.0, (64, 6)).astype(np.float32)  # another day's light
+    scales.check(splits(gate=wider), "data:splits")
+    scales.check(splits(calibration=np.full((4, 6), 9, np.float32)), "data:splits")  # too few to say
+    tokens = {name: np.arange(640).reshape(64, 10) * (1 if name == "train" else 50) for name in SPLITS}
+    scales.check(splits(**tokens), "data:splits")
