@@ -123,7 +123,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         candidates=candidates,
         runs=_runs(road.recipe, branch),
     )
-    return judged(row, road.recipe.gate.of(branch.name), split, shipped["sha256"], branch.verify.path)
+    return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], branch.verify.path)
 
 
 def judged(

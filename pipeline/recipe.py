@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pipeline.errors import UsageError
-from pipeline.release.evidence import Policy
+from pipeline.release.evidence import RANKS, SCORES, Policy, metric_unit
 
 FILE = "deploy.toml"
 EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
@@ -45,6 +45,14 @@ class Task(_Table):
     def functions(self) -> dict[str, str]:
         """Which of them are the user's own."""
         return {role: name for role, name in (("metric", self.metric), ("loss", self.loss)) if ":" in name}
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, name: str) -> str:
+        known = ["accuracy", *(score for score in SCORES if score not in RANKS)]
+        if ":" not in name and name not in known:
+            raise ValueError(f"no metric '{name}': there are {', '.join(known)}, or your own, 'module:function'")
+        return name
 
     @field_validator("loss")
     @classmethod
@@ -357,6 +365,20 @@ class Recipe(_Table):
     def sequence(self) -> tuple[str, ...]:
         """The stages between the float model and its export, repetitions of an iterative schedule written out."""
         return self.stages * (self.prune.steps if self.prune.schedule == "iterative" else 1)
+
+    def policy(self, target: str) -> dict[str, Any]:
+        """What the gate asks of a target, by the task's metric: the arguments of `Policy`."""
+        return {**self.gate.of(target), "metric": self.task.metric}
+
+    @model_validator(mode="after")
+    def _a_margin_in_the_metrics_unit(self) -> Recipe:
+        for target in self.targets:
+            if not metric_unit(self.task.metric) and self.policy(target)["margin"] is None:
+                raise ValueError(
+                    f"gate.margin: '{self.task.metric}' has a unit of its own: say what may be lost of it, as a "
+                    "number or as a share of float such as '2%'"
+                )
+        return self
 
     @model_validator(mode="after")
     def _each_target_once(self) -> Recipe:

@@ -13,6 +13,7 @@ from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
+from pipeline.release.evidence import Policy, is_relative
 from pipeline.runner import Runner
 from pipeline.stages.table import ORDER
 
@@ -183,25 +184,29 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
+    policy = Policy(**recipe.policy(branch.name))
+    # Where flips do not decide, the race itself draws the bounds: they are part of its key then.
+    claim = {} if policy.by_flips else {"confidence": policy.confidence, "relative": is_relative(policy.primary)}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
+        {**measured, **task, **recipe.race.model_dump(), **timing, **claim, "candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-    policy = recipe.gate.of(branch.name)
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, policy["margin_points"], policy["confidence"])
+    branch.choice = choose.choose(rows, recipe.quantize.prefer, policy)
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
     chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
+    own = sorted(name for name in policy.metrics if ":" in name)  # scores of the user's, beside the task's
     branch.verify = do(
         "verify",
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, **task, "batches": branch.batches},
+        {**chosen, **task, **({"scores": own} if own else {}), "batches": branch.batches},
+        extra={"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None,
     )
     if not wanted("profile"):
         return

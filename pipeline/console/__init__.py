@@ -194,13 +194,19 @@ def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
 
 
 def _run(run: RunRow) -> str:
-    parts = [
-        f"gate split, batch {run.batch}: accuracy {_share(run.metric, 2)}",
-        f"drop {_number(run.drop_points, '+.2f')} points "
-        f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
-        f"lost {run.flips.lost}, gained {run.flips.gained}"
-        + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
-    ]
+    parts = [f"gate split, batch {run.batch}"]
+    if run.flips.lost is not None:
+        parts += [
+            f"accuracy {_share(run.metric, 2)}",
+            f"drop {_number(run.drop_points, '+.2f')} points "
+            f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
+            f"lost {run.flips.lost}, gained {run.flips.gained}"
+            + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
+        ]
+    for name, found in run.metrics.items():
+        unit = f" {found.unit}" if found.unit else ""
+        drop = f"drop {_number(found.drop, '+.3g')}{unit} (upper bound {_number(found.high, '.3g')})"
+        parts.append(f"{name} {_number(found.value, '.4g')} (float {_number(found.float_value, '.4g')}), {drop}")
     if run.latency_ms and run.float_latency_ms:
         parts.append(
             f"p50 {_number(run.latency_ms.p50, '.4f')} ms, p99 {_number(run.latency_ms.p99, '.4f')} ms "

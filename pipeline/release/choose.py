@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.release.evidence import Policy, limit_of
 from pipeline.release.statistics import noninferior, samples_to_decide
 
 SIZE_TIE = 1.05
@@ -28,11 +29,10 @@ class Choice:
 def choose(
     rows: Sequence[Mapping[str, Any]],
     prefer: Literal["latency", "size"],
-    margin_points: float,
-    confidence: float = 0.95,
+    policy: Policy,
 ) -> Choice:
     """`rows`: one a candidate, as the race measured it, with size_bytes and precision. A float row is among them."""
-    verdicts = {row["id"]: parity(row, margin_points, confidence) for row in rows}
+    verdicts = {row["id"]: parity(row, policy) for row in rows}
     eligible = [row for row in rows if verdicts[row["id"]][0] == "pass"]
     if prefer == "latency":
         best = max(eligible, key=lambda row: float(row["speedup"]["median"]))
@@ -45,14 +45,15 @@ def choose(
     return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
 
 
-def parity(row: Mapping[str, Any], margin_points: float, confidence: float) -> tuple[str, str]:
+def parity(row: Mapping[str, Any], policy: Policy) -> tuple[str, str]:
     """(verdict, why) of one candidate on the selection split."""
     if row["precision"] == "f32":
         return "pass", "the runtime's own float"
     if not row["finite"]:
         return "fail", "its outputs have NaN or infinity, or another shape"
-    if row["quant_flips"] is None:
-        return "inconclusive", "no classes are told apart: what quantization cost has no margin here yet"
+    if not policy.by_flips:
+        return _by_bounds(row["quant_loss"], policy)
+    margin_points, confidence = limit_of(policy.primary), policy.confidence
     lost, gained, n = row["quant_flips"]["lost"], row["quant_flips"]["gained"], row["n"]
     verdict = noninferior(lost, gained, n, margin_points / 100, confidence)
     why = (
@@ -62,6 +63,16 @@ def parity(row: Mapping[str, Any], margin_points: float, confidence: float) -> t
         needed = samples_to_decide(lost, gained, n, margin_points / 100)
         why += f"; about {needed} selection samples would decide" if needed else ""
     return verdict, why
+
+
+def _by_bounds(loss: Mapping[str, Any], policy: Policy) -> tuple[str, str]:
+    """Of another metric than accuracy, or as a share of float: the race drew the bounds."""
+    margin, unit = limit_of(policy.primary), f" {loss['unit']}" if loss["unit"] else ""
+    if loss["drop"] is None:
+        return "fail", f"{policy.metric} is unavailable: {loss['method']}"
+    verdict = "pass" if loss["high"] < margin else "fail" if loss["low"] > margin else "inconclusive"
+    text = f"{loss['drop']:.4g} ({loss['low']:.4g} to {loss['high']:.4g}){unit} of {policy.metric}"
+    return verdict, f"quantization loses {text} against the runtime's float, margin {margin:g}{unit}"
 
 
 def _fidelity(row: Mapping[str, Any]) -> float:

@@ -21,6 +21,7 @@ SCORES = {
     "cosine": "points",
     "cosine_to_float": "points",
     "mae": "",
+    "mse": "",
     "rmse": "",
 }
 OWN_SCORE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function of the user's, in its own unit
@@ -38,6 +39,9 @@ def metric_unit(name: str) -> str | None:
     if CLASS_METRICS.fullmatch(name):
         return "points"
     return "" if OWN_SCORE.fullmatch(plain) else SCORES.get(plain)
+
+
+RANKS = frozenset({"auc"})  # of all samples together: a single one has no such figure
 
 
 def is_relative(margin: Margin) -> bool:

@@ -6,9 +6,10 @@ import json
 import time
 from typing import Any
 
-from pipeline import tasks, user
+from pipeline import tasks
 from pipeline.artifact import sha256_file
 from pipeline.data import load_named, load_split, share_by_group
+from pipeline.errors import UsageError
 from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
 from targets import base, registry
@@ -65,12 +66,15 @@ def _kept(
     if not evidence["finite"]:
         return {"slices": {}, "samples_sha256": None}
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
-    own = (scores.Own(task.metric, user.resolve(task.metric, task.folder)),) if ":" in task.metric else ()
+    own = [one for name in (task.metric, *job.settings.get("scores", ())) for one in tasks.own(name, task.folder)]
     answers = None
     if evidence["flips"] is not None:
         answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
-    found = scores.keep(split.labels, original, shipped, own)
-    kept = samples.Samples(len(split), answers, found, split.groups)
+    try:
+        found = scores.keep(split.labels, original, shipped, tuple(dict.fromkeys(own)))
+    except ValueError as error:
+        raise UsageError(f"gate: {error}") from error
+    kept = samples.Samples(len(split), answers, found, split.groups, split.tags)
     file = job.out / samples.file_name(batch)
     kept.save(file)
     return {"slices": samples.slices(kept), "samples_sha256": sha256_file(file)}
