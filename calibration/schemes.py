@@ -49,10 +49,14 @@ class Scheme:
 
 _WEIGHT = TensorScheme(8, signed=True, symmetric=True, granularity=Granularity.PER_CHANNEL, narrow=True)
 
+_WHOLE = TensorScheme(8, signed=True, symmetric=True, granularity=Granularity.PER_TENSOR, narrow=True)
+
+# "-dynamic": the runtime finds the ranges of activations anew at each inference; nothing is calibrated.
 SCHEMES: dict[str, Scheme] = {
     scheme.id: scheme
     for scheme in (
         Scheme("u8s8", TensorScheme(8, False, False, Granularity.PER_TENSOR), _WEIGHT),
+        Scheme("u8s8-dynamic", TensorScheme(8, False, False, Granularity.PER_TENSOR), _WHOLE),
         Scheme("s8s8", TensorScheme(8, True, False, Granularity.PER_TENSOR), _WEIGHT),
     )
 }

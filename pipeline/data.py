@@ -216,10 +216,3 @@ def load_named(path: Path) -> dict[str, Array]:
     """What `save_named` wrote, in its order."""
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
-
-
-def share_by_group(split: Split, right: Array) -> dict[str, float]:
-    """Mean of `right` (bool or scores, [n]) in each group of the split; empty where the data names no groups."""
-    if split.groups is None:
-        return {}
-    return {str(group): round(float(right[split.groups == group].mean()), 6) for group in np.unique(split.groups)}

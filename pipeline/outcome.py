@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
-from pipeline.release.findings import findings
+from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
@@ -246,6 +246,8 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
     """What is suspicious about what ships; of a float model's calibration nothing is."""
     seen = branch.observed.metadata if branch.observed is not None and shipped["quantizer"] == "ours" else {}
     islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
+    older = branch.older_cpus.metadata if branch.older_cpus is not None else {}
+    seen = {**seen, "older_cpus": {name: db for name, db in older.get("older_cpus", {}).items() if differs(db)}}
     return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands})]
 
 
@@ -280,7 +282,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
             shutil.copy(road.data.path / "declared.json", aside / "declared.json")
-            keep_samples(branch, aside)
+            keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
             for stage, measured in (("race", branch.race), ("profile", branch.profile)):
@@ -290,6 +292,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
                 shutil.copy(measured.path / "samples.npz", samples)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
+        render(result, out)
     except OSError as error:
         raise UsageError(
             f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
@@ -299,13 +302,30 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
 
 
-def keep_samples(branch: Branch, folder: Path) -> None:
-    """Copy the per-sample evidence below a delivered target's folder, in place of what is there."""
+def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
+    """Copy the per-sample evidence below a delivered target's folder, in place of what is there; with it, a few of the
+    inputs that flipped, from the artifact `data`.
+    """
+    from pipeline.data import load_split  # numpy comes with it
+    from pipeline.release import flipped, samples
+
     assert branch.verify is not None
     shutil.rmtree(folder / EVIDENCE, ignore_errors=True)
     (folder / EVIDENCE).mkdir()
     for file in sorted(branch.verify.path.glob("samples-*.npz")):
         shutil.copy(file, folder / EVIDENCE / file.name)
+    first = folder / EVIDENCE / samples.file_name(branch.batches[0])
+    answers = samples.load(first).answers if first.is_file() else None  # outputs that are not finite leave no samples
+    if answers is not None:
+        flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
+
+
+def render(result: report.Report, out: Path) -> None:
+    """The report for people and for CI, beside `report.json`."""
+    from pipeline.release import renderings  # jinja comes with it
+
+    for name, text in renderings.all_of(result, out).items():
+        write_whole(out / name, text)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pipeline.errors import UsageError
-from pipeline.release.evidence import RANKS, SCORES, Policy, metric_unit
+from pipeline.release.evidence import SCORES, Policy, limit_of, metric_unit
 
 FILE = "deploy.toml"
 EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
@@ -49,9 +49,9 @@ class Task(_Table):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, name: str) -> str:
-        known = ["accuracy", *(score for score in SCORES if score not in RANKS)]
-        if ":" not in name and name not in known:
-            raise ValueError(f"no metric '{name}': there are {', '.join(known)}, or your own, 'module:function'")
+        if metric_unit(name) is None:
+            known = ", ".join(("accuracy", "balanced_accuracy", "macro_f1", "top2", "...", *SCORES))
+            raise ValueError(f"no metric '{name}': there are {known}, or your own, 'module:function'")
         return name
 
     @field_validator("loss")
@@ -111,18 +111,17 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 ]
 
 
-Granularity = Literal[
-    "channel", "hidden", "head", "weight", "n:m"
-]  # the first ones: the names of compression.units.KINDS
+# The first three: the names of compression.units.KINDS, which combine.
+Granularity = Literal["channel", "hidden", "head", "layer", "weight", "n:m"]
 
 
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
     `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
-    "hidden" (units of GRU and LSTM), "head" (of attention). "weight" makes a share `sparsity` of single weights zero,
-    or all with a score below `threshold`; "n:m" keeps `pattern` (n of every m inputs): the network's shape and MACs
-    then stay.
+    "hidden" (units of GRU and LSTM), "head" (of attention). Others stand alone: "layer" takes whole residual blocks;
+    "weight" makes a share `sparsity` of single weights zero, or all with a score below `threshold`; "n:m" keeps
+    `pattern` (n of every m inputs): the network's shape and MACs then stay.
 
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
@@ -151,10 +150,12 @@ class Prune(_Table):
         keep, of = map(int, self.pattern.split(":"))
         if keep >= of:
             raise ValueError(f"pattern '{self.pattern}' removes nothing: '2:4' keeps 2 of every 4")
-        alone = next((one for one in self.granularity if one in ("weight", "n:m")), None)
+        alone = next((one for one in self.granularity if one in ("layer", "weight", "n:m")), None)
         if alone and len(self.granularity) > 1:
             raise ValueError(f"granularity = '{alone}' stands alone: what it takes out are no units")
-        if alone and (self.schedule in ("greedy", "groups") or self.rescore):
+        if alone == "layer" and self.schedule == "groups":
+            raise ValueError("granularity = 'layer' knows the schedules uniform, global, greedy and iterative")
+        if alone not in (None, "layer") and (self.schedule in ("greedy", "groups") or self.rescore):
             raise ValueError(f"granularity = '{alone}' knows the schedules uniform, global and iterative")
         if len(set(self.granularity)) != len(self.granularity):
             raise ValueError(f"granularity = {list(self.granularity)} names one twice")
@@ -309,6 +310,7 @@ class Recipe(_Table):
     model: Reference
     data: Reference
     checkpoint: str | None = None
+    pretrained: bool = False  # the factory's own weights are the float model: nothing is loaded or trained
     stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)] = 0
@@ -362,22 +364,32 @@ class Recipe(_Table):
             raise ValueError("prune.schedule = 'groups' would take its shares again each time: name 'prune' once")
         return self
 
+    def policy(self, target: str) -> dict[str, Any]:
+        """What a release on a target must hold: the gate's policy, on the task's own metric."""
+        return self.gate.of(target) | {"metric": self.task.metric}
+
+    def margin(self, target: str) -> float:
+        """What may be lost on a target: in points, or in the unit of the task's metric."""
+        policy = self.gate.of(target)
+        return policy["margin_points"] if policy["margin"] is None else limit_of(policy["margin"])
+
     def sequence(self) -> tuple[str, ...]:
         """The stages between the float model and its export, repetitions of an iterative schedule written out."""
         return self.stages * (self.prune.steps if self.prune.schedule == "iterative" else 1)
 
-    def policy(self, target: str) -> dict[str, Any]:
-        """What the gate asks of a target, by the task's metric: the arguments of `Policy`."""
-        return {**self.gate.of(target), "metric": self.task.metric}
+    @model_validator(mode="after")
+    def _weights_from_one_place(self) -> Recipe:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("pretrained = true takes the factory's own weights, checkpoint a file's: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _a_margin_in_the_metrics_unit(self) -> Recipe:
-        for target in self.targets:
-            if not metric_unit(self.task.metric) and self.policy(target)["margin"] is None:
-                raise ValueError(
-                    f"gate.margin: '{self.task.metric}' has a unit of its own: say what may be lost of it, as a "
-                    "number or as a share of float such as '2%'"
-                )
+        if not metric_unit(self.task.metric) and self.gate.margin is None:
+            raise ValueError(
+                f"task.metric {self.task.metric} has a unit of its own: set gate.margin to what may be lost of it, a "
+                "number or a share of float such as '1%'"
+            )
         return self
 
     @model_validator(mode="after")

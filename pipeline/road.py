@@ -13,7 +13,7 @@ from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
-from pipeline.release.evidence import Policy, is_relative
+from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner
 from pipeline.stages.table import ORDER
 
@@ -34,6 +34,7 @@ class Branch:
     choice: choose.Choice | None = None
     batches: list[int] = field(default_factory=list)  # planned for verify, the deployment batch first
     verify: Artifact | None = None
+    older_cpus: Artifact | None = None
     profile: Artifact | None = None
     error: DeployError | None = None
 
@@ -92,7 +93,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
-    if recipe.checkpoint is None:
+    if recipe.pretrained:
+        floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
+    elif recipe.checkpoint is None:
         floating = runner.do("train", {"data": data}, recipe.train.model_dump() | task, branches=everyone)
     else:
         path = (recipe.folder / recipe.checkpoint).resolve()
@@ -150,7 +153,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     assert stepped is not None
     target = registry.load(branch.name)
 
-    _check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
+    check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
@@ -184,30 +187,35 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
-    policy = Policy(**recipe.policy(branch.name))
-    # Where flips do not decide, the race itself draws the bounds: they are part of its key then.
-    claim = {} if policy.by_flips else {"confidence": policy.confidence, "relative": is_relative(policy.primary)}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, **claim, "candidates": list(branch.candidates)},
+        {**measured, **task, **recipe.race.model_dump(), **timing, **_bound(recipe, branch.name)}
+        | {"candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, policy)
+    policy = recipe.policy(branch.name)
+    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
+    branch.choice = choose.choose(rows, recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
     chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
-    own = sorted(name for name in policy.metrics if ":" in name)  # scores of the user's, beside the task's
+    own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
     branch.verify = do(
         "verify",
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, **task, **({"scores": own} if own else {}), "batches": branch.batches},
+        {**chosen, **task, "scores": own, "batches": branch.batches},
         extra={"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None,
     )
+    integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
+    if target.capabilities.older_cpus and integers and wanted("older-cpus"):
+        here = {name: value for name, value in chosen.items() if name != "device"}
+        inputs = {"data": data, "float": lowered, "shipped": shipped}
+        branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
         return
     branch.profile = do(
@@ -215,6 +223,21 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {"data": data, "float": lowered, "shipped": shipped},
         {**chosen, **recipe.profile.model_dump(), **timing},
     )
+
+
+def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:
+    """What may be lost in the race, in points or in the metric's unit; a share of accuracy is one of float's there."""
+    policy, margin = recipe.policy(target), recipe.margin(target)
+    shared = is_relative(policy["margin"] or 0.0) and CLASS_METRICS.fullmatch(policy["metric"])
+    return margin * floating["metric"] if shared else margin
+
+
+def _bound(recipe: Recipe, target: str) -> dict[str, Any]:
+    """What race must know to bound a metric of a task without classes; nothing for a classification."""
+    policy = recipe.policy(target)
+    if CLASS_METRICS.fullmatch(policy["metric"]):
+        return {}
+    return {"bound": {"confidence": policy["confidence"], "relative": is_relative(policy["margin"])}}
 
 
 def _quantize(
@@ -296,7 +319,8 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
             )
 
 
-def _check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+def check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+    """Raise UsageError with the reasons of a target's capability table for ops that it refuses; op -> source line."""
     refused = [
         f"{op}{f' ({line})' if line else ''}: {table[base_name(op)].reason}"
         for op, line in ops.items()

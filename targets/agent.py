@@ -134,13 +134,15 @@ class OnnxRuntime(Adapter):
 
 
 class OpenVino(Adapter):
-    """OpenVINO's CPU device: one stream, latency. Options: threads, precision, batch.
+    """OpenVINO's CPU device: one stream, latency. Options: threads, precision, batch, max_isa (oneDNN's name).
 
     Without the precision hint a CPU that has bf16 silently uses it: "f32" and "int8" (for what is left in float) ask
     for f32. Batch: null leaves the first axis free.
     """
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
+        if options.get("max_isa"):  # read once, when a process first uses it: one value for all models of a request
+            os.environ["ONEDNN_MAX_CPU_ISA"] = options["max_isa"]
         ov = import_openvino()
         self.runtime_version = ov.get_version()
         core = ov.Core()

@@ -226,7 +226,7 @@ def _matmul(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int
     return math.prod(out) * data[-1]
 
 
-WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
+WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul, "MatMulInteger": _matmul}
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import tempfile
@@ -32,7 +33,7 @@ from targets.session import AdapterSession, Tap
 if TYPE_CHECKING:
     import onnx
 
-SCHEME = "u8s8"
+SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -41,6 +42,9 @@ CANDIDATES = (
     Candidate("ours-minmax", "ours", "int8", SCHEME, "minmax"),
     Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
 )
+# For networks of products: ranges that differ from sample to sample, and nothing to calibrate. Convolutions in dynamic
+# int8 are an order of magnitude slower than in float, so it is not proposed for networks of these.
+PRODUCTS = Candidate("ort-dynamic", "onnxruntime", "int8", DYNAMIC)
 
 # What onnxruntime.quantization quantizes AND the CPU provider has an integer kernel for.
 _INT8 = {
@@ -87,7 +91,7 @@ class OnnxRuntimeTarget:
         program="onnx",
         batch="dynamic",
         dtypes=frozenset({"float32", "int64", "int32"}),
-        schemes=frozenset({SCHEME}),
+        schemes=frozenset({SCHEME, DYNAMIC}),
         ops=OPS,
     )
 
@@ -96,13 +100,11 @@ class OnnxRuntimeTarget:
 
         Float reference and candidates all come from this file. Raises TargetError for what cannot be exported.
         """
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
         if program.kind == "pt2":
             program = onnx_graph.export(program, out)
         with _only_errors():
             try:
-                quant_pre_process(str(program.path), str(out / FILE))
+                _prepare(program.path.resolve(), (out / FILE).resolve())
             except Exception as error:
                 raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
         graph = onnx_graph.load(out / FILE)
@@ -115,8 +117,8 @@ class OnnxRuntimeTarget:
         )
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
-        """The same for every model."""
-        return CANDIDATES
+        """Dynamic int8 too where products with weights do most of the work."""
+        return (*CANDIDATES, PRODUCTS) if _of_products(onnx_graph.load(model.path)) else CANDIDATES
 
     def layers(self, model: Model) -> Sequence[str]:
         """Outputs of convolutions and products with stored weights."""
@@ -130,7 +132,8 @@ class OnnxRuntimeTarget:
         With our ranges the logits stay float: an output that a Gemm or MatMul makes is not quantized again, which
         saves an op and, on keyword spotting, 4 dB.
         """
-        if candidate.scheme not in self.capabilities.schemes:
+        takes = self.capabilities.schemes if candidate.quantizer != "ours" else {SCHEME}
+        if candidate.scheme not in takes:
             raise TargetError(
                 f"onnxruntime takes {SCHEME}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
             )
@@ -140,9 +143,15 @@ class OnnxRuntimeTarget:
             assert ranges is not None
             _check_ranges(model, ranges)
 
+        path, names = out / FILE, kept(candidate)
+        left = [node.name for node in onnx_graph.load(model.path).graph.node if names.intersection(node.output)]
+        if candidate.scheme == DYNAMIC:
+            _quantize_dynamic(model.path, path, left)
+            made = {name for node in onnx_graph.load(path).graph.node for name in node.output}
+            return Model(path, model.inputs, model.outputs, tuple(name for name in model.tensors if name in made))
+
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-        path, left = out / FILE, kept(candidate)
         with tempfile.TemporaryDirectory(prefix="deploy-") as folder, _only_errors():
             cache = Path(folder) / "ranges.json"
             if candidate.quantizer == "ours":
@@ -159,9 +168,7 @@ class OnnxRuntimeTarget:
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
-                    nodes_to_exclude=[
-                        node.name for node in onnx_graph.load(model.path).graph.node if left.intersection(node.output)
-                    ],
+                    nodes_to_exclude=left,
                 )
             except Exception as error:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
@@ -186,7 +193,7 @@ class OnnxRuntimeTarget:
         for node in _optimized(model, self.options(candidate)).graph.node:
             if shapes.intersection(node.output):
                 continue
-            int8 = node.op_type.startswith(("QLinear", "QGemm")) or bool(quantized.intersection(node.input[:1]))
+            int8 = node.op_type.startswith(_INTEGER) or bool(quantized.intersection(node.input[:1]))
             if node.op_type == "QuantizeLinear" or (int8 and not _gives_float(node)):
                 quantized.update(node.output)
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("Reorder"):
@@ -209,6 +216,50 @@ class OnnxRuntimeTarget:
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
         return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
+
+
+def _prepare(source: Path, file: Path) -> None:
+    """onnxruntime's own preparation; where its symbolic shapes give up (a Resize with computed sizes), ONNX's alone."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+        try:
+            with contextlib.chdir(folder):  # where it leaves a copy of what it could not do
+                quant_pre_process(str(source), str(file))
+        except Exception as error:
+            if "symbolic shape inference" not in str(error):
+                raise
+            quant_pre_process(str(source), str(file), skip_symbolic_shape=True)
+
+
+_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize")  # how integer kernels' names begin
+
+
+def _of_products(graph: onnx.ModelProto) -> bool:
+    """Do products with stored weights make up at least half of the work?"""
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    owners = {onnx_graph.made_by(node): node for node in graph.graph.node}
+    work = onnx_graph.macs(graph)
+    products = (n for n in work if owners[n].op_type in ("MatMul", "Gemm") and owners[n].input[1] in stored)
+    return 2 * sum(work[name] for name in products) >= sum(work.values()) > 0
+
+
+def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
+    """Weights of products to int8, one scale each: with a scale per channel the kernel is slower than float."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _only_errors():
+        try:
+            quantize_dynamic(
+                str(source),
+                str(file),
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=left,
+            )
+        except Exception as error:
+            raise TargetError(f"onnxruntime cannot quantize {source} dynamically: {_line(error)}") from error
+    onnx_graph.save(onnx_graph.load(file), file)
 
 
 _WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT

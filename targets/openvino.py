@@ -81,6 +81,7 @@ class OpenVinoTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset({SCHEME}),
         ops=OPS,
+        older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
     )
 
     def lower(self, program: Program, out: Path) -> Model:

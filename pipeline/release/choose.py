@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.release.evidence import Policy, limit_of
 from pipeline.release.statistics import noninferior, samples_to_decide
 
 SIZE_TIE = 1.05
@@ -29,10 +28,11 @@ class Choice:
 def choose(
     rows: Sequence[Mapping[str, Any]],
     prefer: Literal["latency", "size"],
-    policy: Policy,
+    margin_points: float,
+    confidence: float = 0.95,
 ) -> Choice:
     """`rows`: one a candidate, as the race measured it, with size_bytes and precision. A float row is among them."""
-    verdicts = {row["id"]: parity(row, policy) for row in rows}
+    verdicts = {row["id"]: parity(row, margin_points, confidence) for row in rows}
     eligible = [row for row in rows if verdicts[row["id"]][0] == "pass"]
     if prefer == "latency":
         best = max(eligible, key=lambda row: float(row["speedup"]["median"]))
@@ -45,34 +45,31 @@ def choose(
     return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
 
 
-def parity(row: Mapping[str, Any], policy: Policy) -> tuple[str, str]:
-    """(verdict, why) of one candidate on the selection split."""
+def parity(row: Mapping[str, Any], margin: float, confidence: float) -> tuple[str, str]:
+    """(verdict, why) of one candidate on the selection split; `margin` in points or in the metric's unit."""
     if row["precision"] == "f32":
         return "pass", "the runtime's own float"
     if not row["finite"]:
         return "fail", "its outputs have NaN or infinity, or another shape"
-    if not policy.by_flips:
-        return _by_bounds(row["quant_loss"], policy)
-    margin_points, confidence = limit_of(policy.primary), policy.confidence
+    if row["quant_flips"] is None:
+        return _by_metric(row["quant_bound"], margin)
     lost, gained, n = row["quant_flips"]["lost"], row["quant_flips"]["gained"], row["n"]
-    verdict = noninferior(lost, gained, n, margin_points / 100, confidence)
-    why = (
-        f"quantization loses {lost}, gains {gained} of {n} against the runtime's float, margin {margin_points:g} points"
-    )
+    verdict = noninferior(lost, gained, n, margin / 100, confidence)
+    why = f"quantization loses {lost}, gains {gained} of {n} against the runtime's float, margin {margin:g} points"
     if verdict == "inconclusive":
-        needed = samples_to_decide(lost, gained, n, margin_points / 100)
+        needed = samples_to_decide(lost, gained, n, margin / 100)
         why += f"; about {needed} selection samples would decide" if needed else ""
     return verdict, why
 
 
-def _by_bounds(loss: Mapping[str, Any], policy: Policy) -> tuple[str, str]:
-    """Of another metric than accuracy, or as a share of float: the race drew the bounds."""
-    margin, unit = limit_of(policy.primary), f" {loss['unit']}" if loss["unit"] else ""
-    if loss["drop"] is None:
-        return "fail", f"{policy.metric} is unavailable: {loss['method']}"
-    verdict = "pass" if loss["high"] < margin else "fail" if loss["low"] > margin else "inconclusive"
-    text = f"{loss['drop']:.4g} ({loss['low']:.4g} to {loss['high']:.4g}){unit} of {policy.metric}"
-    return verdict, f"quantization loses {text} against the runtime's float, margin {margin:g}{unit}"
+def _by_metric(bound: Mapping[str, Any], margin: float) -> tuple[str, str]:
+    """Of a task without classes: what quantization cost of its metric, and that bound."""
+    if bound["high"] is None or bound["low"] is None:
+        return "inconclusive", bound["reason"]
+    verdict = "pass" if bound["high"] < margin else "fail" if bound["low"] > margin else "inconclusive"
+    unit = f" {bound['unit']}".rstrip()
+    why = f"quantization costs {bound['drop']:.4g}{unit}, at most {bound['high']:.4g}{unit}, margin {margin:g}{unit}"
+    return verdict, why
 
 
 def _fidelity(row: Mapping[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""load: the user's checkpoint, into the model that the user's factory builds."""
+"""load: the user's checkpoint, or the weights that the factory brings, into the model that the factory builds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ PICKLED = "it holds pickled objects, which could run code: save the weights alon
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data. Settings: checkpoint (path from the recipe's folder). Files: a model folder.
+    """Inputs: data. Settings: task, checkpoint (path from the recipe's folder; None: the factory's own weights).
+    Files: a model folder.
 
     Metadata: metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged,
     pickled or foreign, and for a model that does not fit the data.
@@ -25,11 +26,13 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline.compression import training
 
     task = tasks.of(job.settings, job.user)
-    path = Path(job.user["folder"]) / job.settings["checkpoint"]
+    checkpoint = job.settings["checkpoint"]
+    path = Path(job.user["folder"]) / checkpoint if checkpoint else None
     with training.deterministic(job.seed):
-        state = read(path)
+        state = read(path) if path else {}
         model = models.build(job.user)
-        models.load_state(model, state, str(path))
+        if path:
+            models.load_state(model, state, str(path))
         training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'", task)
         models.save(model, [], job.out)
         return training.facts(model, job.inputs["data"], task=task)

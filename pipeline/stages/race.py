@@ -7,20 +7,17 @@ makes everything after it deterministic.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 from pipeline import tasks
 from pipeline.data import Split, load_named, load_split
-from pipeline.release import metrics, samples, scores
 from pipeline.stages import Job, measure
 from targets import base, registry, timing
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data, reference, float, and `candidate:ID` for each. Files: `samples.npz` (raw, ns, int64)."""
+    """Inputs: data, reference, float, and `candidate:ID` for each. Settings `bound` (confidence, relative): for tasks
+    without classes, whose cost of quantization the metric's own bound tells. Files: `samples.npz` (raw, ns, int64)."""
     settings = job.settings
     target = registry.load(settings["target"])
     floating = base.read_manifest(job.inputs["float"])
@@ -42,8 +39,7 @@ def run(job: Job) -> dict[str, Any]:
     rows = [
         {
             "id": entrant.id,
-            **measure.compare(task, split.labels, original, answers[reference], answers[entrant.id]),
-            **_loss(settings, task, split, answers[reference], answers[entrant.id]),
+            **_evidence(settings, task, split, original, answers[reference], answers[entrant.id]),
             "latency_ms": timing.latency(raw[entrant.id]),
             "speedup": timing.speedup(raw[entrant.id], raw[reference]),
         }
@@ -52,18 +48,15 @@ def run(job: Job) -> dict[str, Any]:
     return {"candidates": rows, "device": timed["device"], "models": timed["models"], "n": len(split)}
 
 
-def _loss(
-    settings: Mapping[str, Any], task: tasks.Task, split: Split, floating: base.Batch, outputs: base.Batch
+def _evidence(
+    settings: Mapping[str, Any],
+    task: tasks.Task,
+    split: Split,
+    original: base.Batch,
+    floating: base.Batch,
+    outputs: base.Batch,
 ) -> dict[str, Any]:
-    """`quant_loss`: what the task's metric lost by quantization, with bounds; only where flips do not decide."""
-    if "confidence" not in settings:
-        return {}
-    if any(not np.isfinite(outputs[name]).all() for name in floating):
-        return {"quant_loss": None}  # `finite` says why
-    answers = None
-    if task.classifies:
-        answers = samples.from_logits(split.labels, measure.first(floating), measure.first(outputs))
-    kept = scores.keep(split.labels, floating, outputs, tasks.own(task.metric, task.folder))
-    seen = samples.Samples(len(split), answers, kept, split.groups)
-    found = metrics.measure(task.metric, seen, settings["confidence"], settings["relative"])
-    return {"quant_loss": asdict(found)}
+    found = measure.compare(task, split.labels, original, floating, outputs)
+    if task.classifies or not found["finite"]:
+        return found
+    return found | {"quant_bound": measure.bound(task, split.labels, floating, outputs, **settings["bound"])}

@@ -37,6 +37,7 @@ STAGES: dict[str, StageInfo] = {
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
     "race": StageInfo("pipeline.stages.race:run", ("numpy",), user=("metric",), device=True),
     "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), user=("metric",), device=True),
+    "older-cpus": StageInfo("pipeline.stages.older_cpus:run", ("numpy",), device=True),
     "profile": StageInfo("pipeline.stages.profile:run", ("numpy",), device=True),
 }
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from pipeline import tasks
 from pipeline.artifact import sha256_file
-from pipeline.data import load_named, load_split, share_by_group
+from pipeline.data import load_named, load_split
 from pipeline.errors import UsageError
 from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
+from pipeline.stages.reference import by_group
 from targets import base, registry
 
 
@@ -46,7 +47,7 @@ def run(job: Job) -> dict[str, Any]:
                     "batch": batch,
                     "measured_at": round(time.time(), 3),
                     **evidence,
-                    "groups": share_by_group(split, tasks.score(task, answers["shipped"], split.labels)),
+                    "groups": by_group(task, split, answers["shipped"]),
                     **_kept(split, original, answers["shipped"], evidence, task, job, batch),
                 }
             )
@@ -66,12 +67,13 @@ def _kept(
     if not evidence["finite"]:
         return {"slices": {}, "samples_sha256": None}
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
-    own = [one for name in (task.metric, *job.settings.get("scores", ())) for one in tasks.own(name, task.folder)]
     answers = None
     if evidence["flips"] is not None:
         answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
+    wanted = [tasks.Task(name, folder=task.folder) for name in dict.fromkeys([task.metric, *job.settings.get("scores", ())])]
+    own = tuple(score for one in wanted for score in tasks.own(one))
     try:
-        found = scores.keep(split.labels, original, shipped, tuple(dict.fromkeys(own)))
+        found = scores.keep(tasks.fitted(original, split.labels), original, shipped, own)
     except ValueError as error:
         raise UsageError(f"gate: {error}") from error
     kept = samples.Samples(len(split), answers, found, split.groups, split.tags)

@@ -53,6 +53,26 @@ class Steps(nn.Module):
     def forward(self, x):
         return self.head(torch.relu(self.mid(self.rnn(x.transpose(1, 2))[1][-1])))
 
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(16, 16, 3, padding=1), nn.Conv1d(16, 16, 1)
+
+    def forward(self, x):
+        return x + self.b(torch.relu(self.a(x)))
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv1d(2, 16, 3), nn.Sequential(Block(), Block(), Block())
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)).mean(2))
+
+def deep():
+    return Deep()
+
 def steps():
     return Steps()
 
@@ -114,6 +134,22 @@ def owner(place, model="net:build"):
 
 def digest(folder):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+def test_whole_layers_go_and_come_back_from_the_record(place):
+    do(train, place, "float", FLOAT | {"epochs": 1}, model="net:deep")
+    settings = PRUNE | {"granularity": ["layer"], "macs": 0.5, "criterion": "taylor"}
+    inputs = {"model": "float", "float": "float"}
+    cut = do(prune, place, "small", settings, inputs, model="net:deep")
+    assert cut["macs_share"] <= 0.5
+    assert [row["name"] for row in cut["layers"]] == ["blocks.0", "blocks.1", "blocks.2"]
+    assert sum(row["after"] for row in cut["layers"]) == 1
+    model = models.load(owner(place, "net:deep"), place / "small")
+    assert training.evaluate(model, data.load_split(place / "data", "selection"))[0] == cut["metric"]
+    with pytest.raises(UsageError, match=r"prune.macs = 0.02 cannot be met by whole layers: without its 3 blocks"):
+        do(prune, place, "none", settings | {"macs": 0.02}, inputs, model="net:deep")
+    with pytest.raises(UsageError, match="'fpgm' has no score for a whole layer"):
+        do(prune, place, "none", settings | {"criterion": "fpgm"}, inputs, model="net:deep")
 
 
 def test_hidden_units_go_and_come_back_from_the_record(place):

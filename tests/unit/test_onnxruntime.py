@@ -16,11 +16,9 @@ from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
 from targets import onnx_graph
 from targets.base import Program, TargetError, TensorSpec
-from targets.onnxruntime import OPS, SCHEME, TARGET
+from targets.onnxruntime import CANDIDATES, OPS, SCHEME, TARGET
 
-FLOAT, VENDOR, OURS = (
-    next(c for c in TARGET.candidates(None) if c.id == i) for i in ("float", "ort-minmax-u8s8", "ours-mse")
-)
+FLOAT, VENDOR, OURS = (next(c for c in CANDIDATES if c.id == i) for i in ("float", "ort-minmax-u8s8", "ours-mse"))
 
 
 class Net(nn.Module):
