@@ -217,7 +217,8 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str,
 
 
 MEASURED = (
-    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes"
+    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
+    "board",
 )  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
             record["drop_upper_points"] = round(100 * upper, 4)
             record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
-            record |= {name: profile[name] for name in MEASURED}
+            record |= {name: profile.get(name) for name in MEASURED}
         rows.append(report.RunRow.model_validate(record))
     return rows
 
@@ -272,7 +273,10 @@ def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
-    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, then the report: each written aside, renamed."""
+    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, the network to `out/pytorch/`, then the report.
+
+    Each is written aside and renamed.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -290,6 +294,11 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
                 samples = out / "samples" / f"{name}-{stage}.npz"
                 samples.parent.mkdir(exist_ok=True)
                 shutil.copy(measured.path / "samples.npz", samples)
+        if road.model is not None:
+            aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
+            shutil.copytree(road.model.path, aside)
+            shutil.rmtree(out / PYTORCH, ignore_errors=True)
+            aside.rename(out / PYTORCH)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)
@@ -299,6 +308,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
         ) from error
 
 
+PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
 
 

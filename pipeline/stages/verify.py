@@ -70,7 +70,9 @@ def _kept(
     answers = None
     if evidence["flips"] is not None:
         answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
-    wanted = [tasks.Task(name, folder=task.folder) for name in dict.fromkeys([task.metric, *job.settings.get("scores", ())])]
+    wanted = [
+        tasks.Task(name, folder=task.folder) for name in dict.fromkeys([task.metric, *job.settings.get("scores", ())])
+    ]
     own = tuple(score for one in wanted for score in tasks.own(one))
     try:
         found = scores.keep(tasks.fitted(original, split.labels), original, shipped, own)
