@@ -13,8 +13,8 @@ demo: .venv/.demo
 	$(BIN)/deploy --target openvino
 
 # Everything that CI's core lane checks.
-test: .venv/.test lint
-	$(BIN)/pytest
+test: .venv/.test .venv/.browser lint
+	BROWSER_REQUIRED=1 $(BIN)/pytest
 
 # Without the slow tests: a few minutes.
 test-fast: .venv/.test
@@ -23,6 +23,7 @@ test-fast: .venv/.test
 # The generated C against TFLite Micro. Brings the compilers with apt where they are lacking.
 test-mcu: .venv/.test-mcu
 	MCU_REQUIRED=1 $(BIN)/pytest tests/mcu
+	$(BIN)/pytest tests/conformance -k cortex-m
 
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
@@ -43,10 +44,11 @@ bench: .venv/.test
 	$(BIN)/python tests/benchmarks/overhead.py
 
 # The figures in README.md, measured here.
-figures: .venv/.test
+figures: .venv/.test .venv/.browser
 	$(BIN)/deploy --target all
 	$(BIN)/python tests/benchmarks/overhead.py > deploy-out/overhead.json
 	$(BIN)/python tests/benchmarks/figures.py deploy-out/report.json deploy-out/overhead.json
+	$(BIN)/python tests/benchmarks/screenshots.py deploy-out/report.html
 
 # Coverage and error rates of the gate, exactly: the tables in README.md.
 bench-gate: .venv/.test
@@ -83,10 +85,16 @@ clean:
 	touch $@
 
 .venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
-	{ command -v gcc && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
-		gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
+		gcc g++ clang libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
 	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
+	touch $@
+
+# Chromium, in which the tests look at report.html. Brought with apt where it is lacking.
+.venv/.browser: .venv/bin/python
+	command -v chromium >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core; }
 	touch $@
 
 .venv/.test-devices: .venv/bin/python

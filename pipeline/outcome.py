@@ -215,7 +215,8 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str,
 
 
 MEASURED = (
-    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes"
+    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
+    "board",
 )  # fmt: skip
 
 
@@ -235,7 +236,7 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
             record["drop_upper_points"] = round(100 * upper, 4)
             record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
-            record |= {name: profile[name] for name in MEASURED}
+            record |= {name: profile.get(name) for name in MEASURED}
         rows.append(report.RunRow.model_validate(record))
     return rows
 
@@ -270,7 +271,10 @@ def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
-    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, then the report: each written aside, renamed."""
+    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, the network to `out/pytorch/`, then the report.
+
+    Each is written aside and renamed.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -280,7 +284,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
             shutil.copy(road.data.path / "declared.json", aside / "declared.json")
-            keep_samples(branch, aside)
+            keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
             for stage, measured in (("race", branch.race), ("profile", branch.profile)):
@@ -288,24 +292,48 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
                 samples = out / "samples" / f"{name}-{stage}.npz"
                 samples.parent.mkdir(exist_ok=True)
                 shutil.copy(measured.path / "samples.npz", samples)
+        if road.model is not None:
+            aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
+            shutil.copytree(road.model.path, aside)
+            shutil.rmtree(out / PYTORCH, ignore_errors=True)
+            aside.rename(out / PYTORCH)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
+        render(result, out)
     except OSError as error:
         raise UsageError(
             f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
         ) from error
 
 
+PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
 
 
-def keep_samples(branch: Branch, folder: Path) -> None:
-    """Copy the per-sample evidence below a delivered target's folder, in place of what is there."""
+def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
+    """Copy the per-sample evidence below a delivered target's folder, in place of what is there; with it, a few of the
+    inputs that flipped, from the artifact `data`.
+    """
+    from pipeline.data import load_split  # numpy comes with it
+    from pipeline.release import flipped, samples
+
     assert branch.verify is not None
     shutil.rmtree(folder / EVIDENCE, ignore_errors=True)
     (folder / EVIDENCE).mkdir()
     for file in sorted(branch.verify.path.glob("samples-*.npz")):
         shutil.copy(file, folder / EVIDENCE / file.name)
+    first = folder / EVIDENCE / samples.file_name(branch.batches[0])
+    answers = samples.load(first).answers if first.is_file() else None  # outputs that are not finite leave no samples
+    if answers is not None:
+        flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
+
+
+def render(result: report.Report, out: Path) -> None:
+    """The report for people and for CI, beside `report.json`."""
+    from pipeline.release import renderings  # jinja comes with it
+
+    for name, text in renderings.all_of(result, out).items():
+        write_whole(out / name, text)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -14,9 +14,10 @@ from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, is_relative
-from pipeline.runner import Runner
+from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
+COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 
@@ -88,7 +89,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
     for name in everyone:
-        _check_dtypes(name, registry.load(name).capabilities.dtypes, data.metadata["inputs"])
+        able = registry.load(name).capabilities
+        _check_dtypes(name, able.dtypes, data.metadata["inputs"])
+        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
@@ -98,7 +101,8 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     if recipe.pretrained:
         floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
     elif recipe.checkpoint is None:
-        floating = runner.do("train", {"data": data}, recipe.train.model_dump() | task, branches=everyone)
+        settings = recipe.train.model_dump(exclude_none=True) | task
+        floating = runner.do("train", {"data": data}, settings, branches=everyone, extra=_start(recipe))
     else:
         path = (recipe.folder / recipe.checkpoint).resolve()
         if not path.is_file():
@@ -113,6 +117,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.floating = road.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
+    teachers, learned_from = _teachers(recipe, runner, data, everyone)
+    if recipe.distill.student:
+        road.model = _built(runner, data, recipe, recipe.distill.student, "", "student", everyone)
     sequence = recipe.sequence()
     prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
@@ -122,7 +129,7 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         done[stage] += 1
         label = str(done[stage]) if sequence.count(stage) > 1 else ""
         inputs = {"model": road.model, "data": data}
-        settings: Mapping[str, Any]
+        extra: dict[str, Any] = {}
         if stage == "prune":
             # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
             part = done["prune"] / prunings
@@ -132,9 +139,10 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
             settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, **zeros, "schedule": schedule}
             inputs["float"] = floating
         else:
-            settings = recipe.distill.model_dump()
-            inputs["teacher"] = floating
-        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label)
+            settings = recipe.distill.model_dump(exclude={"student", "teachers"})
+            inputs |= teachers or {"teacher": floating}
+            extra = learned_from
+        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label, extra=extra)
     if wanted("export-pt2"):
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
@@ -167,6 +175,54 @@ def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
     assert road.data is not None
     inputs = {"program": road.program, "data": road.data}
     return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
+
+
+def _start(recipe: Recipe) -> dict[str, Any]:
+    """What training starts from, as a part of its key. Raises UsageError when it is not there."""
+    if recipe.train.start is None:
+        return {}
+    path = (recipe.folder / recipe.train.start).resolve()
+    if not path.exists():
+        raise UsageError(f"train.start: nothing at {path}: give a checkpoint, or the folder OUT/pytorch of a run")
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    return {"start": {file.name: sha256_file(file) for file in files}}
+
+
+def _teachers(
+    recipe: Recipe, runner: Runner, data: Artifact, everyone: tuple[str, ...]
+) -> tuple[dict[str, Artifact], dict[str, Any]]:
+    """The teachers that the recipe names, by their role, and their source as a part of the student's key."""
+    named = recipe.distill.teachers
+    roles = [f"teacher{index}" for index in range(len(named))]
+    built = {
+        role: _built(runner, data, recipe, one.model, one.checkpoint, role, everyone)
+        for role, one in zip(roles, named, strict=True)
+    }
+    return built, {"teachers": [_source(recipe, one.model) for one in named]} if named else {}
+
+
+def _built(
+    runner: Runner,
+    data: Artifact,
+    recipe: Recipe,
+    factory: str,
+    checkpoint: str,
+    label: str,
+    everyone: tuple[str, ...],
+) -> Artifact:
+    """A student or teacher that has a factory of its own."""
+    extra = {"factory": _source(recipe, factory)}
+    if checkpoint:
+        path = (recipe.folder / checkpoint).resolve()
+        if not path.is_file():
+            raise UsageError(f"distill.teachers: no checkpoint at {path}: correct it, or leave it out")
+        extra["sha256"] = sha256_file(path)
+    settings = {"checkpoint": checkpoint, "factory": factory, "task": recipe.task.model_dump()}
+    return runner.do("load", {"data": data}, settings, branches=everyone, label=label, extra=extra)
+
+
+def _source(recipe: Recipe, factory: str) -> str:
+    return source.digest(factory.partition(":")[0], [recipe.folder])
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
@@ -208,11 +264,15 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
-    ours = {"float": graphs["stepped"], "data": data, "statistics": observed}
-    _quantize(branch, {"ours": ours}, vendors, runner, recipe)
+    starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
+    if any(strategy in COARSE for strategy in recipe.calibrate.strategies):
+        plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
+        starts["ours-plain"] = {**vendors, "statistics": plain}
+    _quantize(branch, starts, vendors, runner, recipe)
     if not wanted("race"):
         return
-    measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
+    device = road.device or target_device(branch.name)
+    measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
@@ -270,7 +330,11 @@ def _quantize(
     if len(proposed) < len(rows):  # the target takes ranges of ours
         own = next(row for row in rows if row["quantizer"] == "ours")
         observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
-        proposed |= {f"ours-{name}": own for name in observers}
+        proposed |= {
+            f"ours-{name}" + ("" if strategy == "default" else f"-{strategy}"): own
+            for strategy in recipe.calibrate.strategies
+            for name in observers
+        }
     wished = recipe.quantize.candidates
     if wished and not set(wished) & set(proposed):
         raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
@@ -283,7 +347,10 @@ def _quantize(
         if name == f"ours-{ENCODINGS}":
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
-        given = inputs.get(proposed[name]["quantizer"], vendors)
+        kind = "ours-plain" if name.endswith(COARSE) else proposed[name]["quantizer"]
+        if kind == "ours-plain":
+            settings["weights"] = "none"
+        given = inputs.get(kind, vendors)
         try:
             branch.candidates[name] = runner.do(
                 "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
@@ -333,6 +400,14 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
         if spec["dtype"] not in dtypes:
             raise UsageError(
                 f"{target}: no road for input '{name}' of {spec['dtype']}: it takes {', '.join(sorted(dtypes))}"
+            )
+
+
+def _check_strategies(target: str, schemes: frozenset[str], strategies: Sequence[str]) -> None:
+    for strategy in strategies:
+        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in schemes):
+            raise UsageError(
+                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(schemes))}"
             )
 
 

@@ -196,6 +196,13 @@ def attached_device(uri: str) -> dict[str, Any]:
         raise DeviceError(str(error)) from error
 
 
+def target_device(name: str) -> str | None:
+    """Where a target runs when no device is named, a URI; None is this machine. A target may say so in `device`."""
+    from targets import registry
+
+    return getattr(registry.load(name), "device", None)
+
+
 @cache
 def target_entry(name: str) -> importlib.metadata.EntryPoint:
     """The entry point of a target, without importing it."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.qparams import Ranges
+from calibration.schemes import scheme_id
 
 Array = npt.NDArray[Any]
 Batch = dict[str, Array]  # tensor name -> array whose first axis is the batch
@@ -203,15 +204,26 @@ OURS = "ours-"  # a candidate of ours is called after its observer
 
 
 def find(target: Target, model: Model, candidate_id: str) -> Candidate:
-    """The target's candidate of that name; `ours-OBSERVER` also for observers that it does not propose by itself."""
+    """The target's candidate of that name.
+
+    `ours-OBSERVER` and `ours-OBSERVER-STRATEGY` (of calibration.schemes.STRATEGIES) are found too where the target does
+    not propose them by itself. Raises TargetError "unsupported" for a strategy that the target does not take.
+    """
     proposed = target.candidates(model)
     for candidate in proposed:
         if candidate.id == candidate_id:
             return candidate
     ours = next((c for c in proposed if c.quantizer == "ours"), None)
-    if ours is None or not candidate_id.startswith(OURS):
+    if ours is None or ours.scheme is None or not candidate_id.startswith(OURS):
         raise TargetError(f"{target.name} has no candidate '{candidate_id}', it has {[c.id for c in proposed]}")
-    return replace(ours, id=candidate_id, observer=candidate_id.removeprefix(OURS))
+    observer, _, strategy = candidate_id.removeprefix(OURS).partition("-")
+    scheme = scheme_id(ours.scheme, strategy or "default")
+    if scheme not in target.capabilities.schemes:
+        takes = ", ".join(sorted(target.capabilities.schemes))
+        raise TargetError(
+            f"{target.name} has no scheme '{scheme}' for '{candidate_id}': it takes {takes}", "unsupported"
+        )
+    return replace(ours, id=candidate_id, observer=observer, scheme=scheme)
 
 
 def model_files(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.qparams import Ranges, limits
-from calibration.schemes import SCHEMES
+from calibration.schemes import SCHEMES, Granularity, Scheme
 from targets import onnx_graph
 from targets.base import Batch, Candidate, Capabilities, Model, OpInfo, Program, Support, TargetError, to_model_layout
 from targets.session import AdapterSession, Tap
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
 SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor")
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -80,7 +81,7 @@ class OnnxRuntimeTarget:
         program="onnx",
         batch="dynamic",
         dtypes=frozenset({"float32", "int64", "int32"}),
-        schemes=frozenset({SCHEME, DYNAMIC}),
+        schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
     )
 
@@ -117,16 +118,18 @@ class OnnxRuntimeTarget:
         With our ranges the logits stay float: an output that a Gemm or MatMul makes is not quantized again, which
         saves an op and, on keyword spotting, 4 dB.
         """
-        takes = self.capabilities.schemes if candidate.quantizer != "ours" else {SCHEME}
-        if candidate.scheme not in takes:
+        takes = STATIC if candidate.quantizer == "ours" else (SCHEME, DYNAMIC)
+        if candidate.scheme is None or candidate.scheme not in takes:
             raise TargetError(
-                f"onnxruntime takes {SCHEME}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+                f"onnxruntime takes {', '.join(takes)}; candidate '{candidate.id}' asks {candidate.scheme}",
+                "unsupported",
             )
+        scheme = SCHEMES[candidate.scheme]
         if candidate.quantizer == "ours" and ranges is None:
             raise TargetError(f"candidate '{candidate.id}' needs ranges: run the observers first")
         if candidate.quantizer == "ours":
             assert ranges is not None
-            _check_ranges(model, ranges)
+            _check_ranges(model, ranges, scheme)
 
         path = out / FILE
         if candidate.scheme == DYNAMIC:
@@ -146,11 +149,13 @@ class OnnxRuntimeTarget:
                     str(path),
                     None if cache.exists() else _reader(batches, model),
                     quant_format=QuantFormat.QDQ,
-                    per_channel=True,
+                    per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
+                    # It drops a Relu whose work an asymmetric range does; a symmetric one does not, so it must be told.
+                    extra_options={"ActivationSymmetric": scheme.activation.symmetric},
                 )
             except Exception as error:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
@@ -267,16 +272,15 @@ def keep_logits_float(graph: onnx.ModelProto) -> None:
         graph.graph.initializer.remove(initializer)
 
 
-def _check_ranges(model: Model, ranges: Ranges) -> None:
+def _check_ranges(model: Model, ranges: Ranges, scheme: Scheme) -> None:
     lacking = [name for name in model.tensors if name not in ranges]
     if lacking:
         raise TargetError(
             f"no ranges for {lacking[:3]} ({len(lacking)} in all): observe every tensor of the float graph"
         )
-    wanted = SCHEMES[SCHEME].activation
-    wrong = [name for name, qparams in ranges.items() if qparams.scheme != wanted]
+    wrong = [name for name, qparams in ranges.items() if qparams.scheme != scheme.activation]
     if wrong:
-        raise TargetError(f"ranges of {wrong[:3]} are not of {SCHEME}, which is what onnxruntime takes", "unsupported")
+        raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
 
 
 def _write_ranges(ranges: Ranges, path: Path) -> None:
@@ -287,6 +291,9 @@ def _write_ranges(ranges: Ranges, path: Path) -> None:
     rows = {}
     for name, qparams in ranges.items():
         lo, hi = limits(qparams)
+        if qparams.scheme.symmetric:  # it takes the larger end for both, over 255 steps
+            hi = 127.5 * qparams.scale.astype(np.float64)
+            lo = -hi
         rows[name] = TensorData(lowest=np.float32(lo), highest=np.float32(hi))
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, rows), str(path))
 

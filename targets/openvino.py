@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from calibration.qparams import Ranges, limits
-from calibration.schemes import SCHEMES
+from calibration.schemes import SCHEMES, Granularity
 from targets import agent, onnx_graph, openvino_graph
 from targets.base import (
     Batch,
@@ -34,6 +34,7 @@ from targets.base import (
 from targets.session import AdapterSession, Tap
 
 SCHEME = "u8s8"
+TAKEN = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", "u8s8-half_range")
 FILE = "model.xml"
 
 FLOAT = Candidate("float", "none", "f32")
@@ -78,7 +79,7 @@ class OpenVinoTarget:
         program="onnx",
         batch="dynamic",
         dtypes=frozenset({"float32", "int64", "int32"}),
-        schemes=frozenset({SCHEME}),
+        schemes=frozenset(TAKEN),
         ops=OPS,
         older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
     )
@@ -115,9 +116,10 @@ class OpenVinoTarget:
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
         """FakeQuantize by NNCF over raw batches, or at our own places with our ranges; weights are stored as int8."""
-        if candidate.scheme not in self.capabilities.schemes:
+        takes = TAKEN if candidate.quantizer == "ours" else (SCHEME,)
+        if candidate.scheme not in takes:
             raise TargetError(
-                f"openvino takes {SCHEME}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+                f"openvino takes {', '.join(takes)}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
             )
         if candidate.quantizer == "ours":
             quantized = _with_ranges(model, candidate, ranges)
@@ -195,13 +197,16 @@ class OpenVinoTarget:
 
 
 def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> Any:
-    """One FakeQuantize a tensor, shared by its readers; weights symmetric at +-127 codes per output channel."""
-    wanted = SCHEMES[SCHEME].activation
+    """One FakeQuantize a tensor, shared by its readers; weights symmetric, by the candidate's scheme.
+
+    Weights of half the range have codes within +-63 of the same 255 levels: the plugin knows no others.
+    """
+    scheme = SCHEMES[candidate.scheme or ""]
     if ranges is None:
         raise TargetError(f"candidate '{candidate.id}' needs ranges: run the observers first")
-    wrong = [name for name, qparams in ranges.items() if qparams.scheme != wanted]
+    wrong = [name for name, qparams in ranges.items() if qparams.scheme != scheme.activation]
     if wrong:
-        raise TargetError(f"ranges of {wrong[:3]} are not of {SCHEME}, which is what openvino takes", "unsupported")
+        raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
     agent.import_openvino()
     from openvino import opset13
     from openvino._offline_transformations import compress_quantize_weights_transformation
@@ -223,10 +228,11 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
         weight = None if port is None else openvino_graph.stored(port)
         if port is None or weight is None:
             continue
-        channels = openvino_graph.channels_of(node, weight.data.ndim)
+        whole = scheme.weight.granularity is Granularity.PER_TENSOR
+        channels = () if whole else openvino_graph.channels_of(node, weight.data.ndim)
         others = tuple(axis for axis in range(weight.data.ndim) if axis not in channels)
         most = np.abs(weight.data).max(axis=others, keepdims=True)
-        high = np.where(most > 0, most, 1).astype(np.float32)
+        high = (np.where(most > 0, most, 1) * (127 / scheme.weight.qmax)).astype(np.float32)
         low_high = [opset13.constant(end) for end in (-high, high)]
         node.input(1).replace_source_output(opset13.fake_quantize(port, *low_high, *low_high, 255).output(0))
     graph.validate_nodes_and_infer_types()

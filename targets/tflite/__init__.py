@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibration.schemes import SCHEMES
 from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, TargetError, TensorSpec
 from targets.tflite.support import CAPABILITIES, INT8_OPS
 
@@ -68,17 +69,18 @@ class Tflite:
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
-        """`out/model.tflite`, int8 in and out. Raises TargetError "unsupported" for any scheme but s8s8."""
-        if candidate.scheme != SCHEME:
-            takes = f"tflite takes the scheme {SCHEME} (signed 8 bit, weights per channel)"
-            raise TargetError(f"{takes}, not '{candidate.scheme}'", "unsupported")
+        """`out/model.tflite`, int8 in and out. Raises TargetError "unsupported" for a scheme that is not declared."""
         ours = candidate.quantizer == "ours"
+        takes = sorted(self.capabilities.schemes) if ours else [SCHEME]
+        if candidate.scheme not in takes:
+            raise TargetError(f"tflite takes {', '.join(takes)}, not '{candidate.scheme}'", "unsupported")
         if ours and ranges is None:
             raise TargetError(f"tflite: candidate '{candidate.id}' needs ranges from calibration, and got none")
         from targets.tflite import quantization
 
         path = out / FILE
-        path.write_bytes(quantization.quantize(model, ranges if ours else None, batches))
+        weight = SCHEMES[candidate.scheme].weight
+        path.write_bytes(quantization.quantize(model, ranges if ours else None, batches, weight))
         return Model(path, model.inputs, model.outputs)
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
