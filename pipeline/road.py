@@ -96,6 +96,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
+    if recipe.program:
+        _bring(road, everyone, runner, wanted, task)
+        return
     if recipe.pretrained:
         floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
     elif recipe.checkpoint is None:
@@ -146,9 +149,33 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
         )
     if wanted("weights") and recipe.weights.method != "none":
-        assert road.program is not None
-        settings = recipe.weights.model_dump()
-        road.stepped = runner.do("weights", {"program": road.program, "data": data}, settings, branches=everyone)
+        road.stepped = _stepped(road, everyone, runner)
+
+
+def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
+    """A model that comes as a program: its own answers are the reference, and no stage of torch runs."""
+    recipe = road.recipe
+    path = recipe.folder / recipe.model
+    if not path.is_file():
+        raise UsageError(f"model: no file at {path}: correct 'model'")
+    without = ", ".join(("train", *recipe.stages))
+    runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
+    road.floating = road.model = road.reference = road.program = road.stepped = brought = runner.do(
+        "bring",
+        {"data": road.data},  # type: ignore[dict-item]  # it is made by now
+        {"model": recipe.model, **task},
+        branches=everyone,
+        extra={"sha256": sha256_file(path)},
+    )
+    if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
+        road.stepped = _stepped(road, everyone, runner)
+
+
+def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
+    assert road.program is not None
+    assert road.data is not None
+    inputs = {"program": road.program, "data": road.data}
+    return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
 
 
 def _start(recipe: Recipe) -> dict[str, Any]:
@@ -220,7 +247,9 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
             graphs[label] = graphs[""]
             continue
         program = start
-        if target.capabilities.program == "onnx":
+        if start.metadata["kind"] == "onnx" and target.capabilities.program != "onnx":
+            raise UsageError(f"{branch.name}: no road from ONNX: it lowers .{target.capabilities.program} programs")
+        if target.capabilities.program == "onnx" and start.metadata["kind"] != "onnx":
             program = runner.do("export-onnx", {"program": start}, {}, branches=sharing, label=label)
         if wanted("lower"):
             inputs = {"program": program, "expected": start, "data": data}

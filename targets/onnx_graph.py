@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 20
+FLOAT = 1  # onnx.TensorProto.FLOAT
 BATCH = "batch"  # the name of the free axis
 LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need a second file
 
@@ -47,7 +48,7 @@ def export(program: Program, out: Path) -> Program:
             raise TargetError(f"cannot be exported to ONNX: {_reason(error)}", "unsupported") from error
     assert converted is not None  # with dynamo=True it returns a program or raises
     model = converted.model_proto
-    _name_batch(model, program.inputs[0].name)
+    name_batch(model, program.inputs[0].name)
     path = out / "program.onnx"
     save(model, path)
     return replace(program, path=path, kind="onnx")
@@ -251,7 +252,7 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     )
 
 
-def _name_batch(model: onnx.ModelProto, first_input: str) -> None:
+def name_batch(model: onnx.ModelProto, first_input: str) -> None:
     """The exporter's symbol for the free axis ("s77") becomes "batch"; inferred shapes that used it go."""
     graph = model.graph
     dims = next(value for value in graph.input if value.name == first_input).type.tensor_type.shape.dim
@@ -261,6 +262,15 @@ def _name_batch(model: onnx.ModelProto, first_input: str) -> None:
             if symbol and dim.dim_param == symbol:
                 dim.dim_param = BATCH
     graph.ClearField("value_info")
+
+
+def rename_inputs(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Call graph inputs by other names, wherever they are read."""
+    for value in model.graph.input:
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
 
 
 @contextmanager

@@ -69,6 +69,8 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
             elif kind == "failed":
                 progress.update(bar, visible=False)
                 progress.console.print(f"  {event['target']}: {event['message']}", markup=False)
+            elif kind == "note":
+                progress.console.print(f"  {event['message']}", markup=False)
             elif kind == "end" and timings:
                 own = event["wall_s"] - event["stage_s"]
                 for name, taken, cached in seconds:
