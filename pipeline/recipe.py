@@ -30,6 +30,10 @@ Count = Annotated[int, Field(ge=1)]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
+# The same, or a file: .pt2 or .onnx for a model; .npz or a folder of images for data.
+Source = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[^:]+(\.pt2|\.onnx|\.npz|/))$")]
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -333,8 +337,8 @@ class Recipe(_Table):
 
     folder: Path
     name: str = "model"
-    model: Reference
-    data: Reference
+    model: Source
+    data: Source
     checkpoint: str | None = None
     pretrained: bool = False  # the factory's own weights are the float model: nothing is loaded or trained
     stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
@@ -404,6 +408,11 @@ class Recipe(_Table):
     def sequence(self) -> tuple[str, ...]:
         """The stages between the float model and its export, repetitions of an iterative schedule written out."""
         return self.stages * (self.prune.steps if self.prune.schedule == "iterative" else 1)
+
+    @property
+    def program(self) -> bool:
+        """Does the model come as a program, which nothing trains?"""
+        return self.model.endswith((".pt2", ".onnx"))
 
     @model_validator(mode="after")
     def _weights_from_one_place(self) -> Recipe:
@@ -485,8 +494,12 @@ def _explain(row: Any) -> str:
     if row["type"] == "missing":
         return f"missing key '{where}'"
     message = row["msg"].removeprefix("Value error, ")
-    if where == "model" or where == "data":
-        message = "expected 'module:function', for example 'net:build'"
+    if where == "model":
+        message = "expected 'module:function', for example 'net:build', or a file .pt2 or .onnx"
+    if where == "data":
+        message = (
+            "expected 'module:function', for example 'data:splits', a file .npz, or a folder with a slash, 'data/'"
+        )
     given = "" if not where or isinstance(row["input"], dict) else f" (given: {row['input']!r})"
     return f"{where}: {message}{given}" if where else message
 

@@ -25,6 +25,7 @@ class StageInfo:
 
 STAGES: dict[str, StageInfo] = {
     "data": StageInfo("pipeline.stages.data:run", ("numpy",), user=("data",)),
+    "bring": StageInfo("pipeline.stages.bring:run", ("torch", "numpy", "onnx", "onnxruntime"), user=("metric",)),
     "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
     "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model", "metric", "loss")),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
