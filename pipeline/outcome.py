@@ -157,6 +157,7 @@ def judged(
                 device=run.device,
                 peak_memory_bytes=run.peak_memory_bytes,
                 measured_at=run.measured_at,
+                worst_error=run.worst_error,
             )
             for run in row.runs
         ),
@@ -167,6 +168,7 @@ def judged(
         weight_bytes=row.weight_bytes,
         int8_mac_share=next((c.int8_mac_share for c in row.candidates if c.id == row.shipped), None),
         groups=split.groups,
+        precision=next((c.precision for c in row.candidates if c.id == row.shipped), None),
         judged_at=time.time(),
     )
     verdict = gate.judge(asked, evidence)
@@ -271,7 +273,10 @@ def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
-    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, then the report: each written aside, renamed."""
+    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, the network to `out/pytorch/`, then the report.
+
+    Each is written aside and renamed.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -289,6 +294,11 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
                 samples = out / "samples" / f"{name}-{stage}.npz"
                 samples.parent.mkdir(exist_ok=True)
                 shutil.copy(measured.path / "samples.npz", samples)
+        if road.model is not None:
+            aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
+            shutil.copytree(road.model.path, aside)
+            shutil.rmtree(out / PYTORCH, ignore_errors=True)
+            aside.rename(out / PYTORCH)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)
@@ -298,6 +308,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
         ) from error
 
 
+PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
 
 

@@ -104,7 +104,7 @@ def test_a_serial_port_answers_and_another_model_is_refused(tmp_path: Path) -> N
         counts = next(task for task in result["tasks"] if task["do"] == "time")["counts"]["m"]
         assert (counts["unit"], counts["estimate"]) == ("ticks", None)
         (tmp_path / "model.tflite").write_bytes(random_graphs.graph(2))
-        with pytest.raises(ChannelError, match="the board runs the model .*, not .*: build and flash") as caught:
+        with pytest.raises(ChannelError, match=r"the board runs the model .*, not .*: build and flash") as caught:
             open_device(f"serial://{port}").run(asked, tmp_path)
         assert "\n" not in str(caught.value)
 
