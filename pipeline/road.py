@@ -35,6 +35,7 @@ class Branch:
     verify: Artifact | None = None
     older_cpus: Artifact | None = None
     profile: Artifact | None = None
+    also: list[tuple[Artifact, Artifact]] = field(default_factory=list)  # verify and profile on each further device
     error: DeployError | None = None
 
 
@@ -50,6 +51,7 @@ class Road:
     model: Artifact | None = None  # what pruning and recovery made of it
     program: Artifact | None = None  # that, exported
     stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
+    original: Artifact | None = None  # the original float model, exported, where the profile asks for it
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -136,6 +138,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
         )
+        if recipe.profile.original:
+            inputs = {"model": floating, "data": data}
+            road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
     if wanted("weights") and recipe.weights.method != "none":
         assert road.program is not None
         settings = recipe.weights.model_dump()
@@ -158,7 +163,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
-    for label, start in {"": exported, "stepped": stepped}.items():
+    starts = {"": exported, "stepped": stepped, "original": road.original}
+    for label, start in starts.items():
+        if start is None:
+            continue
         if label and start is exported:  # no weight step: one graph is both
             graphs[label] = graphs[""]
             continue
@@ -201,11 +209,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
-    branch.verify = do(
-        "verify",
-        {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, **task, "batches": branch.batches},
-    )
+    judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
+    branch.verify = do("verify", judged, {**chosen, **task, "batches": branch.batches})
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
         here = {name: value for name, value in chosen.items() if name != "device"}
@@ -213,11 +218,15 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
         return
-    branch.profile = do(
-        "profile",
-        {"data": data, "float": lowered, "shipped": shipped},
-        {**chosen, **recipe.profile.model_dump(), **timing},
-    )
+    timed = {"data": data, "float": lowered, "shipped": shipped}
+    timed |= {"original": graphs["original"]} if "original" in graphs else {}
+    settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
+    branch.profile = do("profile", timed, {**chosen, **settings})
+    for uri in recipe.also.get(branch.name, ()):
+        there = {**chosen, "device": uri}
+        branch.also.append(
+            (do("verify", judged, {**there, **task, "batches": branch.batches}), do("profile", timed, there | settings))
+        )
 
 
 def _bound(recipe: Recipe, target: str) -> dict[str, Any]:
