@@ -41,6 +41,7 @@ test-fast: .venv/.test
 # The generated C against TFLite Micro. Brings the compilers with apt where they are lacking.
 test-mcu: .venv/.test-mcu
 	MCU_REQUIRED=1 $(BIN)/pytest tests/mcu
+	$(BIN)/pytest tests/conformance -k cortex-m
 
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
@@ -102,9 +103,9 @@ clean:
 	touch $@
 
 .venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
-	{ command -v gcc && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
-		gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
+		gcc g++ clang libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
 	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
 	touch $@
 

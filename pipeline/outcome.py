@@ -158,6 +158,7 @@ def judged(
                 device=run.device,
                 peak_memory_bytes=run.peak_memory_bytes,
                 measured_at=run.measured_at,
+                worst_error=run.worst_error,
             )
             for run, found in zip(row.runs, metrics, strict=True)
         ),
@@ -168,6 +169,7 @@ def judged(
         weight_bytes=row.weight_bytes,
         int8_mac_share=next((c.int8_mac_share for c in row.candidates if c.id == row.shipped), None),
         groups=split.groups,
+        precision=next((c.precision for c in row.candidates if c.id == row.shipped), None),
         judged_at=time.time(),
     )
     verdict = gate.judge(asked, evidence)
@@ -223,6 +225,7 @@ def _evidence(branch: Branch) -> list[Path]:
 MEASURED = (
     "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
     "original_latency_ms", "speedup_over_original",
+    "board",
 )  # fmt: skip
 
 
@@ -251,7 +254,7 @@ def _runs_of(recipe: Recipe, name: str, verify: Artifact, timed: Artifact, uri: 
             record["drop_upper_points"] = round(100 * upper, 4)
             record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
-            record |= {field: profile[field] for field in MEASURED}
+            record |= {field: profile.get(field) for field in MEASURED}
         rows.append(report.RunRow.model_validate(record))
     return rows
 
@@ -286,7 +289,10 @@ def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
-    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, then the report: each written aside, renamed."""
+    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, the network to `out/pytorch/`, then the report.
+
+    Each is written aside and renamed.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -305,6 +311,11 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
                 samples = out / "samples" / f"{name}-{stage}.npz"
                 samples.parent.mkdir(exist_ok=True)
                 shutil.copy(measured.path / "samples.npz", samples)
+        if road.model is not None:
+            aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
+            shutil.copytree(road.model.path, aside)
+            shutil.rmtree(out / PYTORCH, ignore_errors=True)
+            aside.rename(out / PYTORCH)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)
@@ -314,6 +325,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
         ) from error
 
 
+PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
 
 

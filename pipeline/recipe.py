@@ -30,6 +30,10 @@ Count = Annotated[int, Field(ge=1)]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
+# The same, or a file: .pt2 or .onnx for a model; .npz or a folder of images for data.
+Source = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[^:]+(\.pt2|\.onnx|\.npz|/))$")]
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -87,9 +91,15 @@ class Training(_Table):
 
 
 class Train(Training):
-    """`[train]`: makes the float model where the recipe names no checkpoint."""
+    """`[train]`: makes the float model where the recipe names no checkpoint.
+
+    `start`: what training starts from, in place of fresh weights: a checkpoint, or a folder that a run delivered
+    (`OUT/pytorch`), pruned network and all. `fresh`: layers that start fresh all the same, for other classes.
+    """
 
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    start: str | None = None
+    fresh: tuple[str, ...] = ()
 
 
 Criterion = Literal[  # the names of compression.criteria.CRITERIA
@@ -168,17 +178,35 @@ class Prune(_Table):
         return self
 
 
-class Distill(Training):
-    """`[distill]`: recovery, with or without the float model as teacher.
+class Teacher(_Table):
+    """One of `[[distill.teachers]]`: its factory, and its checkpoint where that does not bring its own weights."""
 
+    model: Reference
+    checkpoint: str = ""
+
+
+class Distill(Training):
+    """`[distill]`: recovery of what was pruned, or a student of its own, with or without teachers.
+
+    `student`: a factory; the student then learns from fresh weights, and `stages` begin with "distill". `teachers`: in
+    place of the float model; several answer together, by the mean of their softened answers.
     `features`: layers of the student (their names) matched to layers of the teacher, with `feature_weight`.
     """
 
     method: Literal["auto", "distill", "finetune"] = "auto"
+    student: Reference | None = None
+    teachers: tuple[Teacher, ...] = ()
     temperature: Positive = 2.0
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     features: dict[str, str] = {}
     feature_weight: Positive = 1.0
+
+    def functions(self) -> dict[str, str]:
+        """The user's own code here that later stages build their model with, by its role."""
+        return {"student": self.student} if self.student else {}
+
+
+Strategy = Literal["default", "symmetric", "per_tensor", "half_range"]  # those of calibration.schemes that have ranges
 
 
 class Calibrate(_Table):
@@ -186,11 +214,13 @@ class Calibrate(_Table):
 
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
     race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
-    `ours-encodings`, has these in place of the first observer's.
+    `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
+    with every observer: `ours-RULE-STRATEGY`.
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
+    strategies: tuple[Strategy, ...] = ("default",)
     encodings: dict[str, str] = {}
 
     @field_validator("observers", mode="before")
@@ -310,8 +340,8 @@ class Recipe(_Table):
 
     folder: Path
     name: str = "model"
-    model: Reference
-    data: Reference
+    model: Source
+    data: Source
     checkpoint: str | None = None
     pretrained: bool = False  # the factory's own weights are the float model: nothing is loaded or trained
     stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
@@ -350,11 +380,13 @@ class Recipe(_Table):
                 )
             if stage == before == "distill":
                 raise ValueError("stages: 'distill' twice in a row is one longer 'distill': raise distill.epochs")
-        if self.stages and self.stages[0] == "distill":
+        if self.stages and self.stages[0] == "distill" and not self.distill.student:
             raise ValueError(
                 "stages: 'distill' comes first, but then the student is the float model itself and there is nothing to "
-                "recover: put 'prune' before it"
+                "recover: put 'prune' before it, or name another network with distill.student"
             )
+        if self.distill.student and self.stages[:1] != ("distill",):
+            raise ValueError("distill.student: begin stages with 'distill', where the student learns")
         return self
 
     @model_validator(mode="after")
@@ -380,6 +412,11 @@ class Recipe(_Table):
     def sequence(self) -> tuple[str, ...]:
         """The stages between the float model and its export, repetitions of an iterative schedule written out."""
         return self.stages * (self.prune.steps if self.prune.schedule == "iterative" else 1)
+
+    @property
+    def program(self) -> bool:
+        """Does the model come as a program, which nothing trains?"""
+        return self.model.endswith((".pt2", ".onnx"))
 
     @model_validator(mode="after")
     def _weights_from_one_place(self) -> Recipe:
@@ -463,8 +500,12 @@ def _explain(row: Any) -> str:
     if row["type"] == "missing":
         return f"missing key '{where}'"
     message = row["msg"].removeprefix("Value error, ")
-    if where == "model" or where == "data":
-        message = "expected 'module:function', for example 'net:build'"
+    if where == "model":
+        message = "expected 'module:function', for example 'net:build', or a file .pt2 or .onnx"
+    if where == "data":
+        message = (
+            "expected 'module:function', for example 'data:splits', a file .npz, or a folder with a slash, 'data/'"
+        )
     given = "" if not where or isinstance(row["input"], dict) else f" (given: {row['input']!r})"
     return f"{where}: {message}{given}" if where else message
 

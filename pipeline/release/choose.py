@@ -3,6 +3,7 @@
 Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
 is below the margin. Among those that hold it the fastest ships (or the smallest); candidates whose speed-up
 intervals overlap the best one's are tied, and of those within 5 % of the smallest the one with the highest SQNR does.
+A board counts what it cannot time: there the fewest instructions win, and float, which it cannot run, never ships.
 """
 
 from __future__ import annotations
@@ -33,15 +34,20 @@ def choose(
 ) -> Choice:
     """`rows`: one a candidate, as the race measured it, with size_bytes and precision. A float row is among them."""
     verdicts = {row["id"]: parity(row, margin_points, confidence) for row in rows}
-    eligible = [row for row in rows if verdicts[row["id"]][0] == "pass"]
-    if prefer == "latency":
+    counted = [row for row in rows if row.get("board")]
+    eligible = [row for row in counted or rows if verdicts[row["id"]][0] == "pass"]
+    if not eligible:
+        raise ValueError(_says({}, rows, verdicts) + ", and no float model runs on a board")
+    if prefer == "latency" and counted:
+        tied = [row for row in eligible if row["board"]["count"] == min(r["board"]["count"] for r in eligible)]
+    elif prefer == "latency":
         best = max(eligible, key=lambda row: float(row["speedup"]["median"]))
         tied = [row for row in eligible if row["speedup"]["high"] >= best["speedup"]["low"]]
     else:
         tied = eligible
     smallest = min(row["size_bytes"] for row in tied)
     close = [row for row in tied if row["size_bytes"] <= SIZE_TIE * smallest]
-    shipped = max(close, key=lambda row: (_fidelity(row), row["speedup"]["median"], row["id"]))
+    shipped = max(close, key=lambda row: (_fidelity(row), row["speedup"]["median"] if row["speedup"] else 0, row["id"]))
     return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
 
 
@@ -86,6 +92,8 @@ def _says(
         return "no int8 candidate was raced"
     if not holding:
         return f"no int8 candidate holds parity: {verdicts[integers[0]['id']][1]}"
+    if shipped.get("board"):
+        return f"{shipped['board']['count']:,} {shipped['board']['unit']} on the board, where no float runs"
     row = shipped if shipped["precision"] == "int8" else max(holding, key=lambda r: float(r["speedup"]["median"]))
     speedup = row["speedup"]
     figure = f"{speedup['median']:.2f} ({speedup['low']:.2f}-{speedup['high']:.2f})"

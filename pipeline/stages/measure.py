@@ -100,7 +100,7 @@ def time(
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Interleaved timing, by the job's settings: id -> ns int64 [rounds], and the agent's own result.
 
-    The raw samples stay in the job's folder.
+    The raw samples stay in the job's folder. A model that its device does not time has none; see `counts`.
     """
     settings, samples = job.settings, job.out / "samples.npz"
     task = {
@@ -114,7 +114,12 @@ def time(
     whole = request(target, entrants, [task], settings["batch"], settings["threads"])
     result = device(settings).run(whole, folder, listen=progress(job))
     with np.load(samples) as arrays:
-        return {entrant.id: arrays[entrant.id] for entrant in entrants}, result
+        return {entrant.id: arrays[entrant.id] for entrant in entrants if entrant.id in arrays}, result
+
+
+def counts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a timing result: id -> what a device that counts says of one inference (targets/cortex_m/device.py)."""
+    return {name: row for task in result["tasks"] for name, row in task.get("counts", {}).items()}
 
 
 def compare(

@@ -70,7 +70,7 @@ def run(job: Job) -> dict[str, Any]:
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
         steps = [*models.edits_of(job.inputs["model"]), *([rebuilt] if rebuilt else []), edits]
-        models.save(model, steps, job.out, models.zeros_of(job.inputs["model"]))
+        models.save(model, steps, job.out, *models.kept_of(job.inputs["model"]))
         return {
             **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "float_macs": original,
@@ -159,7 +159,9 @@ def _weights(job: Job) -> dict[str, Any]:
             raise UsageError(f"prune: '{empty[0]}' would lose all of its weights: lower prune.sparsity or .threshold")
         masks.bake(model, gone)
         after = {key: int(weight.count_nonzero()) for key, weight in masks.prunable(model).items()}
-        models.save(model, models.edits_of(job.inputs["model"]), job.out, sorted(after))
+        models.save(
+            model, models.edits_of(job.inputs["model"]), job.out, sorted(after), models.factory_of(job.inputs["model"])
+        )
         return {
             **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "zeros": round(

@@ -44,9 +44,8 @@ def run(job: Job) -> dict[str, Any]:
             ) from error
         edits = blocks.edits_for(one for one in found if one in gone)
         structure.apply(model, edits)
-        models.save(
-            model, [*models.edits_of(job.inputs["model"]), edits], job.out, models.zeros_of(job.inputs["model"])
-        )
+        steps = [*models.edits_of(job.inputs["model"]), edits]
+        models.save(model, steps, job.out, *models.kept_of(job.inputs["model"]))
         return {
             **training.facts(model, job.inputs["data"], task=task),
             "float_macs": original,

@@ -40,8 +40,9 @@ def run(job: Job) -> dict[str, Any]:
         {
             "id": entrant.id,
             **_evidence(settings, task, split, original, answers[reference], answers[entrant.id]),
-            "latency_ms": timing.latency(raw[entrant.id]),
-            "speedup": timing.speedup(raw[entrant.id], raw[reference]),
+            "latency_ms": timing.latency(raw[entrant.id]) if entrant.id in raw else None,
+            "speedup": timing.speedup(raw[entrant.id], raw[reference]) if entrant.id in raw else None,
+            "board": measure.counts(timed).get(entrant.id),
         }
         for entrant in entrants
     ]

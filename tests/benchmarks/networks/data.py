@@ -118,11 +118,12 @@ def sentences() -> Splits:
     tokenizer.enable_truncation(64)
     tokenizer.enable_padding(length=64)
     folder = Path(datasets.__file__).parent / "descr"
-    model, splits = net.minilm(), Splits()
+    model, splits, seen = net.minilm(), Splits(), set[str]()
     for name, files in TEXTS.items():
         text = " ".join((folder / file).read_text() for file in files)
         found = [" ".join(one.split()) for one in re.split(r"(?<=[.!?])\s+|\n\n", text)]
-        chosen = list(dict.fromkeys(one for one in found if 25 < len(one) < 300))[: SIZES[name]]
+        chosen = list(dict.fromkeys(one for one in found if 25 < len(one) < 300 and one not in seen))[: SIZES[name]]
+        seen.update(chosen)
         coded = tokenizer.encode_batch(chosen)
         inputs = {"ids": np.array([c.ids for c in coded]), "mask": np.array([c.attention_mask for c in coded])}
         splits[name] = inputs, answers(model, inputs)["embedding"].numpy()
