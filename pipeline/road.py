@@ -247,10 +247,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
-    starts = {"": exported, "stepped": stepped, "original": road.original}
-    for label, start in starts.items():
-        if start is None:
-            continue
+    programs = {"": exported, "stepped": stepped} | ({"original": road.original} if road.original else {})
+    for label, start in programs.items():
         if label and start is exported:  # no weight step: one graph is both
             graphs[label] = graphs[""]
             continue
