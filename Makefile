@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo demo-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
+.PHONY: demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
 .PHONY: bench-networks clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
@@ -67,6 +67,10 @@ figures: .venv/.test .venv/.browser
 	$(BIN)/python tests/benchmarks/overhead.py > deploy-out/overhead.json
 	$(BIN)/python tests/benchmarks/figures.py deploy-out/report.json deploy-out/overhead.json
 	$(BIN)/python tests/benchmarks/screenshots.py deploy-out/report.html
+
+# The figures of the second example, checked against what its README promises.
+figures-fashion: demo-fashion
+	$(BIN)/python tests/benchmarks/fashion.py deploy-fashion/report.json
 
 # Coverage and error rates of the gate, exactly: the tables in README.md.
 bench-gate: .venv/.test
