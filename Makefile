@@ -6,7 +6,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
 .PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
-.PHONY: bench-networks clean
+.PHONY: bench-networks transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -67,6 +67,10 @@ build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
 	cd build/networks && apt-get download -q alsa-utils && dpkg-deb -x alsa-utils_*.deb alsa-utils
 	cp -r build/networks/alsa-utils/usr/share/sounds/alsa build/networks/alsa
 	touch $@
+
+# The session in README.md, run in an empty folder.
+transcript: .venv/.test
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/road/transcript.py
 
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test
