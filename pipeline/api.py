@@ -58,7 +58,7 @@ def run(
     reach(device)
     _writable(Path(out))
     refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()
-    runner = _runner(recipe, store, emit, refresh)
+    runner = runner_of(recipe, store, emit, refresh)
     began = time.perf_counter()
     travelled = road.travel(recipe, names, runner, only, device)
     errors = [branch.error for branch in travelled.branches.values() if branch.error]
@@ -89,7 +89,7 @@ def again(
     names = chosen_targets(recipe, targets) if targets else list(before.targets)
     for name in names:
         _check_delivered(before, run_folder, name)
-    runner = _runner(recipe, store, emit, frozenset({stage}))
+    runner = runner_of(recipe, store, emit, frozenset({stage}))
     runner.stored_only = True
     device = device or before.environment.get("attached")
     reach(device)
@@ -177,7 +177,10 @@ def chosen_targets(recipe: Recipe, wanted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _runner(recipe: Recipe, store: Store | None, emit: Emit, refresh: frozenset[str]) -> Runner:
+def runner_of(
+    recipe: Recipe, store: Store | None = None, emit: Emit = silent, refresh: frozenset[str] = frozenset()
+) -> Runner:
+    """A runner of the recipe's stages, over the default store where none is named."""
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,

@@ -157,6 +157,7 @@ def judged(
                 device=run.device,
                 peak_memory_bytes=run.peak_memory_bytes,
                 measured_at=run.measured_at,
+                worst_error=run.worst_error,
             )
             for run in row.runs
         ),
@@ -167,6 +168,7 @@ def judged(
         weight_bytes=row.weight_bytes,
         int8_mac_share=next((c.int8_mac_share for c in row.candidates if c.id == row.shipped), None),
         groups=split.groups,
+        precision=next((c.precision for c in row.candidates if c.id == row.shipped), None),
         judged_at=time.time(),
     )
     verdict = gate.judge(asked, evidence)

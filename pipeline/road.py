@@ -13,7 +13,7 @@ from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
-from pipeline.release.evidence import CLASS_METRICS, is_relative
+from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
@@ -27,7 +27,8 @@ class Branch:
 
     name: str
     lowered: Artifact | None = None
-    observed: Artifact | None = None
+    stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
+    observed: Artifact | None = None  # statistics of it
     candidates: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
     race: Artifact | None = None
@@ -255,7 +256,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
             graphs[label] = do("lower", inputs, on_target, label=f"{branch.name} {label}".strip())
     if not wanted("lower"):
         return
-    branch.lowered = lowered = graphs[""]
+    branch.lowered, branch.stepped = graphs[""], graphs["stepped"]
+    lowered = branch.lowered
     if not wanted("observe"):
         return
     do = partial(do, label=branch.name)
@@ -283,17 +285,20 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
     policy = recipe.policy(branch.name)
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, recipe.margin(branch.name), policy["confidence"])
+    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
+    branch.choice = choose.choose(rows, recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
     chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
+    own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
     branch.verify = do(
         "verify",
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, **task, "batches": branch.batches},
+        {**chosen, **task, "scores": own, "batches": branch.batches},
+        extra={"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None,
     )
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
@@ -307,6 +312,13 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {"data": data, "float": lowered, "shipped": shipped},
         {**chosen, **recipe.profile.model_dump(), **timing},
     )
+
+
+def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:
+    """What may be lost in the race, in points or in the metric's unit; a share of accuracy is one of float's there."""
+    policy, margin = recipe.policy(target), recipe.margin(target)
+    shared = is_relative(policy["margin"] or 0.0) and CLASS_METRICS.fullmatch(policy["metric"])
+    return margin * floating["metric"] if shared else margin
 
 
 def _bound(recipe: Recipe, target: str) -> dict[str, Any]:

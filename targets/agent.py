@@ -92,6 +92,10 @@ class Adapter:
         """Let go of the model."""
 
 
+# Left on, ONNX Runtime quantizes the float weights of a layer between two quantized ones when it loads the file.
+KEEP_FLOAT = ["WeightBiasQuantization"]
+
+
 class OnnxRuntime(Adapter):
     """ONNX Runtime on its CPU provider. Options: threads, precision ("f32" or "int8": the file decides)."""
 
@@ -105,7 +109,9 @@ class OnnxRuntime(Adapter):
         settings.intra_op_num_threads = options.get("threads", 1)
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
-        self.session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(
+            path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=KEEP_FLOAT
+        )
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def prepare(self, inputs: Arrays) -> Any:

@@ -67,8 +67,8 @@ class Model:
     """A file that one runtime can load, float or quantized, with a manifest beside it.
 
     `inputs`/`outputs` describe its float interface in ITS OWN layout (integer inputs and outputs are converted
-    outside of the timed part). `tensors` are the activations that can be tapped, in execution order (float
-    graphs only).
+    outside of the timed part). `tensors` are the activations that can be tapped, in execution order; those of a
+    quantized model go by the names of the float graph that it was made of.
     """
 
     path: Path
@@ -93,7 +93,8 @@ class Candidate:
 
     `quantizer`: "none" for float, "ours" for ranges from `calibration`, else the vendor tool's name.
     `precision`: arithmetic asked of the runtime: "f32", "bf16", "int8".
-    `options`: for the quantizer (not for the runtime; those follow from `precision`).
+    `options`: for the quantizer (not for the runtime; those follow from `precision`). Every quantizer takes KEEP:
+    names of `Target.layers` that stay in float.
     """
 
     id: str
@@ -152,7 +153,9 @@ class Session(Protocol):
         ...
 
     def tap(self, batch: Batch, names: Sequence[str]) -> Batch:
-        """The named activations of a float graph, in the graph's own layout."""
+        """The named activations (of `Model.tensors`), in the graph's own layout; codes as the numbers they stand for.
+
+        The tapped model computes with the kernels of the deployed one as far as the runtime allows."""
         ...
 
 
@@ -173,6 +176,10 @@ class Target(Protocol):
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
         """Float first, then the vendor's way and our ranges."""
+        ...
+
+    def layers(self, model: Model) -> Sequence[str]:
+        """The float graph's layers with weights, in execution order: what a candidate may keep in float (KEEP)."""
         ...
 
     def quantize(
@@ -198,6 +205,19 @@ class Target(Protocol):
     def open(self, model: Model, candidate: Candidate) -> AbstractContextManager[Session]:
         """Load in this process."""
         ...
+
+
+KEEP = "keep"  # the option of a candidate that names layers to be left in float
+
+
+def kept(candidate: Candidate) -> frozenset[str]:
+    """The layers that a candidate leaves in float."""
+    return frozenset(candidate.options.get(KEEP, ()))
+
+
+def keeping(candidate: Candidate, layers: Iterable[str]) -> Candidate:
+    """The same candidate with these layers in float."""
+    return replace(candidate, options={**candidate.options, KEEP: tuple(layers)})
 
 
 OURS = "ours-"  # a candidate of ours is called after its observer

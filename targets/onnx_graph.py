@@ -130,6 +130,32 @@ def activations(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(name for name in names if types.get(name) == onnx.TensorProto.FLOAT)
 
 
+def layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Outputs of convolutions and products whose weights are stored in the graph, in execution order."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return tuple(
+        made_by(node)
+        for node in model.graph.node
+        if node.op_type in WORK and len(node.input) > 1 and node.input[1] in stored
+    )
+
+
+def dequantized(model: onnx.ModelProto) -> dict[str, str]:
+    """Float tensors that a QDQ graph rounds -> what it makes of them, in execution order, then its outputs.
+
+    Tapped there, and not before the rounding, the op that makes them stays an integer kernel.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    codes: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
+            codes[node.output[0]] = node.input[0].removesuffix("_QuantizeLinear_Input")
+        elif node.op_type == "DequantizeLinear" and node.input[0] in codes:
+            found.setdefault(codes[node.input[0]], node.output[0])
+    return found | {value.name: value.name for value in model.graph.output} if found else {}
+
+
 def not_float(model: onnx.ModelProto) -> set[str]:
     """Tensors that hold shapes, indices or truth values. Shapes must have been inferred."""
     import onnx

@@ -15,8 +15,19 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity, Scheme
-from targets import onnx_graph
-from targets.base import Batch, Candidate, Capabilities, Model, OpInfo, Program, Support, TargetError, to_model_layout
+from targets import agent, onnx_graph
+from targets.base import (
+    Batch,
+    Candidate,
+    Capabilities,
+    Model,
+    OpInfo,
+    Program,
+    Support,
+    TargetError,
+    kept,
+    to_model_layout,
+)
 from targets.session import AdapterSession, Tap
 
 if TYPE_CHECKING:
@@ -110,6 +121,10 @@ class OnnxRuntimeTarget:
         """Dynamic int8 too where products with weights do most of the work."""
         return (*CANDIDATES, PRODUCTS) if _of_products(onnx_graph.load(model.path)) else CANDIDATES
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """Outputs of convolutions and products with stored weights."""
+        return onnx_graph.layers(onnx_graph.load(model.path))
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
@@ -131,10 +146,12 @@ class OnnxRuntimeTarget:
             assert ranges is not None
             _check_ranges(model, ranges, scheme)
 
-        path = out / FILE
+        path, names = out / FILE, kept(candidate)
+        left = [node.name for node in onnx_graph.load(model.path).graph.node if names.intersection(node.output)]
         if candidate.scheme == DYNAMIC:
-            _quantize_dynamic(model.path, path)
-            return Model(path, model.inputs, model.outputs)
+            _quantize_dynamic(model.path, path, [*left, *(f"{name}_MatMul" for name in left)])  # a Gemm becomes one
+            made = {name for node in onnx_graph.load(path).graph.node for name in node.output}
+            return Model(path, model.inputs, model.outputs, tuple(name for name in model.tensors if name in made))
 
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -154,6 +171,7 @@ class OnnxRuntimeTarget:
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
+                    nodes_to_exclude=left,
                     # It drops a Relu whose work an asymmetric range does; a symmetric one does not, so it must be told.
                     extra_options={"ActivationSymmetric": scheme.activation.symmetric},
                 )
@@ -163,7 +181,7 @@ class OnnxRuntimeTarget:
         if candidate.quantizer == "ours":
             keep_logits_float(graph)
         onnx_graph.save(graph, path)
-        return Model(path, model.inputs, model.outputs)
+        return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the graph that ONNX Runtime itself made of the file, with the same session options.
@@ -231,14 +249,18 @@ def _of_products(graph: onnx.ModelProto) -> bool:
     return 2 * sum(work[name] for name in products) >= sum(work.values()) > 0
 
 
-def _quantize_dynamic(source: Path, file: Path) -> None:
+def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
     """Weights of products to int8, one scale each: with a scale per channel the kernel is slower than float."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _only_errors():
         try:
             quantize_dynamic(
-                str(source), str(file), op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
+                str(source),
+                str(file),
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=left,
             )
         except Exception as error:
             raise TargetError(f"onnxruntime cannot quantize {source} dynamically: {_line(error)}") from error
@@ -322,7 +344,9 @@ def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
         settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
         settings.optimized_model_filepath = str(Path(folder) / FILE)
         try:
-            ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(
+                str(model.path), settings, providers=["CPUExecutionProvider"], disabled_optimizers=agent.KEEP_FLOAT
+            )
         except Exception as error:
             raise TargetError(f"{model.path} does not load in onnxruntime: {_line(error)}") from error
         return onnx_graph.load(Path(folder) / FILE)
@@ -334,11 +358,16 @@ def _tap(model: Model) -> Tap:
     import onnxruntime as ort
 
     graph = onnx_graph.load(model.path)
-    inputs = {value.name for value in graph.graph.input}
+    stands_for = onnx_graph.dequantized(graph)  # none in a float graph
+    inputs = {value.name for value in graph.graph.input} - stands_for.keys()
     sessions: dict[tuple[str, ...], Any] = {}
 
     def tap(batch: Batch, names: Sequence[str]) -> Batch:
-        made = tuple(name for name in names if name not in inputs)
+        wanted = {name: stands_for.get(name, name) for name in names}
+        found = _values(batch, tuple(name for name in wanted.values() if name not in inputs))
+        return {name: batch[name] if name in inputs else found[tensor] for name, tensor in wanted.items()}
+
+    def _values(batch: Batch, made: tuple[str, ...]) -> Batch:
         if made and made not in sessions:
             tapped = onnx.ModelProto()
             tapped.CopyFrom(graph)
@@ -347,11 +376,13 @@ def _tap(model: Model) -> Tap:
             settings = ort.SessionOptions()
             settings.intra_op_num_threads, settings.log_severity_level = 1, 3
             sessions[made] = ort.InferenceSession(
-                tapped.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+                tapped.SerializeToString(),
+                settings,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=agent.KEEP_FLOAT,
             )
         values = sessions[made].run(list(made), batch) if made else []
-        found = dict(zip(made, values, strict=True))
-        return {name: batch[name] if name in inputs else found[name] for name in names}
+        return dict(zip(made, values, strict=True))
 
     return tap
 

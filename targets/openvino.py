@@ -29,6 +29,7 @@ from targets.base import (
     Support,
     TargetError,
     TensorSpec,
+    kept,
     to_model_layout,
 )
 from targets.session import AdapterSession, Tap
@@ -112,6 +113,10 @@ class OpenVinoTarget:
         """Float in bf16 only where this CPU has it."""
         return (FLOAT, *((BFLOAT,) if _has_bf16() else ()), *INTEGER)
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """Names of convolutions and products with stored weights."""
+        return [node.get_friendly_name() for node in openvino_graph.weighted(_read(model.path))]
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
@@ -127,7 +132,9 @@ class OpenVinoTarget:
             quantized = _by_nncf(model, candidate, [to_model_layout(batch, model.inputs) for batch in batches])
         openvino_graph.name_ops(quantized)
         _save(quantized, out / FILE)
-        return Model(out / FILE, model.inputs, model.outputs)
+        rounded = [name for name in openvino_graph.rounded(quantized) if name in model.tensors]
+        outputs = [spec.name for spec in model.outputs]
+        return Model(out / FILE, model.inputs, model.outputs, tuple(dict.fromkeys([*rounded, *outputs])))
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The execution graph at batch 1: an op's precision is the suffix of the kernel that the plugin chose.
@@ -213,7 +220,8 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
 
     graph = _read(model.path)
     made: dict[str, Any] = {}
-    for node, index, name in openvino_graph.placement(graph):
+    left = kept(candidate)
+    for node, index, name in openvino_graph.placement(graph, left):
         if name not in ranges:
             raise TargetError(f"no range for tensor '{name}' of {model.path}: observe every tensor of the float graph")
         port = node.input_value(index)
@@ -223,11 +231,10 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
             ends = [np.full([1] * len(port.get_partial_shape()), end, np.float32) for end in limits(ranges[name])]
             made[name] = opset13.fake_quantize(port, *map(opset13.constant, ends * 2), 256)
         node.input(index).replace_source_output(made[name].output(0))
-    for node in graph.get_ordered_ops():
-        port = node.input_value(1) if node.get_type_name() in openvino_graph.WORK else None
-        weight = None if port is None else openvino_graph.stored(port)
-        if port is None or weight is None:
+    for node in openvino_graph.weighted(graph):
+        if node.get_friendly_name() in left:
             continue
+        weight = openvino_graph.stored(port := node.input_value(1))
         whole = scheme.weight.granularity is Granularity.PER_TENSOR
         channels = () if whole else openvino_graph.channels_of(node, weight.data.ndim)
         others = tuple(axis for axis in range(weight.data.ndim) if axis not in channels)
@@ -259,6 +266,8 @@ def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
                 activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
             ),
         }
+    if left := kept(candidate):
+        settings["ignored_scope"] = nncf.IgnoredScope(names=sorted(left))
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
             return nncf.quantize(_read(model.path), nncf.Dataset(batches), subset_size=len(batches), **settings)
@@ -296,20 +305,31 @@ def _specs(ports: Sequence[Any], wanted: tuple[TensorSpec, ...]) -> tuple[Tensor
 def _tap(model: Model, options: dict[str, Any]) -> Tap:
     """One compiled model for each set of names asked, with these as outputs."""
     core = agent.import_openvino().Core()
-    inputs, results = ({spec.name for spec in specs} for specs in (model.inputs, model.outputs))
+    rounded = set(openvino_graph.rounded(_read(model.path)))  # none in a float graph
+    inputs = {spec.name for spec in model.inputs} - rounded
+    results = {spec.name for spec in model.outputs}
     compiled: dict[tuple[str, ...], Any] = {}
 
     def tap(batch: Batch, names: Sequence[str]) -> Batch:
         made = tuple(name for name in names if name not in inputs)
         if made not in compiled:
             graph = _read(model.path)
-            graph.add_outputs([name for name in made if name not in results])
+            codes = openvino_graph.rounded(graph)
+            for name in made:
+                if name in codes:
+                    codes[name].get_tensor().set_names({_TAPPED + name})
+                    graph.add_outputs([codes[name]])
+            graph.add_outputs([name for name in made if name not in results and name not in codes])
             compiled[made] = core.compile_model(graph, "CPU", agent.openvino_settings(options)).create_infer_request()
         request = compiled[made]
         request.infer(batch)
-        return {name: batch[name] if name in inputs else request.get_tensor(name).data.copy() for name in names}
+        where = {name: _TAPPED + name if name in rounded else name for name in made}
+        return {name: batch[name] if name in inputs else request.get_tensor(where[name]).data.copy() for name in names}
 
     return tap
+
+
+_TAPPED = "rounded:"  # what a tapped tensor is called behind its FakeQuantize
 
 
 @lru_cache(maxsize=1)

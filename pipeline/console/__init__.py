@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
-OUT = Console(highlight=False, emoji=False, width=WIDTH)  # a class may be called coat
-ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+OUT = Console(highlight=False, width=WIDTH)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -198,16 +198,19 @@ def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
 
 
 def _run(run: RunRow) -> str:
-    classes = [
-        f"gate split, batch {run.batch}: accuracy {_share(run.metric, 2)}",
-        f"drop {_number(run.drop_points, '+.2f')} points "
-        f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
-        f"lost {run.flips.lost}, gained {run.flips.gained}"
-        + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
-    ]
-    others = [f"{name} drop {_number(one.drop, '.4g')} {one.unit}".rstrip() for name, one in run.metrics.items()]
-    figure = f"gate split, batch {run.batch}: metric {_number(run.metric, '.4g')}"
-    parts = [figure, *others] if run.drop_points is None and run.finite else classes
+    parts = [f"gate split, batch {run.batch}"]
+    if run.flips.lost is not None:
+        parts += [
+            f"accuracy {_share(run.metric, 2)}",
+            f"drop {_number(run.drop_points, '+.2f')} points "
+            f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
+            f"lost {run.flips.lost}, gained {run.flips.gained}"
+            + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
+        ]
+    for name, found in run.metrics.items():
+        unit = f" {found.unit}" if found.unit else ""
+        drop = f"drop {_number(found.drop, '+.3g')}{unit} (upper bound {_number(found.high, '.3g')})"
+        parts.append(f"{name} {_number(found.value, '.4g')} (float {_number(found.float_value, '.4g')}), {drop}")
     if run.board:
         board = run.board
         parts.append(f"{board.count:,} {board.unit}, arena {board.arena_bytes:,} B, stack {board.stack_bytes:,} B")

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import tasks
 from pipeline.artifact import sha256_file
 from pipeline.data import load_named, load_split
+from pipeline.errors import UsageError
 from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
 from pipeline.stages.reference import by_group
@@ -69,8 +70,15 @@ def _kept(
     answers = None
     if evidence["flips"] is not None:
         answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
-    found = scores.keep(tasks.fitted(original, split.labels), original, shipped, tasks.own(task))
-    kept = samples.Samples(len(split), answers, found, split.groups)
+    wanted = [
+        tasks.Task(name, folder=task.folder) for name in dict.fromkeys([task.metric, *job.settings.get("scores", ())])
+    ]
+    own = tuple(score for one in wanted for score in tasks.own(one))
+    try:
+        found = scores.keep(tasks.fitted(original, split.labels), original, shipped, own)
+    except ValueError as error:
+        raise UsageError(f"gate: {error}") from error
+    kept = samples.Samples(len(split), answers, found, split.groups, split.tags)
     file = job.out / samples.file_name(batch)
     kept.save(file)
     return {"slices": samples.slices(kept), "samples_sha256": sha256_file(file)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,20 @@ from targets.tflite.support import FIXED, TIED
 SIGNATURE = "serving_default"
 
 
-def quantize(model: Model, ranges: Ranges | None, batches: Iterable[Batch], weight: TensorScheme) -> bytes:
+def quantize(
+    model: Model,
+    ranges: Ranges | None,
+    batches: Iterable[Batch],
+    weight: TensorScheme,
+    left: frozenset[str] = frozenset(),
+) -> bytes:
     """The int8 file: int8 in and out, activations per tensor, weights at max/127 of a channel or of the tensor.
 
     `ranges` None: calibrated by ai-edge-quantizer on `batches`, a moving average of each sample's extremes. Else the
-    exact ends of each tensor's codes go in, and every scale that comes out is compared. Raises TargetError.
+    exact ends of each tensor's codes go in, and every scale that comes out is compared. `left`: outputs of ops that
+    stay in float. Raises TargetError.
     """
-    from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
     content = flatbuffer.read(model.path)
     wanted = flatbuffer.activations(content)
@@ -39,6 +47,12 @@ def quantize(model: Model, ranges: Ranges | None, batches: Iterable[Batch], weig
         weight_num_bits=8,
         weight_granularity=qtyping.QuantGranularity.TENSORWISE if whole else qtyping.QuantGranularity.CHANNELWISE,
     )
+    for name in sorted(left):  # an op's scope is the names of its outputs
+        recipe.add_quantization_config(
+            f"(^|;){re.escape(name)}(;|$)",
+            qtyping.TFLOperationName.ALL_SUPPORTED,
+            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
+        )
     try:
         with quiet():
             tool = quantizer.Quantizer(model.path.read_bytes(), recipe.get_quantization_recipe())

@@ -29,7 +29,7 @@ from . import networks
 Array = npt.NDArray[Any]
 
 CALIBRATION, HELD_OUT = 48, 32  # samples
-OWNER = {"model": "networks:{}", "folder": str(Path(__file__).parent)}
+OWNER = {"model": "networks:{}", "folder": str(Path(__file__).parent), "inputs": "input"}
 
 
 @dataclass(frozen=True)

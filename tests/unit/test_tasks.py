@@ -37,9 +37,7 @@ def test_targets_of_numbers_may_lack_a_last_axis_of_one() -> None:
 
 
 def test_what_a_metric_does_not_take_is_refused_with_what_it_takes() -> None:
-    with pytest.raises(
-        UsageError, match=r"mae takes float targets of the output's shape; these are targets int64 \[6\]"
-    ):
+    with pytest.raises(UsageError, match=r"mae takes numbers of the output's shape; these are targets int64 \[6\]"):
         tasks.value(Task("mae"), {"a": LOGITS}, CLASSES)
 
 
