@@ -473,6 +473,9 @@ def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Seque
 
 def _override(table: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
+    if ".tag:" in key:  # a slice, whose own name has an equals sign
+        tag, equals, value = value.partition("=")
+        key += f"={tag}"
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UsageError(f"--set {text}: expected KEY=VALUE, for example --set prune.macs=0.25")
