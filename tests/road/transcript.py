@@ -6,6 +6,7 @@ Commands run in an empty folder, with a store of its own; what they print is wha
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -34,13 +35,14 @@ def splits():
     return {name: (x[at], y[at]) for name, at in (part | {"gate": slice(1250, None)}).items()}
 """,
 }
+NOISE = re.compile("torchao|torch/utils/_pytree")  # what importing transformers prints beside this torch
 COMMANDS = (
     "ls",
     "cat net.py",
     "cat data.py",
     "deploy init --model net:build --data data:splits --target tflite",
     "deploy inspect net:build --shape 1x32x32",
-    "deploy --target tflite --set stages=[] --set train.lr=0.003 --set gate.margin_points=3",
+    "deploy --target tflite --set stages=[] --set train.epochs=4 --set gate.margin_points=5",
     "deploy inspect deploy-out/tflite/model.tflite",
 )
 
@@ -58,7 +60,8 @@ def session(folder: Path) -> str:
         )
         if done.returncode not in (0, 1, 3):
             raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
-        lines += [f"$ {command}", *(line.rstrip() for line in (done.stderr + done.stdout).splitlines() if line.strip())]
+        said = [line.rstrip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        lines += [f"$ {command}", *(line for line in said if not NOISE.search(line))]
         if done.returncode:
             lines.append(f"(exit code {done.returncode})")
     return "\n".join(lines)
@@ -73,7 +76,8 @@ def written(text: str, told: str) -> str:
 def main() -> None:
     """Run, write."""
     with tempfile.TemporaryDirectory() as folder:
-        told = session(Path(folder))
+        (place := Path(folder) / "digits").mkdir()
+        told = session(place)
     README.write_text(written(README.read_text(), told))
     print(told)
 
