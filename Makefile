@@ -75,8 +75,11 @@ clean:
 	touch $@
 
 .venv/.test-devices: .venv/bin/python
-	{ test -x /usr/sbin/sshd && command -v ssh; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
-		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client; }
+	{ test -x /usr/sbin/sshd && command -v ssh && command -v adb && command -v debootstrap && command -v quilt && \
+		command -v qemu-aarch64-static && test -d /usr/include/android; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client adb qemu-user-static \
+		debootstrap faketime g++ dpkg-dev quilt libcap-dev android-libbase-dev android-libcutils-dev android-liblog-dev \
+		android-libboringssl-dev; }
 	touch $@
 
 .venv/.test: .venv/.demo

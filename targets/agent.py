@@ -509,6 +509,7 @@ def device() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": int(total.split()[0]) * 1024 if total else None,
         "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()).strip() or None,
         "affinity": sorted(affinity(0)) if affinity else None,
         "governor": text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "os": field("/etc/os-release", "PRETTY_NAME", "="),

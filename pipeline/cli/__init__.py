@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.cli import road, release, calibration, model, machine  # noqa: F401 - each adds its commands; isort: skip
+from pipeline.cli import devices, road, release, calibration, model, machine  # noqa: F401 - each adds its commands; isort: skip
 from pipeline.cli.common import app
 
 

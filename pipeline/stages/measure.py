@@ -80,7 +80,7 @@ def progress(job: Job) -> Listen:
 def outputs(
     target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, settings: Mapping[str, Any]
 ) -> tuple[dict[str, base.Batch], dict[str, Any]]:
-    """Every entrant over the inputs, on the settings' device: id -> outputs by name [n, ...], and the agent's result."""
+    """Each entrant over the inputs, on the settings' device: id -> outputs by name [n, ...], and the agent's result."""
     runs = [
         {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
         for index, entrant in enumerate(entrants)
