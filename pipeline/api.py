@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline import outcome, road
@@ -58,7 +58,7 @@ def run(
     reach(device)
     _writable(Path(out))
     refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()
-    runner = _runner(recipe, store, emit, refresh)
+    runner = runner_of(recipe, store, emit, refresh)
     began = time.perf_counter()
     travelled = road.travel(recipe, names, runner, only, device)
     errors = [branch.error for branch in travelled.branches.values() if branch.error]
@@ -89,7 +89,7 @@ def again(
     names = chosen_targets(recipe, targets) if targets else list(before.targets)
     for name in names:
         _check_delivered(before, run_folder, name)
-    runner = _runner(recipe, store, emit, frozenset({stage}))
+    runner = runner_of(recipe, store, emit, frozenset({stage}))
     runner.stored_only = True
     device = device or before.environment.get("attached")
     reach(device)
@@ -99,8 +99,10 @@ def again(
             raise branch.error
     result = outcome.conclude(travelled, runner, before.recipe["set"])
     for name, branch in travelled.branches.items():
-        outcome.keep_samples(branch, _report_file(run_folder).parent / name)
+        assert travelled.data is not None
+        outcome.keep_samples(branch, travelled.data.path, _report_file(run_folder).parent / name)
     outcome.write_whole(_report_file(run_folder), result.to_json())
+    outcome.render(result, _report_file(run_folder).parent)
     return result
 
 
@@ -115,10 +117,26 @@ def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (
         row = before.targets[name]
         digest = _delivered_digest(run_folder, name) if row.shipped else None
         samples = _report_file(run_folder).parent / name / outcome.EVIDENCE
-        policy = recipe.gate.of(name)
+        policy = recipe.policy(name)
         rows[name] = outcome.judged(row, policy, before.gate_split, digest, samples) if row.shipped else row
     code = outcome.first(outcome.VERDICT_CODES.get(row.verdict, before.exit_code) for row in rows.values())
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
+
+
+def render(run_folder: Path, files: Mapping[str, Path]) -> list[Path]:
+    """Write a finished run's report in other forms: `files` says which (release/renderings.py) and where to. All of
+    them beside `report.json` where it is empty. Returns what was written.
+    """
+    from pipeline.release import renderings  # jinja comes with it
+
+    finished, folder = reports.read(run_folder), _report_file(run_folder).parent
+    wanted = files or {name: folder / name for name in renderings.FORMS}
+    for name, file in wanted.items():
+        try:
+            outcome.write_whole(file, renderings.FORMS[name](finished, folder))
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
+    return list(wanted.values())
 
 
 def reach(device: str | None) -> None:
@@ -159,11 +177,14 @@ def chosen_targets(recipe: Recipe, wanted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _runner(recipe: Recipe, store: Store | None, emit: Emit, refresh: frozenset[str]) -> Runner:
+def runner_of(
+    recipe: Recipe, store: Store | None = None, emit: Emit = silent, refresh: frozenset[str] = frozenset()
+) -> Runner:
+    """A runner of the recipe's stages, over the default store where none is named."""
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions()},
+        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions(), **recipe.distill.functions()},
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,

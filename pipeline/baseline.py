@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import outcome
 from pipeline.artifact import sha256_file
@@ -12,6 +13,9 @@ from pipeline.errors import EvidenceError, UsageError
 from pipeline.release import compare
 from pipeline.release import report as reports
 from pipeline.release.report import Report, RunRow
+
+if TYPE_CHECKING:
+    from pipeline.release.samples import Samples
 
 FOLDER = Path("deploy-baseline")
 
@@ -58,12 +62,14 @@ def against(run: Path, baseline: Path = FOLDER, tolerance: float = 0.10) -> comp
             old = _samples(baseline, name, one, within)
             new = _samples(home, name, one, outcome.EVIDENCE)
             same = before.gate_split.digest == now.gate_split.digest
-            flips[name, one.batch] = _flips(old, one, new, other) if same else "another gate split"
+            flips[name, one.batch] = (
+                _flips(old, one, new, other, compare.metric_of(before)) if same else "another gate split"
+            )
     return compare.compare(before, now, flips, tolerance)
 
 
-def _flips(old: Path, before: RunRow, new: Path, after: RunRow | None) -> tuple[int, int, int] | str:
-    """(lost, gained, n) of the same samples, or why there is no such thing."""
+def _flips(old: Path, before: RunRow, new: Path, after: RunRow | None, metric: str) -> compare.Paired:
+    """(lost, gained, n) of the same samples, of another metric what was lost, or why there is no such thing."""
     if after is None:
         return "not run"
     for file, row in ((old, before), (new, after)):
@@ -71,13 +77,29 @@ def _flips(old: Path, before: RunRow, new: Path, after: RunRow | None) -> tuple[
             return why
     from pipeline.release import samples  # numpy comes with it
 
-    first, second = samples.load(old).answers, samples.load(new).answers
-    if first is None or second is None:
-        return "no classification, whose flips could be counted"
+    one, other = samples.load(old), samples.load(new)
+    first, second = one.answers, other.answers
+    if metric != "accuracy" or first is None or second is None:
+        return _loss(metric, one, other)
     if len(first.labels) != len(second.labels) or (first.labels != second.labels).any():
         return "another gate split: the labels differ"
     was, now = first.deployed_class == first.labels, second.deployed_class == second.labels
     return int((was & ~now).sum()), int((now & ~was).sum()), len(was)
+
+
+def _loss(metric: str, one: Samples, other: Samples) -> compare.Paired:
+    """What the deployed model lost of the task's metric since the baseline, by the paired bootstrap."""
+    from pipeline.release import metrics
+    from pipeline.release.samples import Samples
+    from pipeline.release.scores import Pair
+
+    if metric not in one.scores or metric not in other.scores:
+        return f"no evidence of {metric}"
+    before, after = one.scores[metric], other.scores[metric]
+    if before.before.shape != after.before.shape or (before.before != after.before).any():
+        return "another gate split, or another float model"
+    pair = Pair(before.after, after.after)
+    return metrics.measure(metric, Samples(one.n, None, {metric: pair}, one.groups), compare.CONFIDENCE)
 
 
 def _samples(folder: Path, target: str, run: RunRow, within: str) -> Path:

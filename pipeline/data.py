@@ -1,6 +1,7 @@
 """The four named splits, as arrays on disk, and the check that they share no sample.
 
-A data factory returns a mapping: the split names to `(inputs, labels)` or `(inputs, labels, groups)`, and optionally
+A data factory returns a mapping: the split names to `(inputs, labels)`, `(inputs, labels, groups)` or `(inputs, labels,
+groups, tags)` (groups [n] or None; tags: name -> [n], whatever slices samples), and optionally
 "preprocessing" (any JSON) and "labels" (class names). `inputs` is one array or a dict of arrays, first axis = sample;
 `labels` are the targets: class numbers [n], or numbers of any shape [n, ...].
 """
@@ -28,11 +29,12 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class Split:
     """`inputs`: name -> [n, ...] in the model's (PyTorch) layout and the model's order; `labels`: the targets, int64 or
-    float32 [n, ...]; `groups`: [n] str or None."""
+    float32 [n, ...]; `groups`: [n] str or None; `tags`: name -> [n] str."""
 
     inputs: dict[str, Array]
     labels: Array
     groups: Array | None = None
+    tags: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,10 +67,13 @@ def from_factory(returned: object, where: str) -> Data:
 
 def _split(value: object, where: str) -> Split:
     if isinstance(value, Split):
-        value = (value.inputs, value.labels, value.groups)
-    if not isinstance(value, tuple) or len(value) not in (2, 3):
-        raise UsageError(f"{where} is {type(value).__name__}, expected (inputs, labels) or (inputs, labels, groups)")
-    inputs, labels, groups = (*value, None)[:3]
+        value = (value.inputs, value.labels, value.groups, value.tags)
+    if not isinstance(value, tuple) or len(value) not in (2, 3, 4):
+        raise UsageError(
+            f"{where} is {type(value).__name__}, expected (inputs, labels), (inputs, labels, groups) or "
+            "(inputs, labels, groups, tags)"
+        )
+    inputs, labels, groups, tagged = (*value, None, None)[:4]
     try:
         named = (
             {str(k): np.asarray(v) for k, v in inputs.items()}
@@ -76,7 +81,8 @@ def _split(value: object, where: str) -> Split:
             else {"input": np.asarray(inputs)}
         )
         target = np.asarray(labels)
-        tags = None if groups is None else np.asarray(groups).astype(str)
+        people = None if groups is None else np.asarray(groups).astype(str)
+        tags = {str(name): np.asarray(values).astype(str) for name, values in (tagged or {}).items()}
     except Exception as error:
         raise UsageError(f"{where} cannot be read as arrays: {error}") from error
     for name, array in named.items():
@@ -92,8 +98,11 @@ def _split(value: object, where: str) -> Split:
             "targets [n, ...]"
         )
     lengths = {name: len(array) for name, array in named.items()} | {"labels": len(target)}
-    if tags is not None:
-        lengths["groups"] = len(tags)
+    if people is not None:
+        lengths["groups"] = len(people)
+    lengths |= {f"tag {name}": len(values) for name, values in tags.items()}
+    if odd := [name for name in tags if not name.isidentifier()]:
+        raise UsageError(f"{where}: tag '{odd[0]}': name tags with letters, digits and _, as tag:NAME=VALUE needs it")
     if len(set(lengths.values())) != 1:
         raise UsageError(f"{where}: lengths differ: {lengths}")
     if len(target) == 0:
@@ -106,7 +115,7 @@ def _split(value: object, where: str) -> Split:
             )
     if target.dtype.kind == "f" and not np.isfinite(target).all():
         raise UsageError(f"{where}: labels have NaN or infinity: clean the data")
-    return Split(named, target.astype(np.float32 if target.dtype.kind == "f" else np.int64), tags)
+    return Split(named, target.astype(np.float32 if target.dtype.kind == "f" else np.int64), people, tags)
 
 
 def _check(data: Data, where: str) -> None:
@@ -170,6 +179,8 @@ def save(data: Data, folder: Path) -> None:
         np.save(folder / name / "labels.npy", split.labels)
         if split.groups is not None:
             np.save(folder / name / "groups.npy", split.groups)
+        for tag, values in split.tags.items():
+            np.save(folder / name / f"tag-{tag}.npy", values)
     record = {"preprocessing": data.preprocessing, "labels": list(data.labels), "inputs": _order(data)}
     (folder / "declared.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
@@ -192,6 +203,7 @@ def load_split(folder: Path, name: str) -> Split:
         {key: np.load(base / "inputs" / f"{key}.npy", mmap_mode="r") for key in input_names(folder)},
         np.load(base / "labels.npy"),
         np.load(groups) if groups.exists() else None,
+        {file.stem.removeprefix("tag-"): np.load(file) for file in sorted(base.glob("tag-*.npy"))},
     )
 
 
@@ -204,10 +216,3 @@ def load_named(path: Path) -> dict[str, Array]:
     """What `save_named` wrote, in its order."""
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
-
-
-def share_by_group(split: Split, right: Array) -> dict[str, float]:
-    """Mean of `right` (bool or scores, [n]) in each group of the split; empty where the data names no groups."""
-    if split.groups is None:
-        return {}
-    return {str(group): round(float(right[split.groups == group].mean()), 6) for group in np.unique(split.groups)}

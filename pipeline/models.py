@@ -54,10 +54,11 @@ def ties(model: nn.Module) -> dict[str, str]:
     }
 
 
-def save(model: nn.Module, edits: Edits, folder: Path, zeros: Sequence[str] = ()) -> None:
+def save(model: nn.Module, edits: Edits, folder: Path, zeros: Sequence[str] = (), factory: str = "") -> None:
     """Write weights and edits below `folder`; the same model gives the same bytes.
 
-    `zeros`: parameters that were pruned weight by weight, so that training leaves their zeros alone.
+    `zeros`: parameters that were pruned weight by weight, so that training leaves their zeros alone. `factory`: what
+    builds the model, where that is not the recipe's `model` (a student or teacher of its own).
     """
     from safetensors.torch import save_file
 
@@ -65,7 +66,7 @@ def save(model: nn.Module, edits: Edits, folder: Path, zeros: Sequence[str] = ()
     tied = ties(model)
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items() if name not in tied}
     save_file(state, folder / WEIGHTS)
-    record = {"version": 1, "tied": tied, "steps": edits, "zeros": list(zeros)}
+    record = {"version": 1, "tied": tied, "steps": edits, "zeros": list(zeros), "factory": factory}
     (folder / EDITS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
@@ -79,6 +80,16 @@ def zeros_of(folder: Path) -> list[str]:
     return json.loads((folder / EDITS).read_text())["zeros"]  # type: ignore[no-any-return]
 
 
+def factory_of(folder: Path) -> str:
+    """What builds a saved model, where that is not the recipe's `model`; else empty."""
+    return str(json.loads((folder / EDITS).read_text()).get("factory", ""))
+
+
+def kept_of(folder: Path) -> tuple[list[str], str]:
+    """What a stage that changes a saved model passes on: its `zeros` and its `factory`."""
+    return zeros_of(folder), factory_of(folder)
+
+
 def load(owner: Mapping[str, str], folder: Path) -> nn.Module:
     """The saved model in eval mode. Raises UsageError when the factory no longer builds what was saved."""
     from safetensors.torch import load_file
@@ -86,6 +97,7 @@ def load(owner: Mapping[str, str], folder: Path) -> nn.Module:
     from pipeline.compression.structure import replay
 
     record = json.loads((folder / EDITS).read_text())
+    owner = {**owner, "model": record.get("factory") or owner["model"]}
     model = build(owner)
     where = f"model factory '{owner['model']}'"
     replay(model, record["steps"], where)

@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
-from pipeline.release.findings import findings
+from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Branch, Road, model_folder, shipped_artifact
 from pipeline.runner import Runner, device, version
@@ -123,7 +123,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         candidates=candidates,
         runs=_runs(road.recipe, branch),
     )
-    return judged(row, road.recipe.gate.of(branch.name), split, shipped["sha256"], branch.verify.path)
+    return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], branch.verify.path)
 
 
 def judged(
@@ -157,6 +157,7 @@ def judged(
                 device=run.device,
                 peak_memory_bytes=run.peak_memory_bytes,
                 measured_at=run.measured_at,
+                worst_error=run.worst_error,
             )
             for run in row.runs
         ),
@@ -167,6 +168,7 @@ def judged(
         weight_bytes=row.weight_bytes,
         int8_mac_share=next((c.int8_mac_share for c in row.candidates if c.id == row.shipped), None),
         groups=split.groups,
+        precision=next((c.precision for c in row.candidates if c.id == row.shipped), None),
         judged_at=time.time(),
     )
     verdict = gate.judge(asked, evidence)
@@ -215,7 +217,8 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str,
 
 
 MEASURED = (
-    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes"
+    "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
+    "board",
 )  # fmt: skip
 
 
@@ -235,7 +238,7 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
             record["drop_upper_points"] = round(100 * upper, 4)
             record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
-            record |= {name: profile[name] for name in MEASURED}
+            record |= {name: profile.get(name) for name in MEASURED}
         rows.append(report.RunRow.model_validate(record))
     return rows
 
@@ -244,6 +247,8 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
     """What is suspicious about what ships; of a float model's calibration nothing is."""
     seen = branch.observed.metadata if branch.observed is not None and shipped["quantizer"] == "ours" else {}
     islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
+    older = branch.older_cpus.metadata if branch.older_cpus is not None else {}
+    seen = {**seen, "older_cpus": {name: db for name, db in older.get("older_cpus", {}).items() if differs(db)}}
     return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands})]
 
 
@@ -268,7 +273,10 @@ def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
-    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, then the report: each written aside, renamed."""
+    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, the network to `out/pytorch/`, then the report.
+
+    Each is written aside and renamed.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -278,7 +286,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
             shutil.copy(road.data.path / "declared.json", aside / "declared.json")
-            keep_samples(branch, aside)
+            keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
             for stage, measured in (("race", branch.race), ("profile", branch.profile)):
@@ -286,24 +294,48 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
                 samples = out / "samples" / f"{name}-{stage}.npz"
                 samples.parent.mkdir(exist_ok=True)
                 shutil.copy(measured.path / "samples.npz", samples)
+        if road.model is not None:
+            aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
+            shutil.copytree(road.model.path, aside)
+            shutil.rmtree(out / PYTORCH, ignore_errors=True)
+            aside.rename(out / PYTORCH)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
+        render(result, out)
     except OSError as error:
         raise UsageError(
             f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
         ) from error
 
 
+PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
 
 
-def keep_samples(branch: Branch, folder: Path) -> None:
-    """Copy the per-sample evidence below a delivered target's folder, in place of what is there."""
+def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
+    """Copy the per-sample evidence below a delivered target's folder, in place of what is there; with it, a few of the
+    inputs that flipped, from the artifact `data`.
+    """
+    from pipeline.data import load_split  # numpy comes with it
+    from pipeline.release import flipped, samples
+
     assert branch.verify is not None
     shutil.rmtree(folder / EVIDENCE, ignore_errors=True)
     (folder / EVIDENCE).mkdir()
     for file in sorted(branch.verify.path.glob("samples-*.npz")):
         shutil.copy(file, folder / EVIDENCE / file.name)
+    first = folder / EVIDENCE / samples.file_name(branch.batches[0])
+    answers = samples.load(first).answers if first.is_file() else None  # outputs that are not finite leave no samples
+    if answers is not None:
+        flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
+
+
+def render(result: report.Report, out: Path) -> None:
+    """The report for people and for CI, beside `report.json`."""
+    from pipeline.release import renderings  # jinja comes with it
+
+    for name, text in renderings.all_of(result, out).items():
+        write_whole(out / name, text)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from pipeline.errors import UsageError
-from pipeline.release.evidence import Policy
+from pipeline.release.evidence import SCORES, Policy, limit_of, metric_unit
 
 FILE = "deploy.toml"
 EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
@@ -28,6 +28,10 @@ Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+# The same, or a file: .pt2 or .onnx for a model; .npz or a folder of images for data.
+Source = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[^:]+(\.pt2|\.onnx|\.npz|/))$")]
 
 
 class _Table(BaseModel):
@@ -45,6 +49,14 @@ class Task(_Table):
     def functions(self) -> dict[str, str]:
         """Which of them are the user's own."""
         return {role: name for role, name in (("metric", self.metric), ("loss", self.loss)) if ":" in name}
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, name: str) -> str:
+        if metric_unit(name) is None:
+            known = ", ".join(("accuracy", "balanced_accuracy", "macro_f1", "top2", "...", *SCORES))
+            raise ValueError(f"no metric '{name}': there are {known}, or your own, 'module:function'")
+        return name
 
     @field_validator("loss")
     @classmethod
@@ -79,9 +91,15 @@ class Training(_Table):
 
 
 class Train(Training):
-    """`[train]`: makes the float model where the recipe names no checkpoint."""
+    """`[train]`: makes the float model where the recipe names no checkpoint.
+
+    `start`: what training starts from, in place of fresh weights: a checkpoint, or a folder that a run delivered
+    (`OUT/pytorch`), pruned network and all. `fresh`: layers that start fresh all the same, for other classes.
+    """
 
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    start: str | None = None
+    fresh: tuple[str, ...] = ()
 
 
 Criterion = Literal[  # the names of compression.criteria.CRITERIA
@@ -103,18 +121,17 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 ]
 
 
-Granularity = Literal[
-    "channel", "hidden", "head", "weight", "n:m"
-]  # the first ones: the names of compression.units.KINDS
+# The first three: the names of compression.units.KINDS, which combine.
+Granularity = Literal["channel", "hidden", "head", "layer", "weight", "n:m"]
 
 
 class Prune(_Table):
     """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
 
     `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
-    "hidden" (units of GRU and LSTM), "head" (of attention). "weight" makes a share `sparsity` of single weights zero,
-    or all with a score below `threshold`; "n:m" keeps `pattern` (n of every m inputs): the network's shape and MACs
-    then stay.
+    "hidden" (units of GRU and LSTM), "head" (of attention). Others stand alone: "layer" takes whole residual blocks;
+    "weight" makes a share `sparsity` of single weights zero, or all with a score below `threshold`; "n:m" keeps
+    `pattern` (n of every m inputs): the network's shape and MACs then stay.
 
     `samples`: of the training split, for criteria that look at data. `rescore`: units that go between two scorings;
     0 leaves it to the schedule. `steps`: how often the schedule "iterative" prunes and recovers.
@@ -143,10 +160,12 @@ class Prune(_Table):
         keep, of = map(int, self.pattern.split(":"))
         if keep >= of:
             raise ValueError(f"pattern '{self.pattern}' removes nothing: '2:4' keeps 2 of every 4")
-        alone = next((one for one in self.granularity if one in ("weight", "n:m")), None)
+        alone = next((one for one in self.granularity if one in ("layer", "weight", "n:m")), None)
         if alone and len(self.granularity) > 1:
             raise ValueError(f"granularity = '{alone}' stands alone: what it takes out are no units")
-        if alone and (self.schedule in ("greedy", "groups") or self.rescore):
+        if alone == "layer" and self.schedule == "groups":
+            raise ValueError("granularity = 'layer' knows the schedules uniform, global, greedy and iterative")
+        if alone not in (None, "layer") and (self.schedule in ("greedy", "groups") or self.rescore):
             raise ValueError(f"granularity = '{alone}' knows the schedules uniform, global and iterative")
         if len(set(self.granularity)) != len(self.granularity):
             raise ValueError(f"granularity = {list(self.granularity)} names one twice")
@@ -159,17 +178,35 @@ class Prune(_Table):
         return self
 
 
-class Distill(Training):
-    """`[distill]`: recovery, with or without the float model as teacher.
+class Teacher(_Table):
+    """One of `[[distill.teachers]]`: its factory, and its checkpoint where that does not bring its own weights."""
 
+    model: Reference
+    checkpoint: str = ""
+
+
+class Distill(Training):
+    """`[distill]`: recovery of what was pruned, or a student of its own, with or without teachers.
+
+    `student`: a factory; the student then learns from fresh weights, and `stages` begin with "distill". `teachers`: in
+    place of the float model; several answer together, by the mean of their softened answers.
     `features`: layers of the student (their names) matched to layers of the teacher, with `feature_weight`.
     """
 
     method: Literal["auto", "distill", "finetune"] = "auto"
+    student: Reference | None = None
+    teachers: tuple[Teacher, ...] = ()
     temperature: Positive = 2.0
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     features: dict[str, str] = {}
     feature_weight: Positive = 1.0
+
+    def functions(self) -> dict[str, str]:
+        """The user's own code here that later stages build their model with, by its role."""
+        return {"student": self.student} if self.student else {}
+
+
+Strategy = Literal["default", "symmetric", "per_tensor", "half_range"]  # those of calibration.schemes that have ranges
 
 
 class Calibrate(_Table):
@@ -177,11 +214,13 @@ class Calibrate(_Table):
 
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
     race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
-    `ours-encodings`, has these in place of the first observer's.
+    `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
+    with every observer: `ours-RULE-STRATEGY`.
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
+    strategies: tuple[Strategy, ...] = ("default",)
     encodings: dict[str, str] = {}
 
     @field_validator("observers", mode="before")
@@ -298,9 +337,10 @@ class Recipe(_Table):
 
     folder: Path
     name: str = "model"
-    model: Reference
-    data: Reference
+    model: Source
+    data: Source
     checkpoint: str | None = None
+    pretrained: bool = False  # the factory's own weights are the float model: nothing is loaded or trained
     stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)] = 0
@@ -336,11 +376,13 @@ class Recipe(_Table):
                 )
             if stage == before == "distill":
                 raise ValueError("stages: 'distill' twice in a row is one longer 'distill': raise distill.epochs")
-        if self.stages and self.stages[0] == "distill":
+        if self.stages and self.stages[0] == "distill" and not self.distill.student:
             raise ValueError(
                 "stages: 'distill' comes first, but then the student is the float model itself and there is nothing to "
-                "recover: put 'prune' before it"
+                "recover: put 'prune' before it, or name another network with distill.student"
             )
+        if self.distill.student and self.stages[:1] != ("distill",):
+            raise ValueError("distill.student: begin stages with 'distill', where the student learns")
         return self
 
     @model_validator(mode="after")
@@ -354,9 +396,38 @@ class Recipe(_Table):
             raise ValueError("prune.schedule = 'groups' would take its shares again each time: name 'prune' once")
         return self
 
+    def policy(self, target: str) -> dict[str, Any]:
+        """What a release on a target must hold: the gate's policy, on the task's own metric."""
+        return self.gate.of(target) | {"metric": self.task.metric}
+
+    def margin(self, target: str) -> float:
+        """What may be lost on a target: in points, or in the unit of the task's metric."""
+        policy = self.gate.of(target)
+        return policy["margin_points"] if policy["margin"] is None else limit_of(policy["margin"])
+
     def sequence(self) -> tuple[str, ...]:
         """The stages between the float model and its export, repetitions of an iterative schedule written out."""
         return self.stages * (self.prune.steps if self.prune.schedule == "iterative" else 1)
+
+    @property
+    def program(self) -> bool:
+        """Does the model come as a program, which nothing trains?"""
+        return self.model.endswith((".pt2", ".onnx"))
+
+    @model_validator(mode="after")
+    def _weights_from_one_place(self) -> Recipe:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("pretrained = true takes the factory's own weights, checkpoint a file's: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _a_margin_in_the_metrics_unit(self) -> Recipe:
+        if not metric_unit(self.task.metric) and self.gate.margin is None:
+            raise ValueError(
+                f"task.metric {self.task.metric} has a unit of its own: set gate.margin to what may be lost of it, a "
+                "number or a share of float such as '1%'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _each_target_once(self) -> Recipe:
@@ -423,8 +494,12 @@ def _explain(row: Any) -> str:
     if row["type"] == "missing":
         return f"missing key '{where}'"
     message = row["msg"].removeprefix("Value error, ")
-    if where == "model" or where == "data":
-        message = "expected 'module:function', for example 'net:build'"
+    if where == "model":
+        message = "expected 'module:function', for example 'net:build', or a file .pt2 or .onnx"
+    if where == "data":
+        message = (
+            "expected 'module:function', for example 'data:splits', a file .npz, or a folder with a slash, 'data/'"
+        )
     given = "" if not where or isinstance(row["input"], dict) else f" (given: {row['input']!r})"
     return f"{where}: {message}{given}" if where else message
 

@@ -13,9 +13,11 @@ from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
-from pipeline.runner import Runner
+from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
+from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
+COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 
@@ -25,13 +27,15 @@ class Branch:
 
     name: str
     lowered: Artifact | None = None
-    observed: Artifact | None = None
+    stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
+    observed: Artifact | None = None  # statistics of it
     candidates: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
     race: Artifact | None = None
     choice: choose.Choice | None = None
     batches: list[int] = field(default_factory=list)  # planned for verify, the deployment batch first
     verify: Artifact | None = None
+    older_cpus: Artifact | None = None
     profile: Artifact | None = None
     error: DeployError | None = None
 
@@ -86,12 +90,20 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
     for name in everyone:
-        _check_dtypes(name, registry.load(name).capabilities.dtypes, data.metadata["inputs"])
+        able = registry.load(name).capabilities
+        _check_dtypes(name, able.dtypes, data.metadata["inputs"])
+        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
-    if recipe.checkpoint is None:
-        floating = runner.do("train", {"data": data}, recipe.train.model_dump() | task, branches=everyone)
+    if recipe.program:
+        _bring(road, everyone, runner, wanted, task)
+        return
+    if recipe.pretrained:
+        floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
+    elif recipe.checkpoint is None:
+        settings = recipe.train.model_dump(exclude_none=True) | task
+        floating = runner.do("train", {"data": data}, settings, branches=everyone, extra=_start(recipe))
     else:
         path = (recipe.folder / recipe.checkpoint).resolve()
         if not path.is_file():
@@ -106,6 +118,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.floating = road.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
+    teachers, learned_from = _teachers(recipe, runner, data, everyone)
+    if recipe.distill.student:
+        road.model = _built(runner, data, recipe, recipe.distill.student, "", "student", everyone)
     sequence = recipe.sequence()
     prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
@@ -115,7 +130,7 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         done[stage] += 1
         label = str(done[stage]) if sequence.count(stage) > 1 else ""
         inputs = {"model": road.model, "data": data}
-        settings: Mapping[str, Any]
+        extra: dict[str, Any] = {}
         if stage == "prune":
             # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
             part = done["prune"] / prunings
@@ -125,17 +140,90 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
             settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, **zeros, "schedule": schedule}
             inputs["float"] = floating
         else:
-            settings = recipe.distill.model_dump()
-            inputs["teacher"] = floating
-        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label)
+            settings = recipe.distill.model_dump(exclude={"student", "teachers"})
+            inputs |= teachers or {"teacher": floating}
+            extra = learned_from
+        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label, extra=extra)
     if wanted("export-pt2"):
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
         )
     if wanted("weights") and recipe.weights.method != "none":
-        assert road.program is not None
-        settings = recipe.weights.model_dump()
-        road.stepped = runner.do("weights", {"program": road.program, "data": data}, settings, branches=everyone)
+        road.stepped = _stepped(road, everyone, runner)
+
+
+def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
+    """A model that comes as a program: its own answers are the reference, and no stage of torch runs."""
+    recipe = road.recipe
+    path = recipe.folder / recipe.model
+    if not path.is_file():
+        raise UsageError(f"model: no file at {path}: correct 'model'")
+    without = ", ".join(("train", *recipe.stages))
+    runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
+    road.floating = road.model = road.reference = road.program = road.stepped = brought = runner.do(
+        "bring",
+        {"data": road.data},  # type: ignore[dict-item]  # it is made by now
+        {"model": recipe.model, **task},
+        branches=everyone,
+        extra={"sha256": sha256_file(path)},
+    )
+    if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
+        road.stepped = _stepped(road, everyone, runner)
+
+
+def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
+    assert road.program is not None
+    assert road.data is not None
+    inputs = {"program": road.program, "data": road.data}
+    return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
+
+
+def _start(recipe: Recipe) -> dict[str, Any]:
+    """What training starts from, as a part of its key. Raises UsageError when it is not there."""
+    if recipe.train.start is None:
+        return {}
+    path = (recipe.folder / recipe.train.start).resolve()
+    if not path.exists():
+        raise UsageError(f"train.start: nothing at {path}: give a checkpoint, or the folder OUT/pytorch of a run")
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+    return {"start": {file.name: sha256_file(file) for file in files}}
+
+
+def _teachers(
+    recipe: Recipe, runner: Runner, data: Artifact, everyone: tuple[str, ...]
+) -> tuple[dict[str, Artifact], dict[str, Any]]:
+    """The teachers that the recipe names, by their role, and their source as a part of the student's key."""
+    named = recipe.distill.teachers
+    roles = [f"teacher{index}" for index in range(len(named))]
+    built = {
+        role: _built(runner, data, recipe, one.model, one.checkpoint, role, everyone)
+        for role, one in zip(roles, named, strict=True)
+    }
+    return built, {"teachers": [_source(recipe, one.model) for one in named]} if named else {}
+
+
+def _built(
+    runner: Runner,
+    data: Artifact,
+    recipe: Recipe,
+    factory: str,
+    checkpoint: str,
+    label: str,
+    everyone: tuple[str, ...],
+) -> Artifact:
+    """A student or teacher that has a factory of its own."""
+    extra = {"factory": _source(recipe, factory)}
+    if checkpoint:
+        path = (recipe.folder / checkpoint).resolve()
+        if not path.is_file():
+            raise UsageError(f"distill.teachers: no checkpoint at {path}: correct it, or leave it out")
+        extra["sha256"] = sha256_file(path)
+    settings = {"checkpoint": checkpoint, "factory": factory, "task": recipe.task.model_dump()}
+    return runner.do("load", {"data": data}, settings, branches=everyone, label=label, extra=extra)
+
+
+def _source(recipe: Recipe, factory: str) -> str:
+    return source.digest(factory.partition(":")[0], [recipe.folder])
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
@@ -148,7 +236,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     assert stepped is not None
     target = registry.load(branch.name)
 
-    _check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
+    check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
@@ -159,14 +247,17 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
             graphs[label] = graphs[""]
             continue
         program = start
-        if target.capabilities.program == "onnx":
+        if start.metadata["kind"] == "onnx" and target.capabilities.program != "onnx":
+            raise UsageError(f"{branch.name}: no road from ONNX: it lowers .{target.capabilities.program} programs")
+        if target.capabilities.program == "onnx" and start.metadata["kind"] != "onnx":
             program = runner.do("export-onnx", {"program": start}, {}, branches=sharing, label=label)
         if wanted("lower"):
             inputs = {"program": program, "expected": start, "data": data}
             graphs[label] = do("lower", inputs, on_target, label=f"{branch.name} {label}".strip())
     if not wanted("lower"):
         return
-    branch.lowered = lowered = graphs[""]
+    branch.lowered, branch.stepped = graphs[""], graphs["stepped"]
+    lowered = branch.lowered
     if not wanted("observe"):
         return
     do = partial(do, label=branch.name)
@@ -175,32 +266,45 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
-    ours = {"float": graphs["stepped"], "data": data, "statistics": observed}
-    _quantize(branch, {"ours": ours}, vendors, runner, recipe)
+    starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
+    if any(strategy in COARSE for strategy in recipe.calibrate.strategies):
+        plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
+        starts["ours-plain"] = {**vendors, "statistics": plain}
+    _quantize(branch, starts, vendors, runner, recipe)
     if not wanted("race"):
         return
-    measured = {**on_target, **({"device": road.device} if road.device else {}), "threads": recipe.profile.threads}
+    device = road.device or target_device(branch.name)
+    measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, "candidates": list(branch.candidates)},
+        {**measured, **task, **recipe.race.model_dump(), **timing, **_bound(recipe, branch.name)}
+        | {"candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-    policy = recipe.gate.of(branch.name)
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, policy["margin_points"], policy["confidence"])
+    policy = recipe.policy(branch.name)
+    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
+    branch.choice = choose.choose(rows, recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
     shipped = _model(branch.candidates[branch.choice.shipped], lowered)
     chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
+    own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
     branch.verify = do(
         "verify",
         {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, **task, "batches": branch.batches},
+        {**chosen, **task, "scores": own, "batches": branch.batches},
+        extra={"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None,
     )
+    integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
+    if target.capabilities.older_cpus and integers and wanted("older-cpus"):
+        here = {name: value for name, value in chosen.items() if name != "device"}
+        inputs = {"data": data, "float": lowered, "shipped": shipped}
+        branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
         return
     branch.profile = do(
@@ -208,6 +312,21 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {"data": data, "float": lowered, "shipped": shipped},
         {**chosen, **recipe.profile.model_dump(), **timing},
     )
+
+
+def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:
+    """What may be lost in the race, in points or in the metric's unit; a share of accuracy is one of float's there."""
+    policy, margin = recipe.policy(target), recipe.margin(target)
+    shared = is_relative(policy["margin"] or 0.0) and CLASS_METRICS.fullmatch(policy["metric"])
+    return margin * floating["metric"] if shared else margin
+
+
+def _bound(recipe: Recipe, target: str) -> dict[str, Any]:
+    """What race must know to bound a metric of a task without classes; nothing for a classification."""
+    policy = recipe.policy(target)
+    if CLASS_METRICS.fullmatch(policy["metric"]):
+        return {}
+    return {"bound": {"confidence": policy["confidence"], "relative": is_relative(policy["margin"])}}
 
 
 def _quantize(
@@ -223,7 +342,11 @@ def _quantize(
     if len(proposed) < len(rows):  # the target takes ranges of ours
         own = next(row for row in rows if row["quantizer"] == "ours")
         observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
-        proposed |= {f"ours-{name}": own for name in observers}
+        proposed |= {
+            f"ours-{name}" + ("" if strategy == "default" else f"-{strategy}"): own
+            for strategy in recipe.calibrate.strategies
+            for name in observers
+        }
     wished = recipe.quantize.candidates
     if wished and not set(wished) & set(proposed):
         raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
@@ -236,7 +359,10 @@ def _quantize(
         if name == f"ours-{ENCODINGS}":
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
-        given = inputs.get(proposed[name]["quantizer"], vendors)
+        kind = "ours-plain" if name.endswith(COARSE) else proposed[name]["quantizer"]
+        if kind == "ours-plain":
+            settings["weights"] = "none"
+        given = inputs.get(kind, vendors)
         try:
             branch.candidates[name] = runner.do(
                 "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
@@ -289,7 +415,16 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
             )
 
 
-def _check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+def _check_strategies(target: str, schemes: frozenset[str], strategies: Sequence[str]) -> None:
+    for strategy in strategies:
+        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in schemes):
+            raise UsageError(
+                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(schemes))}"
+            )
+
+
+def check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
+    """Raise UsageError with the reasons of a target's capability table for ops that it refuses; op -> source line."""
     refused = [
         f"{op}{f' ({line})' if line else ''}: {table[base_name(op)].reason}"
         for op, line in ops.items()

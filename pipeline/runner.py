@@ -107,14 +107,17 @@ class Runner:
         }
         if info.user:
             record["user"] = {
-                role: [self.factories[role], source.digest(self.factories[role].partition(":")[0], self._roots(role))]
-                for role in info.user
-                if role in self.factories
+                role: [self.factories[role], self._digest(role)] for role in info.user if role in self.factories
             }
             record["cache_key"] = self.cache_key
         if info.device:
             record["device"] = attached_device(attached) if attached else device()
         return sha256_json(record)
+
+    def _digest(self, role: str) -> Any:
+        """Of the code that a role's function can reach, or of the files that it names."""
+        module, colon, _ = self.factories[role].partition(":")
+        return source.digest(module, self._roots(role)) if colon else source.digest_files([module], self.folder)
 
     def _roots(self, role: str) -> list[Path]:
         """The recipe's folder, and for an installed package the folder that holds it."""
@@ -191,6 +194,13 @@ def attached_device(uri: str) -> dict[str, Any]:
         return dict(open_device(uri).identity())
     except ChannelError as error:
         raise DeviceError(str(error)) from error
+
+
+def target_device(name: str) -> str | None:
+    """Where a target runs when no device is named, a URI; None is this machine. A target may say so in `device`."""
+    from targets import registry
+
+    return getattr(registry.load(name), "device", None)
 
 
 @cache

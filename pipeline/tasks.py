@@ -5,15 +5,16 @@ Targets may have any shape: class numbers [n] or, a pixel, [n, h, w]; numbers [n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from pipeline import user
-from pipeline.errors import DeployError, UsageError
+from pipeline.errors import UsageError
+from pipeline.release import scores
+from pipeline.release.evidence import CLASS_METRICS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,8 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Task:
-    """`metric`, `loss`: a name of the tables below or "module:function"; `folder`: where such a module is looked for.
+    """`metric`: a name that the gate knows (pipeline/release/evidence.py), `loss`: one of LOSSES, or "module:function"
+    for either; `folder`: where such a module is looked for.
 
     The user's loss takes (outputs, targets), a tensor or a dict of them, and returns a scalar; the user's metric takes
     (outputs, targets) as arrays and returns one score a sample, float [n], higher is better.
@@ -36,7 +38,7 @@ class Task:
     @property
     def classifies(self) -> bool:
         """One class a sample, from logits [n, classes] in the first output."""
-        return self.metric == "accuracy"
+        return CLASS_METRICS.fullmatch(self.metric) is not None
 
 
 CLASSIFICATION = Task()
@@ -47,44 +49,52 @@ def of(settings: Mapping[str, Any], owner: Mapping[str, str]) -> Task:
     return Task(**settings.get("task", {}), folder=owner.get("folder", ""))
 
 
-def _accuracy(answer: Array, targets: Array) -> Array:
-    right = answer.argmax(axis=1) == targets
-    return _rows(right.astype(np.float64))
-
-
-def _error(power: int) -> Callable[[Array, Array], Array]:
-    def score(answer: Array, targets: Array) -> Array:
-        return -_rows(np.abs(answer.astype(np.float64) - targets.reshape(answer.shape)) ** power)
-
-    return score
-
-
-def _rows(values: Array) -> Array:
-    return np.asarray(values.reshape(len(values), -1).mean(axis=1))
-
-
-# Each from the first output [n, ...] and the targets; one number a sample, higher is better: errors count negative.
-SCORES: dict[str, Callable[[Array, Array], Array]] = {"accuracy": _accuracy, "mae": _error(1), "mse": _error(2)}
 LOSSES = ("auto", "cross_entropy", "mae", "mse")
 
 
-def score(task: Task, outputs: Mapping[str, Array], targets: Array) -> Array:
-    """One score a sample, float64 [n], higher is better. Raises UsageError for what the user's function returns."""
-    if task.metric in SCORES:
-        return SCORES[task.metric](next(iter(outputs.values())), targets)
+def fitted(outputs: Mapping[str, Array], targets: Array) -> Array:
+    """The targets in the first output's shape, where they are as many real numbers: [n] beside [n, 1]."""
+    first = next(iter(outputs.values()))
+    return targets.reshape(first.shape) if targets.dtype.kind == "f" and targets.size == first.size else targets
+
+
+def own(task: Task) -> tuple[scores.Own, ...]:
+    """The user's own metric, its errors in one line; empty where it is one of ours."""
+    if ":" not in task.metric:
+        return ()
     function = user.resolve(task.metric, task.folder)
+
+    def score(outputs: Any, targets: Any) -> Any:
+        try:
+            return function(outputs, targets)
+        except Exception as error:
+            raise UsageError(f"task.metric {task.metric} raised {user.blame(error)}") from error
+
+    return (scores.Own(task.metric, score),)
+
+
+def value(task: Task, outputs: Mapping[str, Array], targets: Array) -> float:
+    """The metric over all samples; accuracy for every metric of classes, since that is what they share.
+
+    Raises UsageError where targets and outputs are not what the metric takes.
+    """
+    first = next(iter(outputs.values()))
+    if task.classifies:
+        return float((first.argmax(axis=1) == targets).mean())
+    row, kept = scores.row_of(task.metric), None
     try:
-        found = np.asarray(function(next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs), targets))
-    except DeployError:
-        raise
-    except Exception as error:
-        raise UsageError(f"task.metric {task.metric} raised {user.blame(error)}") from error
-    if found.shape != (len(targets),) or found.dtype.kind not in "fiub":
-        raise UsageError(
-            f"task.metric {task.metric} returned {found.dtype} {list(found.shape)} for {len(targets)} samples: "
-            "return one number a sample"
-        )
-    return found.astype(np.float64)
+        kept = scores.keep(fitted(outputs, targets), outputs, outputs, own(task)).get(task.metric)
+    except ValueError as error:
+        raise UsageError(f"task.metric {error}") from error
+    if kept is None:
+        shapes = f"targets {targets.dtype} {list(targets.shape)}, first output {first.dtype} {list(first.shape)}"
+        raise UsageError(f"task.metric {task.metric} takes {row.takes}; these are {shapes}")
+    return scores.value(task.metric, kept.before)
+
+
+def merit(task: Task, figure: float) -> float:
+    """The figure as something to be made large: errors count negative."""
+    return figure if task.classifies or scores.row_of(task.metric).higher else -figure
 
 
 def loss(task: Task, outputs: Any, targets: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:

@@ -92,6 +92,10 @@ class Adapter:
         """Let go of the model."""
 
 
+# Left on, ONNX Runtime quantizes the float weights of a layer between two quantized ones when it loads the file.
+KEEP_FLOAT = ["WeightBiasQuantization"]
+
+
 class OnnxRuntime(Adapter):
     """ONNX Runtime on its CPU provider. Options: threads, precision ("f32" or "int8": the file decides)."""
 
@@ -105,7 +109,9 @@ class OnnxRuntime(Adapter):
         settings.intra_op_num_threads = options.get("threads", 1)
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
-        self.session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(
+            path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=KEEP_FLOAT
+        )
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def prepare(self, inputs: Arrays) -> Any:
@@ -128,13 +134,15 @@ class OnnxRuntime(Adapter):
 
 
 class OpenVino(Adapter):
-    """OpenVINO's CPU device: one stream, latency. Options: threads, precision, batch.
+    """OpenVINO's CPU device: one stream, latency. Options: threads, precision, batch, max_isa (oneDNN's name).
 
     Without the precision hint a CPU that has bf16 silently uses it: "f32" and "int8" (for what is left in float) ask
     for f32. Batch: null leaves the first axis free.
     """
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
+        if options.get("max_isa"):  # read once, when a process first uses it: one value for all models of a request
+            os.environ["ONEDNN_MAX_CPU_ISA"] = options["max_isa"]
         ov = import_openvino()
         self.runtime_version = ov.get_version()
         core = ov.Core()

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.qparams import Ranges
+from calibration.schemes import scheme_id
 
 Array = npt.NDArray[Any]
 Batch = dict[str, Array]  # tensor name -> array whose first axis is the batch
@@ -66,8 +67,8 @@ class Model:
     """A file that one runtime can load, float or quantized, with a manifest beside it.
 
     `inputs`/`outputs` describe its float interface in ITS OWN layout (integer inputs and outputs are converted
-    outside of the timed part). `tensors` are the activations that can be tapped, in execution order (float
-    graphs only).
+    outside of the timed part). `tensors` are the activations that can be tapped, in execution order; those of a
+    quantized model go by the names of the float graph that it was made of.
     """
 
     path: Path
@@ -92,7 +93,8 @@ class Candidate:
 
     `quantizer`: "none" for float, "ours" for ranges from `calibration`, else the vendor tool's name.
     `precision`: arithmetic asked of the runtime: "f32", "bf16", "int8".
-    `options`: for the quantizer (not for the runtime; those follow from `precision`).
+    `options`: for the quantizer (not for the runtime; those follow from `precision`). Every quantizer takes KEEP:
+    names of `Target.layers` that stay in float.
     """
 
     id: str
@@ -131,7 +133,8 @@ class Capabilities:
 
     `program`: the kind of program it lowers. `batch`: "fixed" (as exported), "resizable" (by reloading), "dynamic".
     `dtypes`: input dtypes it takes. `schemes`: ids from calibration.SCHEMES. `ops`: core ATen op name ("aten.conv1d",
-    "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested.
+    "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested. `older_cpus`: CPUs with
+    fewer instructions that the runtime can be held to here -> the options for the agent that do so.
     """
 
     program: Literal["pt2", "onnx"]
@@ -139,6 +142,7 @@ class Capabilities:
     dtypes: frozenset[str]
     schemes: frozenset[str]
     ops: Mapping[str, Support]
+    older_cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -149,7 +153,9 @@ class Session(Protocol):
         ...
 
     def tap(self, batch: Batch, names: Sequence[str]) -> Batch:
-        """The named activations of a float graph, in the graph's own layout."""
+        """The named activations (of `Model.tensors`), in the graph's own layout; codes as the numbers they stand for.
+
+        The tapped model computes with the kernels of the deployed one as far as the runtime allows."""
         ...
 
 
@@ -170,6 +176,10 @@ class Target(Protocol):
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
         """Float first, then the vendor's way and our ranges."""
+        ...
+
+    def layers(self, model: Model) -> Sequence[str]:
+        """The float graph's layers with weights, in execution order: what a candidate may keep in float (KEEP)."""
         ...
 
     def quantize(
@@ -197,19 +207,43 @@ class Target(Protocol):
         ...
 
 
+KEEP = "keep"  # the option of a candidate that names layers to be left in float
+
+
+def kept(candidate: Candidate) -> frozenset[str]:
+    """The layers that a candidate leaves in float."""
+    return frozenset(candidate.options.get(KEEP, ()))
+
+
+def keeping(candidate: Candidate, layers: Iterable[str]) -> Candidate:
+    """The same candidate with these layers in float."""
+    return replace(candidate, options={**candidate.options, KEEP: tuple(layers)})
+
+
 OURS = "ours-"  # a candidate of ours is called after its observer
 
 
 def find(target: Target, model: Model, candidate_id: str) -> Candidate:
-    """The target's candidate of that name; `ours-OBSERVER` also for observers that it does not propose by itself."""
+    """The target's candidate of that name.
+
+    `ours-OBSERVER` and `ours-OBSERVER-STRATEGY` (of calibration.schemes.STRATEGIES) are found too where the target does
+    not propose them by itself. Raises TargetError "unsupported" for a strategy that the target does not take.
+    """
     proposed = target.candidates(model)
     for candidate in proposed:
         if candidate.id == candidate_id:
             return candidate
     ours = next((c for c in proposed if c.quantizer == "ours"), None)
-    if ours is None or not candidate_id.startswith(OURS):
+    if ours is None or ours.scheme is None or not candidate_id.startswith(OURS):
         raise TargetError(f"{target.name} has no candidate '{candidate_id}', it has {[c.id for c in proposed]}")
-    return replace(ours, id=candidate_id, observer=candidate_id.removeprefix(OURS))
+    observer, _, strategy = candidate_id.removeprefix(OURS).partition("-")
+    scheme = scheme_id(ours.scheme, strategy or "default")
+    if scheme not in target.capabilities.schemes:
+        takes = ", ".join(sorted(target.capabilities.schemes))
+        raise TargetError(
+            f"{target.name} has no scheme '{scheme}' for '{candidate_id}': it takes {takes}", "unsupported"
+        )
+    return replace(ours, id=candidate_id, observer=observer, scheme=scheme)
 
 
 def model_files(path: Path) -> list[Path]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 20
+FLOAT = 1  # onnx.TensorProto.FLOAT
 BATCH = "batch"  # the name of the free axis
 LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need a second file
 
@@ -47,7 +48,7 @@ def export(program: Program, out: Path) -> Program:
             raise TargetError(f"cannot be exported to ONNX: {_reason(error)}", "unsupported") from error
     assert converted is not None  # with dynamo=True it returns a program or raises
     model = converted.model_proto
-    _name_batch(model, program.inputs[0].name)
+    name_batch(model, program.inputs[0].name)
     path = out / "program.onnx"
     save(model, path)
     return replace(program, path=path, kind="onnx")
@@ -125,6 +126,32 @@ def activations(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(name for name in names if types.get(name) == onnx.TensorProto.FLOAT)
 
 
+def layers(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Outputs of convolutions and products whose weights are stored in the graph, in execution order."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return tuple(
+        made_by(node)
+        for node in model.graph.node
+        if node.op_type in WORK and len(node.input) > 1 and node.input[1] in stored
+    )
+
+
+def dequantized(model: onnx.ModelProto) -> dict[str, str]:
+    """Float tensors that a QDQ graph rounds -> what it makes of them, in execution order, then its outputs.
+
+    Tapped there, and not before the rounding, the op that makes them stays an integer kernel.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    codes: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
+            codes[node.output[0]] = node.input[0].removesuffix("_QuantizeLinear_Input")
+        elif node.op_type == "DequantizeLinear" and node.input[0] in codes:
+            found.setdefault(codes[node.input[0]], node.output[0])
+    return found | {value.name: value.name for value in model.graph.output} if found else {}
+
+
 def not_float(model: onnx.ModelProto) -> set[str]:
     """Tensors that hold shapes, indices or truth values. Shapes must have been inferred."""
     import onnx
@@ -200,7 +227,7 @@ def _matmul(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int
     return math.prod(out) * data[-1]
 
 
-WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
+WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul, "MatMulInteger": _matmul}
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
@@ -225,7 +252,7 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     )
 
 
-def _name_batch(model: onnx.ModelProto, first_input: str) -> None:
+def name_batch(model: onnx.ModelProto, first_input: str) -> None:
     """The exporter's symbol for the free axis ("s77") becomes "batch"; inferred shapes that used it go."""
     graph = model.graph
     dims = next(value for value in graph.input if value.name == first_input).type.tensor_type.shape.dim
@@ -235,6 +262,15 @@ def _name_batch(model: onnx.ModelProto, first_input: str) -> None:
             if symbol and dim.dim_param == symbol:
                 dim.dim_param = BATCH
     graph.ClearField("value_info")
+
+
+def rename_inputs(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Call graph inputs by other names, wherever they are read."""
+    for value in model.graph.input:
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import tempfile
@@ -13,15 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.qparams import Ranges, limits
-from calibration.schemes import SCHEMES
-from targets import onnx_graph
-from targets.base import Batch, Candidate, Capabilities, Model, OpInfo, Program, Support, TargetError, to_model_layout
+from calibration.schemes import SCHEMES, Granularity, Scheme
+from targets import agent, onnx_graph
+from targets.base import (
+    Batch,
+    Candidate,
+    Capabilities,
+    Model,
+    OpInfo,
+    Program,
+    Support,
+    TargetError,
+    kept,
+    to_model_layout,
+)
 from targets.session import AdapterSession, Tap
 
 if TYPE_CHECKING:
     import onnx
 
-SCHEME = "u8s8"
+SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor")
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -30,6 +43,9 @@ CANDIDATES = (
     Candidate("ours-minmax", "ours", "int8", SCHEME, "minmax"),
     Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
 )
+# For networks of products: ranges that differ from sample to sample, and nothing to calibrate. Convolutions in dynamic
+# int8 are an order of magnitude slower than in float, so it is not proposed for networks of these.
+PRODUCTS = Candidate("ort-dynamic", "onnxruntime", "int8", DYNAMIC)
 
 # What onnxruntime.quantization quantizes AND the CPU provider has an integer kernel for.
 _INT8 = {
@@ -76,7 +92,7 @@ class OnnxRuntimeTarget:
         program="onnx",
         batch="dynamic",
         dtypes=frozenset({"float32", "int64", "int32"}),
-        schemes=frozenset({SCHEME}),
+        schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
     )
 
@@ -85,13 +101,11 @@ class OnnxRuntimeTarget:
 
         Float reference and candidates all come from this file. Raises TargetError for what cannot be exported.
         """
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
         if program.kind == "pt2":
             program = onnx_graph.export(program, out)
         with _only_errors():
             try:
-                quant_pre_process(str(program.path), str(out / FILE))
+                _prepare(program.path.resolve(), (out / FILE).resolve())
             except Exception as error:
                 raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
         graph = onnx_graph.load(out / FILE)
@@ -104,8 +118,12 @@ class OnnxRuntimeTarget:
         )
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
-        """The same for every model."""
-        return CANDIDATES
+        """Dynamic int8 too where products with weights do most of the work."""
+        return (*CANDIDATES, PRODUCTS) if _of_products(onnx_graph.load(model.path)) else CANDIDATES
+
+    def layers(self, model: Model) -> Sequence[str]:
+        """Outputs of convolutions and products with stored weights."""
+        return onnx_graph.layers(onnx_graph.load(model.path))
 
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
@@ -115,19 +133,28 @@ class OnnxRuntimeTarget:
         With our ranges the logits stay float: an output that a Gemm or MatMul makes is not quantized again, which
         saves an op and, on keyword spotting, 4 dB.
         """
-        if candidate.scheme not in self.capabilities.schemes:
+        takes = STATIC if candidate.quantizer == "ours" else (SCHEME, DYNAMIC)
+        if candidate.scheme is None or candidate.scheme not in takes:
             raise TargetError(
-                f"onnxruntime takes {SCHEME}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+                f"onnxruntime takes {', '.join(takes)}; candidate '{candidate.id}' asks {candidate.scheme}",
+                "unsupported",
             )
+        scheme = SCHEMES[candidate.scheme]
         if candidate.quantizer == "ours" and ranges is None:
             raise TargetError(f"candidate '{candidate.id}' needs ranges: run the observers first")
         if candidate.quantizer == "ours":
             assert ranges is not None
-            _check_ranges(model, ranges)
+            _check_ranges(model, ranges, scheme)
+
+        path, names = out / FILE, kept(candidate)
+        left = [node.name for node in onnx_graph.load(model.path).graph.node if names.intersection(node.output)]
+        if candidate.scheme == DYNAMIC:
+            _quantize_dynamic(model.path, path, [*left, *(f"{name}_MatMul" for name in left)])  # a Gemm becomes one
+            made = {name for node in onnx_graph.load(path).graph.node for name in node.output}
+            return Model(path, model.inputs, model.outputs, tuple(name for name in model.tensors if name in made))
 
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-        path = out / FILE
         with tempfile.TemporaryDirectory(prefix="deploy-") as folder, _only_errors():
             cache = Path(folder) / "ranges.json"
             if candidate.quantizer == "ours":
@@ -139,11 +166,14 @@ class OnnxRuntimeTarget:
                     str(path),
                     None if cache.exists() else _reader(batches, model),
                     quant_format=QuantFormat.QDQ,
-                    per_channel=True,
+                    per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
+                    nodes_to_exclude=left,
+                    # It drops a Relu whose work an asymmetric range does; a symmetric one does not, so it must be told.
+                    extra_options={"ActivationSymmetric": scheme.activation.symmetric},
                 )
             except Exception as error:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
@@ -151,7 +181,7 @@ class OnnxRuntimeTarget:
         if candidate.quantizer == "ours":
             keep_logits_float(graph)
         onnx_graph.save(graph, path)
-        return Model(path, model.inputs, model.outputs)
+        return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the graph that ONNX Runtime itself made of the file, with the same session options.
@@ -168,7 +198,7 @@ class OnnxRuntimeTarget:
         for node in _optimized(model, self.options(candidate)).graph.node:
             if shapes.intersection(node.output):
                 continue
-            int8 = node.op_type.startswith(("QLinear", "QGemm")) or bool(quantized.intersection(node.input[:1]))
+            int8 = node.op_type.startswith(_INTEGER) or bool(quantized.intersection(node.input[:1]))
             if node.op_type == "QuantizeLinear" or (int8 and not _gives_float(node)):
                 quantized.update(node.output)
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") or node.op_type.startswith("Reorder"):
@@ -191,6 +221,50 @@ class OnnxRuntimeTarget:
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
         return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
+
+
+def _prepare(source: Path, file: Path) -> None:
+    """onnxruntime's own preparation; where its symbolic shapes give up (a Resize with computed sizes), ONNX's alone."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+        try:
+            with contextlib.chdir(folder):  # where it leaves a copy of what it could not do
+                quant_pre_process(str(source), str(file))
+        except Exception as error:
+            if "symbolic shape inference" not in str(error):
+                raise
+            quant_pre_process(str(source), str(file), skip_symbolic_shape=True)
+
+
+_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize")  # how integer kernels' names begin
+
+
+def _of_products(graph: onnx.ModelProto) -> bool:
+    """Do products with stored weights make up at least half of the work?"""
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    owners = {onnx_graph.made_by(node): node for node in graph.graph.node}
+    work = onnx_graph.macs(graph)
+    products = (n for n in work if owners[n].op_type in ("MatMul", "Gemm") and owners[n].input[1] in stored)
+    return 2 * sum(work[name] for name in products) >= sum(work.values()) > 0
+
+
+def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
+    """Weights of products to int8, one scale each: with a scale per channel the kernel is slower than float."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _only_errors():
+        try:
+            quantize_dynamic(
+                str(source),
+                str(file),
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=left,
+            )
+        except Exception as error:
+            raise TargetError(f"onnxruntime cannot quantize {source} dynamically: {_line(error)}") from error
+    onnx_graph.save(onnx_graph.load(file), file)
 
 
 _WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT
@@ -220,16 +294,15 @@ def keep_logits_float(graph: onnx.ModelProto) -> None:
         graph.graph.initializer.remove(initializer)
 
 
-def _check_ranges(model: Model, ranges: Ranges) -> None:
+def _check_ranges(model: Model, ranges: Ranges, scheme: Scheme) -> None:
     lacking = [name for name in model.tensors if name not in ranges]
     if lacking:
         raise TargetError(
             f"no ranges for {lacking[:3]} ({len(lacking)} in all): observe every tensor of the float graph"
         )
-    wanted = SCHEMES[SCHEME].activation
-    wrong = [name for name, qparams in ranges.items() if qparams.scheme != wanted]
+    wrong = [name for name, qparams in ranges.items() if qparams.scheme != scheme.activation]
     if wrong:
-        raise TargetError(f"ranges of {wrong[:3]} are not of {SCHEME}, which is what onnxruntime takes", "unsupported")
+        raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
 
 
 def _write_ranges(ranges: Ranges, path: Path) -> None:
@@ -240,6 +313,9 @@ def _write_ranges(ranges: Ranges, path: Path) -> None:
     rows = {}
     for name, qparams in ranges.items():
         lo, hi = limits(qparams)
+        if qparams.scheme.symmetric:  # it takes the larger end for both, over 255 steps
+            hi = 127.5 * qparams.scale.astype(np.float64)
+            lo = -hi
         rows[name] = TensorData(lowest=np.float32(lo), highest=np.float32(hi))
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, rows), str(path))
 
@@ -268,7 +344,9 @@ def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
         settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
         settings.optimized_model_filepath = str(Path(folder) / FILE)
         try:
-            ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(
+                str(model.path), settings, providers=["CPUExecutionProvider"], disabled_optimizers=agent.KEEP_FLOAT
+            )
         except Exception as error:
             raise TargetError(f"{model.path} does not load in onnxruntime: {_line(error)}") from error
         return onnx_graph.load(Path(folder) / FILE)
@@ -280,11 +358,16 @@ def _tap(model: Model) -> Tap:
     import onnxruntime as ort
 
     graph = onnx_graph.load(model.path)
-    inputs = {value.name for value in graph.graph.input}
+    stands_for = onnx_graph.dequantized(graph)  # none in a float graph
+    inputs = {value.name for value in graph.graph.input} - stands_for.keys()
     sessions: dict[tuple[str, ...], Any] = {}
 
     def tap(batch: Batch, names: Sequence[str]) -> Batch:
-        made = tuple(name for name in names if name not in inputs)
+        wanted = {name: stands_for.get(name, name) for name in names}
+        found = _values(batch, tuple(name for name in wanted.values() if name not in inputs))
+        return {name: batch[name] if name in inputs else found[tensor] for name, tensor in wanted.items()}
+
+    def _values(batch: Batch, made: tuple[str, ...]) -> Batch:
         if made and made not in sessions:
             tapped = onnx.ModelProto()
             tapped.CopyFrom(graph)
@@ -293,11 +376,13 @@ def _tap(model: Model) -> Tap:
             settings = ort.SessionOptions()
             settings.intra_op_num_threads, settings.log_severity_level = 1, 3
             sessions[made] = ort.InferenceSession(
-                tapped.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+                tapped.SerializeToString(),
+                settings,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=agent.KEEP_FLOAT,
             )
         values = sessions[made].run(list(made), batch) if made else []
-        found = dict(zip(made, values, strict=True))
-        return {name: batch[name] if name in inputs else found[name] for name in names}
+        return dict(zip(made, values, strict=True))
 
     return tap
 

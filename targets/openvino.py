@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from calibration.qparams import Ranges, limits
-from calibration.schemes import SCHEMES
+from calibration.schemes import SCHEMES, Granularity
 from targets import agent, onnx_graph, openvino_graph
 from targets.base import (
     Batch,
@@ -29,11 +29,13 @@ from targets.base import (
     Support,
     TargetError,
     TensorSpec,
+    kept,
     to_model_layout,
 )
 from targets.session import AdapterSession, Tap
 
 SCHEME = "u8s8"
+TAKEN = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", "u8s8-half_range")
 FILE = "model.xml"
 
 FLOAT = Candidate("float", "none", "f32")
@@ -78,8 +80,9 @@ class OpenVinoTarget:
         program="onnx",
         batch="dynamic",
         dtypes=frozenset({"float32", "int64", "int32"}),
-        schemes=frozenset({SCHEME}),
+        schemes=frozenset(TAKEN),
         ops=OPS,
+        older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
     )
 
     def lower(self, program: Program, out: Path) -> Model:
@@ -110,13 +113,18 @@ class OpenVinoTarget:
         """Float in bf16 only where this CPU has it."""
         return (FLOAT, *((BFLOAT,) if _has_bf16() else ()), *INTEGER)
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """Names of convolutions and products with stored weights."""
+        return [node.get_friendly_name() for node in openvino_graph.weighted(_read(model.path))]
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
         """FakeQuantize by NNCF over raw batches, or at our own places with our ranges; weights are stored as int8."""
-        if candidate.scheme not in self.capabilities.schemes:
+        takes = TAKEN if candidate.quantizer == "ours" else (SCHEME,)
+        if candidate.scheme not in takes:
             raise TargetError(
-                f"openvino takes {SCHEME}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+                f"openvino takes {', '.join(takes)}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
             )
         if candidate.quantizer == "ours":
             quantized = _with_ranges(model, candidate, ranges)
@@ -124,7 +132,9 @@ class OpenVinoTarget:
             quantized = _by_nncf(model, candidate, [to_model_layout(batch, model.inputs) for batch in batches])
         openvino_graph.name_ops(quantized)
         _save(quantized, out / FILE)
-        return Model(out / FILE, model.inputs, model.outputs)
+        rounded = [name for name in openvino_graph.rounded(quantized) if name in model.tensors]
+        outputs = [spec.name for spec in model.outputs]
+        return Model(out / FILE, model.inputs, model.outputs, tuple(dict.fromkeys([*rounded, *outputs])))
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The execution graph at batch 1: an op's precision is the suffix of the kernel that the plugin chose.
@@ -194,20 +204,24 @@ class OpenVinoTarget:
 
 
 def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> Any:
-    """One FakeQuantize a tensor, shared by its readers; weights symmetric at +-127 codes per output channel."""
-    wanted = SCHEMES[SCHEME].activation
+    """One FakeQuantize a tensor, shared by its readers; weights symmetric, by the candidate's scheme.
+
+    Weights of half the range have codes within +-63 of the same 255 levels: the plugin knows no others.
+    """
+    scheme = SCHEMES[candidate.scheme or ""]
     if ranges is None:
         raise TargetError(f"candidate '{candidate.id}' needs ranges: run the observers first")
-    wrong = [name for name, qparams in ranges.items() if qparams.scheme != wanted]
+    wrong = [name for name, qparams in ranges.items() if qparams.scheme != scheme.activation]
     if wrong:
-        raise TargetError(f"ranges of {wrong[:3]} are not of {SCHEME}, which is what openvino takes", "unsupported")
+        raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
     agent.import_openvino()
     from openvino import opset13
     from openvino._offline_transformations import compress_quantize_weights_transformation
 
     graph = _read(model.path)
     made: dict[str, Any] = {}
-    for node, index, name in openvino_graph.placement(graph):
+    left = kept(candidate)
+    for node, index, name in openvino_graph.placement(graph, left):
         if name not in ranges:
             raise TargetError(f"no range for tensor '{name}' of {model.path}: observe every tensor of the float graph")
         port = node.input_value(index)
@@ -217,15 +231,15 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
             ends = [np.full([1] * len(port.get_partial_shape()), end, np.float32) for end in limits(ranges[name])]
             made[name] = opset13.fake_quantize(port, *map(opset13.constant, ends * 2), 256)
         node.input(index).replace_source_output(made[name].output(0))
-    for node in graph.get_ordered_ops():
-        port = node.input_value(1) if node.get_type_name() in openvino_graph.WORK else None
-        weight = None if port is None else openvino_graph.stored(port)
-        if port is None or weight is None:
+    for node in openvino_graph.weighted(graph):
+        if node.get_friendly_name() in left:
             continue
-        channels = openvino_graph.channels_of(node, weight.data.ndim)
+        weight = openvino_graph.stored(port := node.input_value(1))
+        whole = scheme.weight.granularity is Granularity.PER_TENSOR
+        channels = () if whole else openvino_graph.channels_of(node, weight.data.ndim)
         others = tuple(axis for axis in range(weight.data.ndim) if axis not in channels)
         most = np.abs(weight.data).max(axis=others, keepdims=True)
-        high = np.where(most > 0, most, 1).astype(np.float32)
+        high = (np.where(most > 0, most, 1) * (127 / scheme.weight.qmax)).astype(np.float32)
         low_high = [opset13.constant(end) for end in (-high, high)]
         node.input(1).replace_source_output(opset13.fake_quantize(port, *low_high, *low_high, 255).output(0))
     graph.validate_nodes_and_infer_types()
@@ -252,6 +266,8 @@ def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
                 activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
             ),
         }
+    if left := kept(candidate):
+        settings["ignored_scope"] = nncf.IgnoredScope(names=sorted(left))
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
             return nncf.quantize(_read(model.path), nncf.Dataset(batches), subset_size=len(batches), **settings)
@@ -289,20 +305,31 @@ def _specs(ports: Sequence[Any], wanted: tuple[TensorSpec, ...]) -> tuple[Tensor
 def _tap(model: Model, options: dict[str, Any]) -> Tap:
     """One compiled model for each set of names asked, with these as outputs."""
     core = agent.import_openvino().Core()
-    inputs, results = ({spec.name for spec in specs} for specs in (model.inputs, model.outputs))
+    rounded = set(openvino_graph.rounded(_read(model.path)))  # none in a float graph
+    inputs = {spec.name for spec in model.inputs} - rounded
+    results = {spec.name for spec in model.outputs}
     compiled: dict[tuple[str, ...], Any] = {}
 
     def tap(batch: Batch, names: Sequence[str]) -> Batch:
         made = tuple(name for name in names if name not in inputs)
         if made not in compiled:
             graph = _read(model.path)
-            graph.add_outputs([name for name in made if name not in results])
+            codes = openvino_graph.rounded(graph)
+            for name in made:
+                if name in codes:
+                    codes[name].get_tensor().set_names({_TAPPED + name})
+                    graph.add_outputs([codes[name]])
+            graph.add_outputs([name for name in made if name not in results and name not in codes])
             compiled[made] = core.compile_model(graph, "CPU", agent.openvino_settings(options)).create_infer_request()
         request = compiled[made]
         request.infer(batch)
-        return {name: batch[name] if name in inputs else request.get_tensor(name).data.copy() for name in names}
+        where = {name: _TAPPED + name if name in rounded else name for name in made}
+        return {name: batch[name] if name in inputs else request.get_tensor(where[name]).data.copy() for name in names}
 
     return tap
+
+
+_TAPPED = "rounded:"  # what a tapped tensor is called behind its FakeQuantize
 
 
 @lru_cache(maxsize=1)

@@ -44,14 +44,34 @@ def macs(model: Any) -> Iterator[tuple[Any, int]]:
             yield node, math.prod(end(node).get_shape()) * math.prod(list(node.input_value(1).get_shape())[first:])
 
 
-def placement(model: Any) -> list[tuple[Any, int, str]]:
+def weighted(model: Any) -> list[Any]:
+    """Convolutions and products with stored weights, in execution order."""
+    nodes = [node for node in model.get_ordered_ops() if node.get_type_name() in WORK]
+    return [node for node in nodes if stored(node.input_value(1)) is not None]
+
+
+def rounded(model: Any) -> dict[str, Any]:
+    """Activations that a FakeQuantize rounds, by name, in execution order -> the port behind it."""
+    nodes = [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
+    found: dict[str, Any] = {}
+    for node in nodes:
+        names = node.input_value(0).get_names()
+        if names and stored(node.input_value(0)) is None:
+            found.setdefault(min(names), node.output(0))
+    return found
+
+
+def placement(model: Any, without: frozenset[str] = frozenset()) -> list[tuple[Any, int, str]]:
     """Where activations are quantized: (node, input index, tensor name), in execution order.
 
     The data input of every convolution and product (both inputs where none is a weight), and both inputs of an
     addition of two activations. The place moves up through ops that only move values, so that these run on integers.
+    Ops called as `without` says are passed over.
     """
     places = []
     for node in model.get_ordered_ops():
+        if node.get_friendly_name() in without:
+            continue
         kind = node.get_type_name()
         inputs = [0, 1] if kind in ("MatMul", "Add") else [0] if kind in WORK else []
         inputs = [i for i in inputs if stored(node.input_value(i)) is None]

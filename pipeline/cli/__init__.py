@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.cli import devices, road, release, calibration, model, machine  # noqa: F401 - each adds its commands; isort: skip
+from pipeline.cli import road, front, release, report  # noqa: F401 - each adds its commands; isort: skip
+from pipeline.cli import calibration, devices, model, machine  # noqa: F401 - isort: skip
 from pipeline.cli.common import app
 
 

@@ -1,4 +1,4 @@
-"""Judging finished runs: gate, baseline, compare."""
+"""Judging finished runs: gate, explain, baseline, compare."""
 
 from __future__ import annotations
 
@@ -44,6 +44,32 @@ def gate(
         result = api.judge(run, target or (), set_ or ())
         show(result, json_, run)
     raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def explain(
+    run: RunFolder = Path("deploy-out"),
+    target: Targets = None,
+    candidate: Annotated[str | None, typer.Option(metavar="NAME", help="Another than what ships.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Of the selection split, layer by layer.")] = 64,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not quantize again with one layer left in float.")] = False,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Why int8 differs from float: layer by layer, by cause, by what leaving a layer in float brings."""
+    with one_line_errors(verbose):
+        from pipeline import console
+        from pipeline.console import explain as drawn
+        from pipeline.explain import report as explanations
+
+        with console.listener(verbose, False) as emit:
+            found = explanations.explain(
+                run, target or (), candidate=candidate, tapped=samples, leave_one_out=not quick, emit=emit
+            )
+        if json_:
+            console.print_json([explanations.as_json(one) for one in found])
+        else:
+            drawn.explanations(found)
 
 
 baseline_app = typer.Typer(no_args_is_help=True, help="Keep a run that later ones are compared with.")

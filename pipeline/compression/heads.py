@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.compression import attention, structure
 from pipeline.compression.structure import ATTENTION, Edit, Group, Kept, Member, head_attribute
+from pipeline.interface import Outputs
 
 HEADS = "heads"
 
@@ -39,11 +40,11 @@ def prepare(model: nn.Module, example: Sequence[Tensor]) -> list[Edit]:
     return edits
 
 
-def _same(model: nn.Module, edit: Edit, example: Sequence[Tensor], reference: Tensor) -> bool:
+def _same(model: nn.Module, edit: Edit, example: Sequence[Tensor], reference: Outputs) -> bool:
     tried = copy.deepcopy(model)
     try:
         structure.apply(tried, [edit])
-        return bool((tried(*example) - reference).abs().max() <= structure.TOLERANCE * reference.abs().max())
+        return structure.difference(tried(*example), reference) <= structure.TOLERANCE
     except Exception:
         return False
 

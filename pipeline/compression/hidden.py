@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.compression import structure
 from pipeline.compression.structure import Group, Kept, Member, layouts
+from pipeline.interface import by_name
 
 Seen = dict[tuple[str, str], Tensor]  # (layer, axis) -> which of its channels were spoiled
 
@@ -146,6 +147,6 @@ def _spoil(model: nn.Module, layer: nn.RNNBase, example: Sequence[Tensor], which
             hook.remove()
     if not ran:
         raise _RefusedError("it is not run")
-    if bool(output.isnan().any()):
+    if any(bool(values.isnan().any()) for values in by_name(output).values()):
         raise _RefusedError("its units reach the model's output")
     return seen

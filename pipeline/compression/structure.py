@@ -25,6 +25,7 @@ Edit = dict[str, Any]  # {"module", "axis", "width", "removed"}: channels that o
 Edits = list[list[Edit]]  # one list for each time that the model was pruned, oldest first
 
 ATTENTION = "attention"  # an edit that takes an nn.MultiheadAttention apart, so that its heads can go
+LAYER = "layer"  # an edit that takes a whole residual block out
 HEAD_ATTRIBUTES = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
 HEADS_WIDTHS = ("all_head_size", "inner_dim", "attn_dim")  # names for heads x size of a head
 TOLERANCE = 1e-4  # of the largest output: between removing and zeroing, float noise only
@@ -69,6 +70,14 @@ class Kept:
     name: str
     width: int
     reason: str
+
+
+class Removed(nn.Module):
+    """What stands where a residual block was: x, however the block was called."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What it is given."""
+        return x
 
 
 _CONV = {
@@ -211,6 +220,10 @@ def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
         if edit["axis"] == ATTENTION:
             unfold(model, edit["module"])
             continue
+        if edit["axis"] == LAYER:
+            parent, _, own = edit["module"].rpartition(".")
+            setattr(model.get_submodule(parent), own, Removed())
+            continue
         module = model.get_submodule(edit["module"])
         layout = layouts(module)[edit["axis"]]
         gone = set(edit["removed"])
@@ -234,6 +247,8 @@ def replay(model: nn.Module, steps: Edits, where: str) -> None:
             module = dict(model.named_modules()).get(name)
             if axis == ATTENTION:
                 now = getattr(module, "num_heads", None) if isinstance(module, nn.MultiheadAttention) else None
+            elif axis == LAYER:
+                now = None if module is None or isinstance(module, Removed) else 1
             else:
                 now = width(module, axis) if module is not None and axis in layouts(module) else None
             if now != edit["width"]:
@@ -290,13 +305,19 @@ def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference
     for name, whole in by_name(reference).items():
         if removed[name].shape != whole.shape:
             return f"it changes the output's shape from {list(whole.shape)} to {list(removed[name].shape)}"
-    worst = max(
-        float((removed[name] - values).abs().max() / values.abs().max().clamp_min(1e-12))
-        for name, values in expected.items()
-    )
+    worst = difference(removed, expected)
     if not worst <= TOLERANCE:
         return f"removing its channels is not the same as zeroing them (off by {worst:.2g} of the largest output)"
     return ""
+
+
+def difference(answer: Outputs, expected: Outputs) -> float:
+    """The largest difference between two answers of a model, as a share of the largest value expected there."""
+    found = by_name(answer)
+    return max(
+        float((found[name] - values).abs().max() / values.abs().max().clamp_min(1e-12))
+        for name, values in by_name(expected).items()
+    )
 
 
 def shared(model: nn.Module) -> set[int]:

@@ -83,6 +83,12 @@ def tensors(inputs: Mapping[str, Array], index: Any) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.array(array[index])) for array in inputs.values())
 
 
+def drawn(split: Split, count: int, seed: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """At most `count` samples of a split, drawn by the seed: their inputs and labels int64 [n]."""
+    index = np.sort(np.random.default_rng(seed).choice(len(split), min(len(split), count), replace=False))
+    return tensors(split.inputs, index), torch.from_numpy(split.labels[index])
+
+
 def predict(model: nn.Module, split: Split) -> Outputs:
     """All outputs float32 [n, ...] in eval mode, one tensor or a dict; the model's mode is left as it was."""
     training = model.training
@@ -99,15 +105,15 @@ def predict(model: nn.Module, split: Split) -> Outputs:
 def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION) -> tuple[float, float]:
     """(score, loss) on a split: of a classification accuracy, a share, rounded to 6 digits, and cross-entropy.
 
-    A score is the mean over samples and higher is better. Outputs that are not finite score -inf and NaN, 0 and NaN in
+    Higher is better: an error counts negative. Outputs that are not finite score -inf and NaN, 0 and NaN in
     a classification.
     """
     outputs, labels = predict(model, split), torch.from_numpy(split.labels)
     named = interface.by_name(outputs)
     if not all(bool(torch.isfinite(values).all()) for values in named.values()):
         return 0.0 if task.classifies else -math.inf, math.nan
-    scores = tasks.score(task, {name: values.numpy() for name, values in named.items()}, split.labels)
-    return round(float(scores.mean()), 6), float(tasks.loss(task, outputs, labels))
+    found = tasks.value(task, {name: values.numpy() for name, values in named.items()}, split.labels)
+    return round(tasks.merit(task, found), 6), float(tasks.loss(task, outputs, labels))
 
 
 def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
@@ -128,7 +134,7 @@ def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION)
     except Exception as error:
         raise UsageError(f"{where}: the model fails on inputs {shapes}: {user.blame(error)}") from error
     logits = interface.first(outputs)
-    if not task.classifies or split.labels.ndim > 1:
+    if not task.classifies:
         _check_scores(outputs, split.labels[:2], task, where)
         return
     if split.labels.dtype.kind == "f":
@@ -150,14 +156,14 @@ def _check_scores(outputs: Outputs, targets: Array, task: Task, where: str) -> N
     named = {name: values.numpy() for name, values in interface.by_name(outputs).items()}
     shapes = {name: list(values.shape) for name, values in named.items()}
     try:
-        scores = tasks.score(task, named, targets)
+        found = tasks.value(task, named, targets)
         tasks.loss(task, outputs, torch.from_numpy(targets))
     except UsageError:
         raise
     except Exception as error:
         fault = " ".join(str(error).split())
         raise UsageError(f"{where}: outputs {shapes} do not fit targets {list(targets.shape)}: {fault}") from error
-    if not np.isfinite(scores).all():
+    if not math.isfinite(found) and task.metric != "auc":  # which needs both classes, and these are two samples
         raise UsageError(f"{where}: task.metric {task.metric} is not finite on outputs {shapes}")
 
 

@@ -69,6 +69,8 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
             elif kind == "failed":
                 progress.update(bar, visible=False)
                 progress.console.print(f"  {event['target']}: {event['message']}", markup=False)
+            elif kind == "note":
+                progress.console.print(f"  {event['message']}", markup=False)
             elif kind == "end" and timings:
                 own = event["wall_s"] - event["stage_s"]
                 for name, taken, cached in seconds:
@@ -103,7 +105,9 @@ def _did(event: Mapping[str, Any]) -> str:
         share = data["int8_mac_share"]
         return f"{data['size_bytes']:,} B, int8 {'-' if share is None else format(share, '.0%')} of MACs"
     if stage == "race":
-        return ", ".join(f"{row['id']} {row['speedup']['median']:.2f}x" for row in data["candidates"])
+        timed = [f"{row['id']} {row['speedup']['median']:.2f}x" for row in data["candidates"] if row["speedup"]]
+        boards = [(row["id"], row["board"]) for row in data["candidates"] if row.get("board")]
+        return ", ".join([*timed, *(f"{name} {board['count']:,} {board['unit']}" for name, board in boards)])
     if stage == "observe" and data["absurd"]:
         return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
     parts = []
@@ -194,13 +198,27 @@ def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
 
 
 def _run(run: RunRow) -> str:
-    parts = [
-        f"gate split, batch {run.batch}: accuracy {_share(run.metric, 2)}",
-        f"drop {_number(run.drop_points, '+.2f')} points "
-        f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
-        f"lost {run.flips.lost}, gained {run.flips.gained}"
-        + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
-    ]
+    parts = [f"gate split, batch {run.batch}"]
+    if run.flips.lost is not None:
+        parts += [
+            f"accuracy {_share(run.metric, 2)}",
+            f"drop {_number(run.drop_points, '+.2f')} points "
+            f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
+            f"lost {run.flips.lost}, gained {run.flips.gained}"
+            + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
+        ]
+    for name, found in run.metrics.items():
+        unit = f" {found.unit}" if found.unit else ""
+        drop = f"drop {_number(found.drop, '+.3g')}{unit} (upper bound {_number(found.high, '.3g')})"
+        parts.append(f"{name} {_number(found.value, '.4g')} (float {_number(found.float_value, '.4g')}), {drop}")
+    if run.board:
+        board = run.board
+        parts.append(f"{board.count:,} {board.unit}, arena {board.arena_bytes:,} B, stack {board.stack_bytes:,} B")
+        if board.estimate:
+            guess = board.estimate
+            parts.append(
+                f"estimate {guess.ms:.3f} ms = {board.unit} x {guess.cpi:g} CPI / {guess.clock_hz / 1e6:g} MHz"
+            )
     if run.latency_ms and run.float_latency_ms:
         parts.append(
             f"p50 {_number(run.latency_ms.p50, '.4f')} ms, p99 {_number(run.latency_ms.p99, '.4f')} ms "

@@ -3,6 +3,7 @@
 Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
 is below the margin. Among those that hold it the fastest ships (or the smallest); candidates whose speed-up
 intervals overlap the best one's are tied, and of those within 5 % of the smallest the one with the highest SQNR does.
+A board counts what it cannot time: there the fewest instructions win, and float, which it cannot run, never ships.
 """
 
 from __future__ import annotations
@@ -33,34 +34,47 @@ def choose(
 ) -> Choice:
     """`rows`: one a candidate, as the race measured it, with size_bytes and precision. A float row is among them."""
     verdicts = {row["id"]: parity(row, margin_points, confidence) for row in rows}
-    eligible = [row for row in rows if verdicts[row["id"]][0] == "pass"]
-    if prefer == "latency":
+    counted = [row for row in rows if row.get("board")]
+    eligible = [row for row in counted or rows if verdicts[row["id"]][0] == "pass"]
+    if not eligible:
+        raise ValueError(_says({}, rows, verdicts) + ", and no float model runs on a board")
+    if prefer == "latency" and counted:
+        tied = [row for row in eligible if row["board"]["count"] == min(r["board"]["count"] for r in eligible)]
+    elif prefer == "latency":
         best = max(eligible, key=lambda row: float(row["speedup"]["median"]))
         tied = [row for row in eligible if row["speedup"]["high"] >= best["speedup"]["low"]]
     else:
         tied = eligible
     smallest = min(row["size_bytes"] for row in tied)
     close = [row for row in tied if row["size_bytes"] <= SIZE_TIE * smallest]
-    shipped = max(close, key=lambda row: (_fidelity(row), row["speedup"]["median"], row["id"]))
+    shipped = max(close, key=lambda row: (_fidelity(row), row["speedup"]["median"] if row["speedup"] else 0, row["id"]))
     return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
 
 
-def parity(row: Mapping[str, Any], margin_points: float, confidence: float) -> tuple[str, str]:
-    """(verdict, why) of one candidate on the selection split."""
+def parity(row: Mapping[str, Any], margin: float, confidence: float) -> tuple[str, str]:
+    """(verdict, why) of one candidate on the selection split; `margin` in points or in the metric's unit."""
     if row["precision"] == "f32":
         return "pass", "the runtime's own float"
     if not row["finite"]:
         return "fail", "its outputs have NaN or infinity, or another shape"
     if row["quant_flips"] is None:
-        return "inconclusive", "no classes are told apart: what quantization cost has no margin here yet"
+        return _by_metric(row["quant_bound"], margin)
     lost, gained, n = row["quant_flips"]["lost"], row["quant_flips"]["gained"], row["n"]
-    verdict = noninferior(lost, gained, n, margin_points / 100, confidence)
-    why = (
-        f"quantization loses {lost}, gains {gained} of {n} against the runtime's float, margin {margin_points:g} points"
-    )
+    verdict = noninferior(lost, gained, n, margin / 100, confidence)
+    why = f"quantization loses {lost}, gains {gained} of {n} against the runtime's float, margin {margin:g} points"
     if verdict == "inconclusive":
-        needed = samples_to_decide(lost, gained, n, margin_points / 100)
+        needed = samples_to_decide(lost, gained, n, margin / 100)
         why += f"; about {needed} selection samples would decide" if needed else ""
+    return verdict, why
+
+
+def _by_metric(bound: Mapping[str, Any], margin: float) -> tuple[str, str]:
+    """Of a task without classes: what quantization cost of its metric, and that bound."""
+    if bound["high"] is None or bound["low"] is None:
+        return "inconclusive", bound["reason"]
+    verdict = "pass" if bound["high"] < margin else "fail" if bound["low"] > margin else "inconclusive"
+    unit = f" {bound['unit']}".rstrip()
+    why = f"quantization costs {bound['drop']:.4g}{unit}, at most {bound['high']:.4g}{unit}, margin {margin:g}{unit}"
     return verdict, why
 
 
@@ -78,6 +92,8 @@ def _says(
         return "no int8 candidate was raced"
     if not holding:
         return f"no int8 candidate holds parity: {verdicts[integers[0]['id']][1]}"
+    if shipped.get("board"):
+        return f"{shipped['board']['count']:,} {shipped['board']['unit']} on the board, where no float runs"
     row = shipped if shipped["precision"] == "int8" else max(holding, key=lambda r: float(r["speedup"]["median"]))
     speedup = row["speedup"]
     figure = f"{speedup['median']:.2f} ({speedup['low']:.2f}-{speedup['high']:.2f})"

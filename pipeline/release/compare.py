@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.release.evidence import Metric
 from pipeline.release.report import Interval, Report, RunRow, TargetRow
 from pipeline.release.statistics import tango_lower, tango_upper
 
 Change = Literal["same", "worse", "better", "not comparable", "missing"]
-Flips = Mapping[
-    tuple[str, int], tuple[int, int, int] | str
-]  # (target, batch) -> lost, gained, n; or why there are none
+# Of the same samples: lost, gained, n; of another metric than accuracy what was lost; or why there is neither.
+Paired = tuple[int, int, int] | Metric | str
+Flips = Mapping[tuple[str, int], Paired]  # (target, batch) -> paired outcomes
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -46,32 +48,38 @@ SIZES = (("size_bytes", "file size", "B", 0.01), ("weight_bytes", "weight bytes"
 
 
 def compare(
-    baseline: Report, now: Report, flips: Flips, tolerance: float = 0.10, confidence: float = 0.95
+    baseline: Report, now: Report, flips: Flips, tolerance: float = 0.10, confidence: float = CONFIDENCE
 ) -> Comparison:
     """Every target of the baseline. `flips`: paired outcomes of the same samples, baseline against now.
 
     `tolerance`: the share by which latency and memory of two runs on one device may differ, because two runs never
     meet the same machine; sizes may differ by 1 %.
     """
-    rows = []
+    rows, metric = [], metric_of(baseline)
     for name, before in baseline.targets.items():
         after = now.targets.get(name)
         if after is None:
             rows.append(Row(name, "target", "missing", "in the baseline, but not in this run"))
             continue
-        rows += [Row(name, *found) for found in _target(name, before, after, flips, tolerance, confidence)]
+        rows += [Row(name, *found) for found in _target(name, before, after, flips, tolerance, confidence, metric)]
     return Comparison(rows, _differences(baseline, now))
 
 
+def metric_of(report: Report) -> str:
+    """The metric of the run's task."""
+    task = report.recipe.get("task") or {}
+    return str(task.get("metric", "accuracy"))
+
+
 def _target(
-    name: str, before: TargetRow, after: TargetRow, flips: Flips, tolerance: float, confidence: float
+    name: str, before: TargetRow, after: TargetRow, flips: Flips, tolerance: float, confidence: float, metric: str
 ) -> Iterator[tuple[str, Change, str]]:
     if before.verdict == "pass" and after.verdict != "pass":
         yield "verdict", "worse", f"pass before, {after.verdict} now: {after.reasons[0] if after.reasons else ''}"
     else:
         yield "verdict", "same" if before.verdict == after.verdict else "better", f"{before.verdict} -> {after.verdict}"
     for run in before.runs:
-        yield f"accuracy at batch {run.batch}", *_accuracy(flips.get((name, run.batch), "not run"), confidence)
+        yield f"{metric} at batch {run.batch}", *_accuracy(flips.get((name, run.batch), "not run"), confidence)
     for field, words, unit, share in SIZES:
         yield words, *_amount(getattr(before, field), getattr(after, field), unit, share)
     first, second = _deployment(before), _deployment(after)
@@ -84,14 +92,24 @@ def _target(
     yield "ops in float", *_ops(before, after)
 
 
-def _accuracy(found: tuple[int, int, int] | str, confidence: float) -> tuple[Change, str]:
+def _accuracy(found: Paired, confidence: float) -> tuple[Change, str]:
     if isinstance(found, str):
         return ("not comparable" if found.startswith("another") else "missing"), found
+    if isinstance(found, Metric):
+        return _metric(found)
     lost, gained, n = found
     low, high = (100 * bound(lost, gained, n, confidence) for bound in (tango_lower, tango_upper))
     change: Change = "worse" if low > 0 else "better" if high < 0 else "same"
     drop = 100 * (lost - gained) / n
     return change, f"drop {drop:+.2f} points ({low:+.2f} to {high:+.2f}; lost {lost}, gained {gained} of {n})"
+
+
+def _metric(found: Metric) -> tuple[Change, str]:
+    if found.drop is None or found.low is None or found.high is None:
+        return "missing", found.method
+    change: Change = "worse" if found.low > 0 else "better" if found.high < 0 else "same"
+    unit = f" {found.unit}" if found.unit else ""
+    return change, f"drop {found.drop:+.4g}{unit} ({found.low:+.4g} to {found.high:+.4g}; {found.method})"
 
 
 def _amount(before: float | None, after: float | None, unit: str, tolerance: float) -> tuple[Change, str]:

@@ -21,6 +21,7 @@ SCORES = {
     "cosine": "points",
     "cosine_to_float": "points",
     "mae": "",
+    "mse": "",
     "rmse": "",
 }
 OWN_SCORE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function of the user's, in its own unit
@@ -38,6 +39,9 @@ def metric_unit(name: str) -> str | None:
     if CLASS_METRICS.fullmatch(name):
         return "points"
     return "" if OWN_SCORE.fullmatch(plain) else SCORES.get(plain)
+
+
+RANKS = frozenset({"auc"})  # of all samples together: a single one has no such figure
 
 
 def is_relative(margin: Margin) -> bool:
@@ -188,7 +192,8 @@ class Run:
     p50, p90 and p99 of one batch. `finite`: whether every output value was a finite number. None = unavailable.
     `slices`: "class:NAME", "group:NAME", "tag:NAME=VALUE"; the slices of one kind make up the whole split. `metrics`:
     by name, and for required slices where flips do not decide "METRIC on SLICE". `device`: its facts. `measured_at`:
-    when, in seconds since 1970 (UTC) by the host's clock.
+    when, in seconds since 1970 (UTC) by the host's clock. `worst_error`: of any output value against the runtime's
+    own float.
     What stored evidence really holds is checked by `judge`, not by these types.
     """
 
@@ -205,6 +210,7 @@ class Run:
     device: Mapping[str, object] | None = None
     peak_memory_bytes: int | None = None
     measured_at: float | None = None
+    worst_error: float | None = None
 
     @property
     def p50_ms(self) -> float | None:
@@ -225,8 +231,8 @@ class Evidence:
 
     `n`: samples in the gate split. `batches`: the batch sizes that had to be run, deployment first. `leaked`: samples
     of the gate split that are in another split too. `groups`: how many groups the gate split has. `verified_sha256`
-    is the digest of the model that the runs measured, `artifact_sha256` that of the file which ships. `judged_at`: the
-    time of the verdict, as `Run.measured_at`.
+    is the digest of the model that the runs measured, `artifact_sha256` that of the file which ships. `precision`: what
+    the model says of itself. `judged_at`: the time of the verdict, as `Run.measured_at`.
     """
 
     n: int
@@ -239,6 +245,7 @@ class Evidence:
     weight_bytes: int | None = None
     int8_mac_share: float | None = None
     groups: int | None = None
+    precision: str | None = None
     judged_at: float | None = None
 
 

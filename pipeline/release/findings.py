@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Facts = Mapping[str, Any]
+SAME_DB = 40.0
 NAMED = 3  # tensors that a text names
 
 
@@ -38,13 +39,27 @@ def _islands(found: Sequence[str]) -> str:
     return ", ".join(found)
 
 
+def _saturation(found: Mapping[str, float]) -> str:
+    where = ", ".join(f"{name} ({db:.1f} dB from here)" for name, db in found.items())
+    return (
+        f"other answers on {where}: pairs of products overflow 16 bits there; measure on such a device (--device), or "
+        "ship a candidate with half-range weights ([quantize] candidates)"
+    )
+
+
 # Name -> the key that it looks at in the metadata of observe and of what ships, and what it says of what is there.
 FINDINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "constants out of range": ("absurd", _absurd),
     "zero-variance tensors": ("constant", _constant),
     "half-range weights": ("half_range", _half_range),
+    "saturation": ("older_cpus", _saturation),
     "in float": ("islands", _islands),
 }
+
+
+def differs(sqnr_db: float | None) -> bool:
+    """Is an int8 model further from itself elsewhere than codes that round the other way explain? None: identical."""
+    return sqnr_db is not None and sqnr_db < SAME_DB
 
 
 def findings(facts: Facts) -> list[Finding]:

@@ -63,6 +63,8 @@ def _identity(policy: Policy, evidence: Evidence) -> Iterator[Check]:
         yield check("artifact", "fail", f"verified {verified[:12]}, but {ships[:12]} ships: verify again")
     else:
         yield check("artifact", "pass", f"what was verified is what ships ({ships[:12]})")
+    if evidence.precision == "int8":
+        yield from _posing(evidence)
     if not is_count(evidence.n, 1):
         yield check("gate split", "fail", f"n is {evidence.n}, expected at least 1 sample")
     elif policy.min_samples is not None and evidence.n < policy.min_samples:
@@ -89,6 +91,14 @@ def _identity(policy: Policy, evidence: Evidence) -> Iterator[Check]:
             yield _age(policy.max_age_days, run, evidence.judged_at)
     for name in _nan_fields(evidence):
         yield check(name, "fail", "is NaN")
+
+
+def _posing(evidence: Evidence) -> Iterator[Check]:
+    """Is it float that says it is int8?"""
+    if evidence.int8_mac_share == 0:
+        yield check("precision", "fail", "it says int8, but nothing runs in int8: run 'deploy explain'")
+    elif evidence.runs and all(run.worst_error == 0 for run in evidence.runs):
+        yield check("precision", "fail", "it says int8, but answers exactly as float does: run 'deploy explain'")
 
 
 def _device(wanted: str, run: Run) -> Check:

@@ -52,6 +52,25 @@ class Interval(_Record):
     high: float
 
 
+class Estimate(_Record):
+    """A latency that nobody measured: instructions * cpi / clock_hz."""
+
+    ms: float
+    cpi: float
+    clock_hz: float
+
+
+class BoardRow(_Record):
+    """What a board counts for one inference, in `unit` ("instructions" of an emulator, "ticks" of a board's timer)."""
+
+    unit: str
+    count: int
+    stack_bytes: int
+    arena_bytes: int
+    flash_bytes: int | None
+    estimate: Estimate | None
+
+
 class Latency(_Record):
     """Milliseconds; p99 is None below 1,000 samples."""
 
@@ -104,6 +123,7 @@ class CandidateRow(_Record):
     agreement: float | None = None
     latency_ms: Latency | None = None
     speedup: Interval | None
+    board: BoardRow | None = None
     verdict: Outcome
     why: str = ""
 
@@ -169,6 +189,7 @@ class RunRow(_Record):
     speedup: Interval | None = None
     peak_memory_bytes: int | None = None
     float_peak_memory_bytes: int | None = None
+    board: BoardRow | None = None
 
 
 class Check(_Record):

@@ -91,7 +91,7 @@ def from_logits(labels: Array, original: Array, deployed: Array, names: Sequence
 
 def load(file: Path) -> Samples:
     """What `Samples.save` wrote. Raises OSError, ValueError or KeyError for anything else."""
-    with np.load(file) as arrays:
+    with file.open("rb") as stream, np.load(stream) as arrays:
         named = {name: arrays[name] for name in arrays.files}
     answers = None
     if "labels" in named:

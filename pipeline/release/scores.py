@@ -59,7 +59,7 @@ class Pair:
 
 
 def _same(targets: Array, outputs: Array) -> tuple[Array, Array]:
-    if targets.shape != outputs.shape or targets.dtype.kind != "f" or outputs.dtype.kind != "f":
+    if targets.size != outputs.size or outputs.dtype.kind != "f":  # [n] and [n, 1] are the same numbers
         raise ValueError
     n = len(targets)
     return targets.reshape(n, -1).astype(np.float64), outputs.reshape(n, -1).astype(np.float64)
@@ -205,7 +205,7 @@ def _distance(first: Array, second: Array) -> int:
     return int(row[-1])
 
 
-SAME = "float targets of the output's shape"
+SAME = "numbers of the output's shape"
 SCORES: dict[str, Score] = {
     "f1": Score("targets of 0 and 1, logits [n, 2] or of the targets' shape", _confusion, _f1, _all_missed),
     "auc": Score("targets [n] of 0 and 1 (both), scores [n] or logits [n, 2]", _ranked, _auc, _misranked, by_rank=True),
@@ -216,6 +216,7 @@ SCORES: dict[str, Score] = {
         "float outputs", _cosine, worst=lambda kept: _mean(-np.ones(len(kept))), against_float=True
     ),
     "mae": Score(SAME, _absolute, higher=False),
+    "mse": Score(SAME, _squared, higher=False),
     "rmse": Score(SAME, _squared, lambda w, s: np.sqrt(ratio(w, s)), higher=False),
 }
 assert SCORES.keys() == UNITS.keys()
@@ -292,6 +293,21 @@ def _lowest(statistics: Array) -> Array:
 def row_of(name: str) -> Score:
     """The row of a metric's name; a name with a module is a score of the user's."""
     return SCORES.get(name.partition("@")[0], OWN_ROW)
+
+
+def each(name: str, targets: Array, outputs: Array) -> Array:
+    """The metric of every sample by itself, [n], turned so that more is better; NaN where one has none.
+
+    Raises ValueError where targets and outputs are not what it takes.
+    """
+    row = SCORES[name]
+    try:
+        kept = row.of(outputs if row.against_float else targets, outputs)
+    except ValueError:
+        raise ValueError(f"{name} takes {row.takes}") from None
+    one = np.ones((1, 1))
+    found = np.array([row.value(one, kept[i : i + 1])[0] for i in range(len(kept))])
+    return found if row.higher else -found
 
 
 def value(name: str, statistics: Array) -> float:

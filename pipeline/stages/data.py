@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import data, scales, user
+from pipeline import data, data_files, scales
 from pipeline.stages import Job
 
 
 def run(job: Job) -> dict[str, Any]:
     """Files: `SPLIT/inputs/NAME.npy`, `SPLIT/labels.npy`, `SPLIT/groups.npy`, `declared.json`."""
     reference = job.user["data"]
-    splits = data.from_factory(user.call(reference, job.user["folder"]), reference)
+    splits = data.from_factory(data_files.read(reference, Path(job.user["folder"])), reference)
     scales.check(splits, reference)
     data.save(splits, job.out)
     gate = splits.splits["gate"]

@@ -96,7 +96,7 @@ def save_pt2(exported: Any, described: Program, expected: Any, folder: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(exported, program.path)
-    return write_program(program, _ops(exported))
+    return write_program(program, ops_of(exported))
 
 
 def onnx(job: Job) -> dict[str, Any]:
@@ -107,7 +107,8 @@ def onnx(job: Job) -> dict[str, Any]:
     return write_program(program, {})
 
 
-def _ops(exported: Any) -> dict[str, str]:
+def ops_of(exported: Any) -> dict[str, str]:
+    """ATen op -> the source line that calls it, of an exported program."""
     found: dict[str, str] = {}
     for node in exported.graph.nodes:
         if node.op == "call_function" and hasattr(node.target, "_schema"):

@@ -1,4 +1,4 @@
-"""load: the user's checkpoint, into the model that the user's factory builds."""
+"""load: the user's checkpoint, or the weights that the factory brings, into the model that the factory builds."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ PICKLED = "it holds pickled objects, which could run code: save the weights alon
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data. Settings: checkpoint (path from the recipe's folder). Files: a model folder.
+    """Inputs: data. Files: a model folder.
 
-    Metadata: metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged,
-    pickled or foreign, and for a model that does not fit the data.
+    Settings: checkpoint (path from the recipe's folder; none: the factory's own weights, seeded); optional factory
+    ("module:function") where the model is a student or teacher that the recipe's `model` does not build. Metadata:
+    metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged, pickled or
+    foreign, and for a model that does not fit the data.
     """
     from pipeline import models, tasks
     from pipeline.compression import training
 
-    task = tasks.of(job.settings, job.user)
-    path = Path(job.user["folder"]) / job.settings["checkpoint"]
+    task, factory = tasks.of(job.settings, job.user), job.settings.get("factory", "")
+    owner = {**job.user, "model": factory or job.user["model"]}
     with training.deterministic(job.seed):
-        state = read(path)
-        model = models.build(job.user)
-        models.load_state(model, state, str(path))
-        training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'", task)
-        models.save(model, [], job.out)
+        if job.settings["checkpoint"]:
+            path = Path(job.user["folder"]) / job.settings["checkpoint"]
+            state = read(path)
+            model = models.build(owner)
+            models.load_state(model, state, str(path))
+        else:
+            model = models.build(owner)
+        training.check(model, job.inputs["data"], f"model factory '{owner['model']}'", task)
+        models.save(model, [], job.out, factory=factory)
         return training.facts(model, job.inputs["data"], task=task)
 
 

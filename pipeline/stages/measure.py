@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ PROTOCOL = 1
 
 @dataclass(frozen=True)
 class Entrant:
-    """One model that the agent loads: under `id`, at a batch."""
+    """One model that the agent loads: under `id`, at a batch. `options`: for the runtime, over the target's own."""
 
     id: str
     model: base.Model
     candidate: base.Candidate
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def request(
                 "runtime": target.runtime,
                 "path": str(entrant.model.path),
                 "sha256": entrant.model.sha256,
-                "options": {**target.options(entrant.candidate), "batch": batch, "threads": threads},
+                "options": {**target.options(entrant.candidate), **entrant.options, "batch": batch, "threads": threads},
             }
             for entrant in entrants
         ],
@@ -80,7 +81,7 @@ def progress(job: Job) -> Listen:
 def outputs(
     target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, settings: Mapping[str, Any]
 ) -> tuple[dict[str, base.Batch], dict[str, Any]]:
-    """Each entrant over the inputs, on the settings' device: id -> outputs by name [n, ...], and the agent's result."""
+    """Every entrant over the inputs, on the settings' device: id -> outputs by name, and the agent's result."""
     runs = [
         {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
         for index, entrant in enumerate(entrants)
@@ -99,7 +100,7 @@ def time(
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Interleaved timing, by the job's settings: id -> ns int64 [rounds], and the agent's own result.
 
-    The raw samples stay in the job's folder.
+    The raw samples stay in the job's folder. A model that its device does not time has none; see `counts`.
     """
     settings, samples = job.settings, job.out / "samples.npz"
     task = {
@@ -113,7 +114,12 @@ def time(
     whole = request(target, entrants, [task], settings["batch"], settings["threads"])
     result = device(settings).run(whole, folder, listen=progress(job))
     with np.load(samples) as arrays:
-        return {entrant.id: arrays[entrant.id] for entrant in entrants}, result
+        return {entrant.id: arrays[entrant.id] for entrant in entrants if entrant.id in arrays}, result
+
+
+def counts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a timing result: id -> what a device that counts says of one inference (targets/cortex_m/device.py)."""
+    return {name: row for task in result["tasks"] for name, row in task.get("counts", {}).items()}
 
 
 def compare(
@@ -122,7 +128,7 @@ def compare(
     """Evidence for one model on one split; every figure None, and `finite` False, where an output is NaN or infinite.
 
     `original`: the float model before any compression, in PyTorch. `floating`: the runtime's own float. `metric` is the
-    mean score of the task, accuracy for one; SQNR and the worst error are those of the worst output. Drops are in
+    task's, accuracy for one; SQNR and the worst error are those of the worst output. Drops are in
     points of accuracy; they, the flips and the agreement are None where no classes are told apart.
     """
     n = len(targets)
@@ -137,9 +143,9 @@ def compare(
         "n": n,
         "finite": True,
         **dict.fromkeys(FIGURES),
-        "metric": round(float(tasks.score(task, outputs, targets).mean()), 6),
-        "sqnr_db": _rounded(min(ratios)),
-        "worst_error": _rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
+        "metric": round(tasks.value(task, outputs, targets), 6),
+        "sqnr_db": rounded(min(ratios)),
+        "worst_error": rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
         **(_classes(targets, *(first(named) for named in (original, floating, outputs))) if task.classifies else {}),
     }
 
@@ -152,6 +158,21 @@ FIGURES = (
 def first(outputs: base.Batch) -> Array:
     """The first output: the logits [n, classes] of a classification."""
     return next(iter(outputs.values()))
+
+
+def bound(
+    task: tasks.Task, targets: Array, floating: base.Batch, outputs: base.Batch, confidence: float, relative: bool
+) -> dict[str, Any]:
+    """What quantization cost of a task's metric, with one-sided bounds, where no classes are told apart.
+
+    In the metric's unit, or in percent of what float reaches (`relative`). {drop, low, high, unit, reason}, all figures
+    None where there is none, and the reason says why.
+    """
+    from pipeline.release import metrics, samples, scores
+
+    kept = scores.keep(tasks.fitted(floating, targets), floating, outputs, tasks.own(task))
+    found = metrics.measure(task.metric, samples.Samples(len(targets), None, kept), confidence, relative)
+    return {"drop": found.drop, "low": found.low, "high": found.high, "unit": found.unit, "reason": found.method}
 
 
 def _classes(labels: Array, original: Array, floating: Array, logits: Array) -> dict[str, Any]:
@@ -167,6 +188,6 @@ def _classes(labels: Array, original: Array, floating: Array, logits: Array) -> 
     }
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
     """Infinite (identical outputs) has no JSON spelling: None stands for 'nothing to measure'."""
     return round(float(value), 4) if np.isfinite(value) else None

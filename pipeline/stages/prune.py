@@ -19,20 +19,23 @@ if TYPE_CHECKING:
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model, float (the original, whose MACs the budget is a share of), data. Files: a model folder.
 
-    Settings: granularity (keys of compression.units.KINDS; ["weight"] and ["n:m"] are in `_weights`), macs (share of
-    the original's MACs to leave, 0..1), criterion (a key of compression.criteria.CRITERIA), align; optional schedule
-    ("uniform"), samples (256, of the training split, drawn by the seed), rescore (0), groups (group -> share to keep,
-    for the schedule "groups", which knows no budget). Metadata: metric and loss right after pruning (selection),
-    params, macs, float_macs, budget_macs, macs_share, rounds (of scoring); layers [{name, before, after}] (units), kept
-    [{name, width, reason}] for every group that stays whole. Raises UsageError when the budget cannot be met, a group
-    is unknown, or the model cannot be traced.
+    Settings: granularity (keys of compression.units.KINDS; ["weight"] and ["n:m"] are in `_weights`, ["layer"] is in
+    `prune_layers`), macs (share of the original's MACs to leave, 0..1), criterion (a key of
+    compression.criteria.CRITERIA), align; optional schedule ("uniform"), samples (256, of the training split, drawn by
+    the seed), rescore (0), groups (group -> share to keep, for the schedule "groups", which knows no budget). Metadata:
+    metric and loss right after pruning (selection), params, macs, float_macs, budget_macs, macs_share, rounds (of
+    scoring); layers [{name, before, after}] (units), kept [{name, width, reason}] for every group that stays whole.
+    Raises UsageError when the budget cannot be met, a group is unknown, or the model cannot be traced.
     """
     from pipeline import models, tasks
     from pipeline.compression import macs, structure, training, units, widths
     from pipeline.compression.criteria import CRITERIA
     from pipeline.data import load_split
+    from pipeline.stages import prune_layers
 
     kinds = job.settings.get("granularity", ["channel"])
+    if kinds == ["layer"]:
+        return prune_layers.run(job)
     if not set(kinds) <= set(units.KINDS):
         return _weights(job)
     share = float(job.settings["macs"])
@@ -67,7 +70,7 @@ def run(job: Job) -> dict[str, Any]:
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
         steps = [*models.edits_of(job.inputs["model"]), *([rebuilt] if rebuilt else []), edits]
-        models.save(model, steps, job.out, models.zeros_of(job.inputs["model"]))
+        models.save(model, steps, job.out, *models.kept_of(job.inputs["model"]))
         return {
             **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "float_macs": original,
@@ -111,21 +114,13 @@ def _plan(job: Job, model: nn.Module, groups: Sequence[Group], cost: Any, budget
 
 def _sight(job: Job, model: nn.Module, groups: Sequence[Group]) -> Any:
     """What the criterion sees: `samples` of the training split, the same for every scoring."""
-    import numpy as np
-    import torch
-
     from pipeline import tasks
     from pipeline.compression import training
     from pipeline.compression.sight import Sight
     from pipeline.data import load_split
 
-    split = load_split(job.inputs["data"], "train")
-    count = min(len(split), int(job.settings.get("samples", 256)))
-    index = np.sort(np.random.default_rng(job.seed).choice(len(split), count, replace=False))
-    labels = torch.from_numpy(split.labels[index])
-    return Sight(
-        model, groups, training.tensors(split.inputs, index), labels, job.seed, tasks.of(job.settings, job.user)
-    )
+    drawn = training.drawn(load_split(job.inputs["data"], "train"), int(job.settings.get("samples", 256)), job.seed)
+    return Sight(model, groups, *drawn, job.seed, tasks.of(job.settings, job.user))
 
 
 def _weights(job: Job) -> dict[str, Any]:
@@ -164,7 +159,9 @@ def _weights(job: Job) -> dict[str, Any]:
             raise UsageError(f"prune: '{empty[0]}' would lose all of its weights: lower prune.sparsity or .threshold")
         masks.bake(model, gone)
         after = {key: int(weight.count_nonzero()) for key, weight in masks.prunable(model).items()}
-        models.save(model, models.edits_of(job.inputs["model"]), job.out, sorted(after))
+        models.save(
+            model, models.edits_of(job.inputs["model"]), job.out, sorted(after), models.factory_of(job.inputs["model"])
+        )
         return {
             **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
             "zeros": round(

@@ -37,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
             assert candidate.scheme is not None
             assert candidate.observer is not None
             ranges = _ranges(job, SCHEMES[candidate.scheme], candidate.observer)
-        batches = _batches(job.inputs["data"], job.settings["samples"], floating)
+        batches = calibration_batches(job.inputs["data"], job.settings["samples"], floating)
         model = base.write_manifest(target.quantize(floating, candidate, ranges, batches, job.out))
     ops = target.inspect(model, candidate)
     return {
@@ -94,7 +94,8 @@ def shares(ops: Sequence[base.OpInfo]) -> dict[str, Any]:
     }
 
 
-def _batches(folder: Path, samples: int, model: base.Model) -> Iterator[base.Batch]:
+def calibration_batches(folder: Path, samples: int, model: base.Model) -> Iterator[base.Batch]:
+    """The first `samples` of the calibration split, a model's batch at a time."""
     split = load_split(folder, "calibration")
     step = model.inputs[0].shape[0] or 1
     for start in range(0, min(samples, len(split)) - step + 1, step):

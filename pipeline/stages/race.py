@@ -6,16 +6,18 @@ makes everything after it deterministic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import tasks
-from pipeline.data import load_named, load_split
+from pipeline.data import Split, load_named, load_split
 from pipeline.stages import Job, measure
 from targets import base, registry, timing
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data, reference, float, and `candidate:ID` for each. Files: `samples.npz` (raw, ns, int64)."""
+    """Inputs: data, reference, float, and `candidate:ID` for each. Settings `bound` (confidence, relative): for tasks
+    without classes, whose cost of quantization the metric's own bound tells. Files: `samples.npz` (raw, ns, int64)."""
     settings = job.settings
     target = registry.load(settings["target"])
     floating = base.read_manifest(job.inputs["float"])
@@ -37,10 +39,25 @@ def run(job: Job) -> dict[str, Any]:
     rows = [
         {
             "id": entrant.id,
-            **measure.compare(task, split.labels, original, answers[reference], answers[entrant.id]),
-            "latency_ms": timing.latency(raw[entrant.id]),
-            "speedup": timing.speedup(raw[entrant.id], raw[reference]),
+            **_evidence(settings, task, split, original, answers[reference], answers[entrant.id]),
+            "latency_ms": timing.latency(raw[entrant.id]) if entrant.id in raw else None,
+            "speedup": timing.speedup(raw[entrant.id], raw[reference]) if entrant.id in raw else None,
+            "board": measure.counts(timed).get(entrant.id),
         }
         for entrant in entrants
     ]
     return {"candidates": rows, "device": timed["device"], "models": timed["models"], "n": len(split)}
+
+
+def _evidence(
+    settings: Mapping[str, Any],
+    task: tasks.Task,
+    split: Split,
+    original: base.Batch,
+    floating: base.Batch,
+    outputs: base.Batch,
+) -> dict[str, Any]:
+    found = measure.compare(task, split.labels, original, floating, outputs)
+    if task.classifies or not found["finite"]:
+        return found
+    return found | {"quant_bound": measure.bound(task, split.labels, floating, outputs, **settings["bound"])}

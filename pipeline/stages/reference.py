@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pipeline import tasks
-from pipeline.data import load_split, save_named, share_by_group
+from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
 from pipeline.stages import Job
 
 SPLITS = ("selection", "gate")
 
 
+def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> dict[str, float]:
+    """The metric in each group of the split; empty where the data names no groups."""
+    if split.groups is None:
+        return {}
+    rows = {str(name): split.groups == name for name in np.unique(split.groups)}
+    return {
+        name: round(tasks.value(task, {key: array[at] for key, array in outputs.items()}, split.labels[at]), 6)
+        for name, at in rows.items()
+    }
+
+
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...].
 
-    Metadata of each split: n; metric (the mean score; accuracy for a classification); its groups' shares of right ones.
+    Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group.
     """
     from pipeline import interface, models
     from pipeline.compression import macs, training
@@ -39,10 +51,9 @@ def run(job: Job) -> dict[str, Any]:
                 f"the float model's outputs on the {name} split have NaN or infinity: train or fix it first"
             )
         save_named(job.out / f"{name}.npz", outputs)
-        scores = tasks.score(task, outputs, split.labels)
         metadata[name] = {
             "n": len(split),
-            "metric": round(float(scores.mean()), 6),
-            "groups": share_by_group(split, scores),
+            "metric": round(tasks.value(task, outputs, split.labels), 6),
+            "groups": by_group(task, split, outputs),
         }
     return {**metadata, "params": counted.params, "macs": counted.macs, "size_bytes": counted.params * 4}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TORCH = ("torch", "numpy", "safetensors")
+BUILDS = ("model", "student")  # the factories that build a model on its way
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,18 @@ class StageInfo:
 
 STAGES: dict[str, StageInfo] = {
     "data": StageInfo("pipeline.stages.data:run", ("numpy",), user=("data",)),
+    "bring": StageInfo("pipeline.stages.bring:run", ("torch", "numpy", "onnx", "onnxruntime"), user=("metric",)),
     "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
     "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model", "metric", "loss")),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
-    "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=("model", "metric", "loss")),
-    "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=("model", "metric", "loss")),
-    "export-pt2": StageInfo("pipeline.stages.export:pt2", ("torch", "numpy"), isolated=True, user=("model",)),
+    "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
+    "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "export-pt2": StageInfo(
+        "pipeline.stages.export:pt2",
+        ("torch", "numpy"),
+        isolated=True,
+        user=BUILDS,
+    ),
     "weights": StageInfo("pipeline.stages.weights:run", ("torch", "numpy"), isolated=True),
     "export-onnx": StageInfo("pipeline.stages.export:onnx", ("torch", "onnx", "onnxscript"), isolated=True),
     "lower": StageInfo("pipeline.stages.lower:run", isolated=True, device=True),  # the CPU decides what is proposed
@@ -37,6 +44,7 @@ STAGES: dict[str, StageInfo] = {
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
     "race": StageInfo("pipeline.stages.race:run", ("numpy",), user=("metric",), device=True),
     "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), user=("metric",), device=True),
+    "older-cpus": StageInfo("pipeline.stages.older_cpus:run", ("numpy",), device=True),
     "profile": StageInfo("pipeline.stages.profile:run", ("numpy",), device=True),
 }
 

@@ -6,11 +6,13 @@ import json
 import time
 from typing import Any
 
-from pipeline import tasks, user
+from pipeline import tasks
 from pipeline.artifact import sha256_file
-from pipeline.data import load_named, load_split, share_by_group
+from pipeline.data import load_named, load_split
+from pipeline.errors import UsageError
 from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
+from pipeline.stages.reference import by_group
 from targets import base, registry
 
 
@@ -45,7 +47,7 @@ def run(job: Job) -> dict[str, Any]:
                     "batch": batch,
                     "measured_at": round(time.time(), 3),
                     **evidence,
-                    "groups": share_by_group(split, tasks.score(task, answers["shipped"], split.labels)),
+                    "groups": by_group(task, split, answers["shipped"]),
                     **_kept(split, original, answers["shipped"], evidence, task, job, batch),
                 }
             )
@@ -65,12 +67,18 @@ def _kept(
     if not evidence["finite"]:
         return {"slices": {}, "samples_sha256": None}
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
-    own = (scores.Own(task.metric, user.resolve(task.metric, task.folder)),) if ":" in task.metric else ()
     answers = None
     if evidence["flips"] is not None:
         answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
-    found = scores.keep(split.labels, original, shipped, own)
-    kept = samples.Samples(len(split), answers, found, split.groups)
+    wanted = [
+        tasks.Task(name, folder=task.folder) for name in dict.fromkeys([task.metric, *job.settings.get("scores", ())])
+    ]
+    own = tuple(score for one in wanted for score in tasks.own(one))
+    try:
+        found = scores.keep(tasks.fitted(original, split.labels), original, shipped, own)
+    except ValueError as error:
+        raise UsageError(f"gate: {error}") from error
+    kept = samples.Samples(len(split), answers, found, split.groups, split.tags)
     file = job.out / samples.file_name(batch)
     kept.save(file)
     return {"slices": samples.slices(kept), "samples_sha256": sha256_file(file)}

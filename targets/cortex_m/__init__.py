@@ -1,1 +1,91 @@
-"""Cortex-M: an int8 .tflite becomes a folder of C99 that computes what TFLite Micro computes, byte for byte."""
+"""Cortex-M: an int8 .tflite becomes a folder of C99 that computes what TFLite Micro computes, byte for byte.
+
+The tflite target lowers and quantizes; here the file becomes C, is built into firmware, and runs on a board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, Support
+from targets.tflite import TARGET as MAKER
+
+if TYPE_CHECKING:
+    from calibration.qparams import Ranges
+
+DEVICE = "qemu://mps2-an386"
+_REFUSED = {
+    "aten.gelu": "TFLite Micro has no GELU: put x * sigmoid(1.702 x) into the model before training ends",
+    "aten.hardtanh": "TFLite Micro clamps to [0, 6] and to [-1, 1] only: use ReLU6 before training ends",
+}
+
+
+class CortexM:
+    """See targets/base.py `Target`. The batch is fixed at one sample; float runs on this machine, and never ships."""
+
+    name = "cortex-m"
+    version = "1"
+    packages = (*MAKER.packages, "pyserial")
+    extra = "mcu"
+    runtime = str(Path(__file__).with_name("adapter.py"))
+    programs = ("arm-none-eabi-gcc", "qemu-system-arm")
+    device = DEVICE  # where it runs when no other is named
+    capabilities = replace(
+        MAKER.capabilities,
+        batch="fixed",
+        ops={**MAKER.capabilities.ops, **{op: Support("refused", why) for op, why in _REFUSED.items()}},
+    )
+
+    def lower(self, program: Program, out: Path) -> Model:
+        """The tflite target's float file, at a batch of one."""
+        made = MAKER.lower(program, out)
+        inputs, outputs = (
+            tuple(replace(spec, shape=(spec.shape[0] or 1, *spec.shape[1:])) for spec in specs)
+            for specs in (made.inputs, made.outputs)
+        )
+        return replace(made, inputs=inputs, outputs=outputs)
+
+    def candidates(self, model: Model) -> Sequence[Candidate]:
+        """The tflite target's: float (to compare with), ai-edge-quantizer's own way, and our ranges."""
+        return MAKER.candidates(model)
+
+    def quantize(
+        self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
+    ) -> Model:
+        """An int8 file whose ops can all be generated. Raises TargetError "unsupported" naming one that cannot."""
+        from targets.cortex_m import program
+
+        made = MAKER.quantize(model, candidate, ranges, batches, out)
+        program.compile_file(made.path)
+        return made
+
+    def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
+        """The ops of the file: each becomes kernel calls of the same precision."""
+        return MAKER.inspect(model, candidate)
+
+    def weight_bytes(self, model: Model) -> int:
+        """Of the file; the C keeps as many, filled up to pairs of channels and fours of taps."""
+        return MAKER.weight_bytes(model)
+
+    def options(self, candidate: Candidate) -> dict[str, Any]:
+        """For the adapter: where int8 runs."""
+        return {**MAKER.options(candidate), "device": DEVICE}
+
+    @contextmanager
+    def open(self, model: Model, candidate: Candidate) -> Iterator[Session]:
+        """Float in this process, int8 on an emulated Cortex-M4."""
+        if candidate.precision == "f32":
+            with MAKER.open(model, candidate) as session:
+                yield session
+            return
+        from targets.cortex_m.session import BoardSession
+
+        with BoardSession(model, DEVICE) as board:
+            yield board
+
+
+TARGET = CortexM()

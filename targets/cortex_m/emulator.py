@@ -36,7 +36,9 @@ class Machine:
 
 
 MACHINES = {
+    "mps2-an385": Machine("cortex-m3", ("-mfloat-abi=soft",), 0x40004000, 6, 1.6),
     "mps2-an386": Machine("cortex-m4", ("-mfloat-abi=soft",), 0x40004000, 6, 1.6),
+    "mps2-an500": Machine("cortex-m7", ("-mfloat-abi=soft",), 0x40004000, 6, 1.6),
     "mps3-an547": Machine("cortex-m55", ("-mfloat-abi=hard",), 0x59303000, 5, 1.024),
 }
 
@@ -69,6 +71,13 @@ def build(program: Program, machine: str, folder: Path) -> Path:
     return elf
 
 
+def flash_bytes(elf: Path) -> int:
+    """Code, constants and initial data of a firmware, with what is around the model."""
+    done = subprocess.run(["arm-none-eabi-size", str(elf)], capture_output=True, text=True, check=True)
+    text, data = done.stdout.splitlines()[1].split()[:2]
+    return int(text) + int(data)
+
+
 class Board:
     """The other end of an open port."""
 
@@ -85,10 +94,10 @@ class Board:
 
     def check(self) -> None:
         """Raise TargetError where the firmware was built for another model."""
-        sha256 = self.ask(b"I")[:64].decode("ascii", "replace")
-        if sha256 != self._program.graph.sha256:
+        found, wanted = sha256(self), self._program.graph.sha256
+        if found != wanted:
             raise TargetError(
-                f"the board runs the model {sha256[:12]}, not {self._program.graph.sha256[:12]}: flash it"
+                f"the board runs the model {found[:12]}, not {wanted[:12]}: build and flash the firmware of this one"
             )
 
     def run(self, inputs: bytes) -> Answer:
@@ -96,6 +105,45 @@ class Board:
         reply = self.ask(b"R", inputs)
         ticks, stack = struct.unpack("<II", reply[:8])
         return Answer(np.frombuffer(reply[8:], np.int8), round(ticks / self._ratio), stack)
+
+
+def sha256(board: Board) -> str:
+    """Of the .tflite that the firmware on a board was built from. Raises TargetError."""
+    return board.ask(b"I")[:64].decode("ascii", "replace")
+
+
+@contextmanager
+def attach(url: str, program: Program, baud: int) -> Iterator[Board]:
+    """A board at a serial port (a device, a pty, or a URL that pyserial knows), checked to run this program.
+
+    Its ticks count as they come. Raises TargetError where the port is gone or busy.
+    """
+    import serial
+
+    try:
+        port = serial.serial_for_url(url, baudrate=baud, timeout=SECONDS, exclusive=True)
+    except TypeError:  # a socket is nobody else's
+        port = serial.serial_for_url(url, baudrate=baud, timeout=SECONDS)
+    except (serial.SerialException, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise TargetError(f"cannot open the port {url}: {words}: check the cable, and who else uses it") from error
+    with port:
+        try:
+            board = Board(port, program, 1.0)
+            board.check()
+            yield board
+        except serial.SerialException as error:
+            words = " ".join(str(error).split())
+            raise TargetError(f"the port {url} is gone: {words}: check the cable") from error
+
+
+def options(elf: Path, machine: str) -> list[str]:
+    """QEMU's, but for the serial port. With -icount a tick is a fixed number of instructions."""
+    shift = MACHINES[machine].icount_shift
+    return [
+        *("-M", machine, "-kernel", str(elf), "-display", "none", "-monitor", "none"),
+        *("-semihosting-config", "enable=on,target=native", "-icount", f"shift={shift}"),
+    ]
 
 
 @contextmanager
@@ -109,9 +157,7 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    command = [emulator, "-M", machine, "-kernel", str(elf), "-display", "none", "-monitor", "none"]
-    command += ["-semihosting-config", "enable=on,target=native", "-icount", f"shift={MACHINES[machine].icount_shift}"]
-    command += ["-serial", f"tcp:127.0.0.1:{number},server=on,wait=on"]
+    command = [emulator, *options(elf, machine), "-serial", f"tcp:127.0.0.1:{number},server=on,wait=on"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with _connect(serial, number, process) as port:

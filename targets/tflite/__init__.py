@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, TargetError, TensorSpec
+from calibration.schemes import SCHEMES
+from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, TargetError, TensorSpec, kept
 from targets.tflite.support import CAPABILITIES, INT8_OPS
 
 if TYPE_CHECKING:
@@ -65,21 +66,29 @@ class Tflite:
             Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
         )
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """Outputs of convolutions and products with stored weights."""
+        from targets.tflite import flatbuffer
+
+        return flatbuffer.layers(flatbuffer.read(model.path))
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
-        """`out/model.tflite`, int8 in and out. Raises TargetError "unsupported" for any scheme but s8s8."""
-        if candidate.scheme != SCHEME:
-            takes = f"tflite takes the scheme {SCHEME} (signed 8 bit, weights per channel)"
-            raise TargetError(f"{takes}, not '{candidate.scheme}'", "unsupported")
+        """`out/model.tflite`, int8 in and out. Raises TargetError "unsupported" for a scheme that is not declared."""
         ours = candidate.quantizer == "ours"
+        takes = sorted(self.capabilities.schemes) if ours else [SCHEME]
+        if candidate.scheme not in takes:
+            raise TargetError(f"tflite takes {', '.join(takes)}, not '{candidate.scheme}'", "unsupported")
         if ours and ranges is None:
             raise TargetError(f"tflite: candidate '{candidate.id}' needs ranges from calibration, and got none")
-        from targets.tflite import quantization
+        from targets.tflite import flatbuffer, quantization
 
         path = out / FILE
-        path.write_bytes(quantization.quantize(model, ranges if ours else None, batches))
-        return Model(path, model.inputs, model.outputs)
+        weight = SCHEMES[candidate.scheme].weight
+        made = quantization.quantize(model, ranges if ours else None, batches, weight, kept(candidate))
+        path.write_bytes(made)
+        return Model(path, model.inputs, model.outputs, flatbuffer.same_names(flatbuffer.parse(made), model.tensors))
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the file with the precision of their tensors: LiteRT's kernels follow the tensors' types.

@@ -115,6 +115,21 @@ def activations(model: Any) -> list[Tensor]:
     return [table[i] for i in unique if table[i].type == "FLOAT32" and table[i].data is None]
 
 
+def layers(model: Any) -> list[str]:
+    """Outputs of the main subgraph's convolutions and products with stored weights, in execution order."""
+    graph, table = next(_subgraphs(model))
+    found = [Op(_op_name(model, raw), _pick(table, raw.inputs), _pick(table, raw.outputs)) for raw in graph.operators]
+    return [op.outputs[0].name for op in found if op.macs and any(t.data is not None for t in op.inputs[:2])]
+
+
+def same_names(model: Any, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Those of the wanted activations that the file has, in execution order."""
+    graph, table = next(_subgraphs(model))
+    order = [*graph.inputs, *(i for raw in graph.operators for i in raw.outputs)]
+    unique = dict.fromkeys(int(i) for i in order if i >= 0)
+    return tuple(dict.fromkeys(table[i].name for i in unique if table[i].name in wanted and table[i].data is None))
+
+
 def weight_bytes(model: Any) -> int:
     """Bytes of the constants that carry weights and biases, each buffer once: float ones and quantized ones.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from calibration.qparams import QParams, Ranges, limits
+from calibration.schemes import Granularity, TensorScheme
 from targets import base
 from targets.base import Batch, Model, TargetError
 from targets.tflite import flatbuffer
@@ -18,20 +20,42 @@ from targets.tflite.support import FIXED, TIED
 SIGNATURE = "serving_default"
 
 
-def quantize(model: Model, ranges: Ranges | None, batches: Iterable[Batch]) -> bytes:
-    """The int8 file: int8 in and out, activations per tensor, weights per output channel at max/127.
+def quantize(
+    model: Model,
+    ranges: Ranges | None,
+    batches: Iterable[Batch],
+    weight: TensorScheme,
+    left: frozenset[str] = frozenset(),
+) -> bytes:
+    """The int8 file: int8 in and out, activations per tensor, weights at max/127 of a channel or of the tensor.
 
     `ranges` None: calibrated by ai-edge-quantizer on `batches`, a moving average of each sample's extremes. Else the
-    exact ends of each tensor's codes go in, and every scale that comes out is compared. Raises TargetError.
+    exact ends of each tensor's codes go in, and every scale that comes out is compared. `left`: outputs of ops that
+    stay in float. Raises TargetError.
     """
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
     content = flatbuffer.read(model.path)
     wanted = flatbuffer.activations(content)
     ends = None if ranges is None else _ends(wanted, ranges)
+    whole = weight.granularity is Granularity.PER_TENSOR
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_static_config(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        activation_num_bits=8,
+        weight_num_bits=8,
+        weight_granularity=qtyping.QuantGranularity.TENSORWISE if whole else qtyping.QuantGranularity.CHANNELWISE,
+    )
+    for name in sorted(left):  # an op's scope is the names of its outputs
+        recipe.add_quantization_config(
+            f"(^|;){re.escape(name)}(;|$)",
+            qtyping.TFLOperationName.ALL_SUPPORTED,
+            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
+        )
     try:
         with quiet():
-            tool = quantizer.Quantizer(model.path.read_bytes(), recipe.static_wi8_ai8())
+            tool = quantizer.Quantizer(model.path.read_bytes(), recipe.get_quantization_recipe())
             if ends is None:
                 ends = tool.calibrate({SIGNATURE: _samples(content, model, batches)}, num_threads=1)
             result = tool.quantize(ends, enable_progress_report=False, enable_progress_bar=False)

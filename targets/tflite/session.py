@@ -28,17 +28,21 @@ class TfliteSession:
         return base.to_program_layout(_joined(results), self._model.outputs)
 
     def tap(self, batch: Batch, names: Sequence[str]) -> Batch:
-        """The named activations of the float graph, in the file's own layout. Raises ValueError for unknown names."""
+        """The named activations as float, in the file's own layout. Raises ValueError for unknown names.
+
+        Computed by LiteRT's own kernels: XNNPACK's, which `run` uses, keep no tensor and may round a code otherwise.
+        """
         unknown = [name for name in names if name not in self._model.tensors]
         if unknown:
             raise ValueError(f"{self._model.path.name} has no activation '{unknown[0]}' that can be tapped")
         interpreter, results = self._keeping, []
-        indices = {detail["name"]: detail["index"] for detail in interpreter.get_tensor_details()}
+        details = {detail["name"]: detail for detail in interpreter.get_tensor_details()}
         for chunk in self._chunks(batch):
             for detail in interpreter.get_input_details():
-                interpreter.set_tensor(detail["index"], chunk[detail["name"]].astype(detail["dtype"]))
+                interpreter.set_tensor(detail["index"], agent.encode(chunk[detail["name"]], detail))
             interpreter.invoke()
-            results.append({name: interpreter.get_tensor(indices[name]) for name in names})
+            tensors = {name: interpreter.get_tensor(details[name]["index"]) for name in names}
+            results.append({name: agent.decode(array, details[name]) for name, array in tensors.items()})
         return _joined(results)
 
     def close(self) -> None:

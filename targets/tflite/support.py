@@ -124,7 +124,7 @@ CAPABILITIES = Capabilities(
     program="pt2",
     batch="resizable",
     dtypes=frozenset({"float32", "int32", "int64"}),
-    schemes=frozenset({"s8s8"}),
+    schemes=frozenset({"s8s8", "s8s8-symmetric", "s8s8-per_tensor"}),
     ops={
         **{f"aten.{op}": Support("int8", _NOTES.get(op, "")) for op in _INT8},
         **{f"aten.{op}": Support("float", reason) for op, reason in _FLOAT.items()},

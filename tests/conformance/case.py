@@ -18,6 +18,7 @@ from calibration.statistics import Statistics, solve
 from pipeline import models
 from pipeline.compression.macs import count
 from pipeline.data import Data, Split, load_split, save
+from pipeline.interface import first
 from pipeline.stages import Job, export
 from targets import base
 from targets.base import Batch, Candidate, Model, Program, Target
@@ -28,7 +29,7 @@ from . import networks
 Array = npt.NDArray[Any]
 
 CALIBRATION, HELD_OUT = 48, 32  # samples
-OWNER = {"model": "networks:{}", "folder": str(Path(__file__).parent)}
+OWNER = {"model": "networks:{}", "folder": str(Path(__file__).parent), "inputs": "input"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Network:
     reference: Array  # logits [n, classes]
     macs: int
     weights: int  # of convolutions and linear layers, without biases
+    ops: dict[str, str]  # core ATen op -> source line
 
     @property
     def held_out(self) -> Batch:
@@ -51,34 +53,46 @@ class Network:
 
 
 def make_network(name: str, folder: Path) -> Network:
-    """Trained weights, splits and programs below `folder`, through the pipeline's stages."""
+    """A network of networks.py, handed over with noise for samples."""
+    _, shape = networks.NETWORKS[name]
+    owner = {key: value.format(name) for key, value in OWNER.items()}
+
+    def draw(rng: np.random.Generator, n: int) -> Batch:
+        return {"input": rng.standard_normal((n, *shape)).astype(np.float32)}
+
+    return hand_over(name, owner, draw, folder)
+
+
+def hand_over(
+    name: str, owner: dict[str, str], draw: Callable[[np.random.Generator, int], Batch], folder: Path
+) -> Network:
+    """Weights, splits and programs below `folder`, through the pipeline's stages. `draw`: (rng, n) -> n samples."""
     import torch
 
     torch.set_num_threads(1)
-    factory, shape = networks.NETWORKS[name]
-    module = factory()
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
 
     def split(n: int) -> Split:
-        inputs = rng.standard_normal((n, *shape)).astype(np.float32)
-        return Split({"input": inputs}, np.zeros(n, np.int64))
+        return Split(draw(rng, n), np.zeros(n, np.int64))
 
     data = folder / "data"
     save(Data({"calibration": split(CALIBRATION), "gate": split(HELD_OUT)}), data)
+    inputs = load_split(data, "gate").inputs
+    owner = owner | {"inputs": ",".join(inputs)}
+    module = models.build(owner).eval()
     models.save(module, [], folder / "model")
     programs = {"pt2": folder / "pt2", "onnx": folder / "onnx"}
-    owner = {key: value.format(name) for key, value in OWNER.items()}
+    made: dict[str, Any] = {}
     stages: tuple[tuple[str, Callable[[Job], dict[str, Any]]], ...] = (("pt2", export.pt2), ("onnx", export.onnx))
     for kind, stage in stages:
         programs[kind].mkdir()
-        inputs = {"model": folder / "model", "data": data, "program": programs["pt2"]}
-        stage(Job("export", {}, inputs, programs[kind], 0, owner))
-    held_out = torch.from_numpy(np.array(load_split(data, "gate").inputs["input"]))
+        roles = {"model": folder / "model", "data": data, "program": programs["pt2"]}
+        made[kind] = stage(Job("export", {}, roles, programs[kind], 0, owner))
+    held_out = [torch.from_numpy(np.array(array)) for array in inputs.values()]
     with torch.no_grad():
-        reference = module(held_out).numpy()
+        reference = first(module(*held_out)).numpy()
     weights = sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
-    return Network(name, data, programs, reference, count(module, (held_out,)).macs, weights)
+    return Network(name, data, programs, reference, count(module, held_out).macs, weights, made["pt2"]["ops"])
 
 
 class Case:

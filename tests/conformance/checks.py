@@ -140,6 +140,51 @@ def taps_are_the_graphs_tensors(case: Case) -> None:
         assert "no such tensor" in str(error), f"does not say which tensor is unknown: {error}"
 
 
+def quantized_taps_are_rounded_floats(case: Case) -> None:
+    """A quantized model's tensors go by the float graph's names, and stand for the same numbers."""
+    n, outputs = 4, {spec.name for spec in case.program.outputs}
+    batch = {name: array[:n] for name, array in case.network.held_out.items()}
+    step = case.model.inputs[0].shape[0] or 1
+    with case.target.open(case.model, case.floating) as session:
+        floats = [session.tap(part, case.model.tensors) for part in parts(batch, step)]
+    wanted = {name: np.concatenate([row[name] for row in floats]) for name in case.model.tensors}
+    for candidate in case.int8:
+        model = case.artifact(candidate)
+        names = [name for name in model.tensors if name not in outputs]
+        assert len(names) > 1, f"{candidate.id}: it can be tapped at {names} alone"
+        unknown = [name for name in names if name not in wanted]
+        assert not unknown, f"{candidate.id}: the float graph has no {unknown}"
+        with case.target.open(model, candidate) as session:
+            rows = [session.tap(part, model.tensors) for part in parts(batch, step)]
+            found = {name: np.concatenate([row[name] for row in rows]) for name in model.tensors}
+            ran = [session.run(part) for part in parts(batch, step)]
+        floor = FLOOR_DB["ours" if candidate.quantizer == "ours" else "vendor"]
+        for name in names:
+            nearer_than(floor, wanted[name], found[name], f"{candidate.id}: '{name}' tapped")
+            assert not np.array_equal(wanted[name], found[name]), f"{candidate.id}: '{name}' is float's, not rounded"
+        for name in outputs & set(found):
+            alone = np.concatenate([row[name] for row in ran])
+            nearer_than(SAME_INT8_DB, alone, found[name], f"{candidate.id}: '{name}' tapped, against a run")
+
+
+def a_layer_can_stay_in_float(case: Case) -> None:
+    """By every quantizer: the layer's MACs are no longer int8, all others' are."""
+    layers = list(case.target.layers(case.model))
+    assert len(layers) > 1, f"it names the layers {layers}"
+    for candidate in {c.quantizer: c for c in case.int8}.values():
+        left = base.keeping(candidate, layers[1:2])
+        model = case.quantize(left, case.ranges(candidate))
+        share = shares(case.target.inspect(model, left))["int8_mac_share"]
+        assert share is not None, f"{candidate.id}: no int8 share with '{layers[1]}' left in float"
+        assert 0 < share < 1, f"{candidate.id}: with '{layers[1]}' left in float, int8 does {share} of the MACs"
+        nearer_than(
+            FLOOR_DB["vendor"],
+            case.network.reference,
+            case.run(model, left, case.network.held_out)[case.program.outputs[0].name],
+            f"{candidate.id} with '{layers[1]}' left in float",
+        )
+
+
 # --------------------------------------------------------------------------------------------------------- fidelity
 
 
@@ -302,6 +347,8 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     names_shapes_and_types_are_the_programs,
     wrong_inputs_are_refused,
     taps_are_the_graphs_tensors,
+    quantized_taps_are_rounded_floats,
+    a_layer_can_stay_in_float,
     float_is_pytorch,
     outputs_are_finite,
     int8_keeps_its_floor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 
@@ -28,6 +29,9 @@ def installed() -> Callable[[str], Target]:
         lacking = registry.missing(target)
         if lacking:
             pytest.skip(str(registry.missing_error(target, lacking)))
+        programs = [name for name in getattr(target, "programs", ()) if shutil.which(name) is None]
+        if programs:
+            pytest.skip(f"{name} needs the programs {', '.join(programs)}")
         return target
 
     return cache(load)

@@ -110,6 +110,39 @@ class TapsAnything(Spoiled):
         return session.tap(batch, [name for name in names if " " not in name])
 
 
+class TapsCodes(Spoiled):
+    """As integers stand in memory: without scale and zero point."""
+
+    precisions = ("int8",)
+
+    def tap(self, session: Session, batch: Batch, names: Sequence[str]) -> Batch:
+        return {name: np.round(100 * array) for name, array in session.tap(batch, names).items()}
+
+
+class TapsWithoutRounding(Spoiled):
+    """The float graph, whatever was opened."""
+
+    precisions = ("int8",)
+
+    def lower(self, program: Program, out: Path) -> Model:
+        self.floating = self.real.lower(program, out)
+        return self.floating
+
+    def tap(self, session: Session, batch: Batch, names: Sequence[str]) -> Batch:
+        with self.real.open(self.floating, self.real.candidates(self.floating)[0]) as floating:
+            return floating.tap(batch, names)
+
+
+class TapsNothingQuantized(Broken):
+    def quantize(self, model: Model, *rest: Any) -> Model:
+        return replace(self.real.quantize(model, *rest), tensors=())
+
+
+class KeepsNoLayer(Broken):
+    def quantize(self, model: Model, candidate: Candidate, *rest: Any) -> Model:
+        return self.real.quantize(model, replace(candidate, options={}), *rest)
+
+
 # -------------------------------------------------------------------------------------------------------- fidelity
 
 
@@ -197,18 +230,23 @@ class LosesWork(Broken):
         return [op for op in ops if op.macs != max(op.macs for op in ops)]
 
 
+def quantized(model: Model) -> bool:
+    """Case calls folders after what they hold."""
+    return not model.path.parent.name.startswith("float-")
+
+
 class StoresFloatWeights(Broken):
     def quantize(self, model: Model, *rest: Any) -> Model:
         self.stored = self.real.weight_bytes(model)
         return self.real.quantize(model, *rest)
 
     def weight_bytes(self, model: Model) -> int:
-        return self.real.weight_bytes(model) if model.tensors else self.stored
+        return self.stored if quantized(model) else self.real.weight_bytes(model)
 
 
 class OverlooksWeights(Broken):
     def weight_bytes(self, model: Model) -> int:
-        return self.real.weight_bytes(model) // (1 if model.tensors else 2)
+        return self.real.weight_bytes(model) // (2 if quantized(model) else 1)
 
 
 class IgnoresOurRanges(Broken):
@@ -297,6 +335,10 @@ SABOTAGES: tuple[tuple[type[Broken], Check, str], ...] = (
     (FixesTheBatch, checks.names_shapes_and_types_are_the_programs, "inputs have batch"),
     (CastsWhatComes, checks.wrong_inputs_are_refused, "takes float64"),
     (TapsAnything, checks.taps_are_the_graphs_tensors, "can be tapped"),
+    (TapsCodes, checks.quantized_taps_are_rounded_floats, "tapped"),
+    (TapsWithoutRounding, checks.quantized_taps_are_rounded_floats, "is float's, not rounded"),
+    (TapsNothingQuantized, checks.quantized_taps_are_rounded_floats, "can be tapped at"),
+    (KeepsNoLayer, checks.a_layer_can_stay_in_float, "int8 does 1.0 of the MACs"),
     (SwapsChannels, checks.float_is_pytorch, "float against PyTorch"),
     (TakesAnotherLayout, checks.float_is_pytorch, "float against PyTorch"),
     (ComputesInHalfPrecision, checks.float_is_pytorch, "float against PyTorch"),

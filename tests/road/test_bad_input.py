@@ -62,6 +62,14 @@ def build():
 
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown key": (edit("deploy.toml", "macs =", "mac ="), r"unknown key 'prune\.mac': did you mean 'prune\.macs'\?"),
+    "strategy that a target lacks": (
+        edit("deploy.toml", "[prune]", '[calibrate]\nstrategies = ["half_range"]\n\n[prune]'),
+        r"calibrate\.strategies: onnxruntime has no 'half_range': its schemes are u8s8, ",
+    ),
+    "unknown strategy": (
+        edit("deploy.toml", "[prune]", '[calibrate]\nstrategies = ["log"]\n\n[prune]'),
+        r"calibrate\.strategies\.0: .*'per_tensor'",
+    ),
     "wrong type": (edit("deploy.toml", "macs = 0.5", "macs = 'half'"), r"prune\.macs: .*'half'"),
     "no checkpoint": (edit("deploy.toml", "float.safe", "flaot.safe"), r"checkpoint: no file at .*flaot\.safetensors"),
     "foreign checkpoint": (foreign, r"encoder\.weight"),

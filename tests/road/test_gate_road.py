@@ -53,3 +53,24 @@ def test_a_metric_that_nobody_knows_is_bad_usage(finished: Folder) -> None:
     done = finished.deploy("gate", "--set", "gate.metrics.acuracy=5")
     assert done.returncode == 2
     assert "no metric 'acuracy'" in done.stderr
+
+
+def test_a_run_is_explained_on_every_target(finished: Folder) -> None:
+    """From the store and the delivered files: layers, what leaving one in float brings, targets side by side."""
+    done = finished.deploy("explain", "--samples", "16", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert json.loads((finished.path / "deploy-out" / "explain.json").read_text()) == found
+    assert [one["target"] for one in found] == ["openvino", "tflite", "onnxruntime"]
+    for one in found:
+        assert one["split"] == "selection"
+        assert len(one["layers"]) >= 4
+        assert one["causes"] == []
+        assert len(one["kept"]) == 4
+        report = finished.report()["targets"][one["target"]]
+        assert one["shipped"] == (report["shipped"] == one["candidate"])
+    shown = finished.deploy("explain", "--samples", "16", "--quick")
+    assert shown.returncode == 0
+    assert "side by side" in shown.stdout
+    wrong = finished.deploy("explain", "--candidate", "nobody")
+    assert (wrong.returncode, "has no candidate 'nobody'" in wrong.stderr) == (2, True)

@@ -53,11 +53,34 @@ class Steps(nn.Module):
     def forward(self, x):
         return self.head(torch.relu(self.mid(self.rnn(x.transpose(1, 2))[1][-1])))
 
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(16, 16, 3, padding=1), nn.Conv1d(16, 16, 1)
+
+    def forward(self, x):
+        return x + self.b(torch.relu(self.a(x)))
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv1d(2, 16, 3), nn.Sequential(Block(), Block(), Block())
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)).mean(2))
+
+def deep():
+    return Deep()
+
 def steps():
     return Steps()
 
 def tied():
     return Tied()
+
+def small():
+    return Net(width=8)
 
 def five():
     return Net(classes=5)
@@ -116,6 +139,22 @@ def digest(folder):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
 
+def test_whole_layers_go_and_come_back_from_the_record(place):
+    do(train, place, "float", FLOAT | {"epochs": 1}, model="net:deep")
+    settings = PRUNE | {"granularity": ["layer"], "macs": 0.5, "criterion": "taylor"}
+    inputs = {"model": "float", "float": "float"}
+    cut = do(prune, place, "small", settings, inputs, model="net:deep")
+    assert cut["macs_share"] <= 0.5
+    assert [row["name"] for row in cut["layers"]] == ["blocks.0", "blocks.1", "blocks.2"]
+    assert sum(row["after"] for row in cut["layers"]) == 1
+    model = models.load(owner(place, "net:deep"), place / "small")
+    assert training.evaluate(model, data.load_split(place / "data", "selection"))[0] == cut["metric"]
+    with pytest.raises(UsageError, match=r"prune.macs = 0.02 cannot be met by whole layers: without its 3 blocks"):
+        do(prune, place, "none", settings | {"macs": 0.02}, inputs, model="net:deep")
+    with pytest.raises(UsageError, match="'fpgm' has no score for a whole layer"):
+        do(prune, place, "none", settings | {"criterion": "fpgm"}, inputs, model="net:deep")
+
+
 def test_hidden_units_go_and_come_back_from_the_record(place):
     do(train, place, "float", FLOAT | {"epochs": 1}, model="net:steps")
     settings = PRUNE | {"granularity": ["hidden", "channel"], "criterion": "taylor"}
@@ -135,6 +174,64 @@ def test_hidden_units_go_and_come_back_from_the_record(place):
         model="net:steps",
     )
     assert done["macs"] == cut["macs"]
+
+
+def test_a_student_of_another_architecture_learns_from_several_teachers(place):
+    first = do(train, place, "float", FLOAT)
+    do(train, place, "other", FLOAT, seed=1)
+    fresh = do(load, place, "fresh", {"checkpoint": "", "factory": "net:small"})
+    assert models.factory_of(place / "fresh") == "net:small"
+    assert fresh["params"] < first["params"]
+    settings = DISTILL | {"method": "distill", "epochs": 6}
+    inputs = {"model": "fresh", "teacher0": "float", "teacher1": "other"}
+    told = do(distill, place, "student", settings, inputs)
+    assert (told["params"], told["before_metric"]) == (fresh["params"], fresh["metric"])
+    assert told["metric"] > 0.8
+    selection = data.load_split(place / "data", "selection")
+    teachers = [models.load(owner(place), place / name) for name in ("float", "other")]
+    soft = sum(torch.softmax(training.predict(one, selection) / 2.0, 1) for one in teachers)
+    labels = torch.from_numpy(selection.labels)
+    assert told["teacher_metric"] == pytest.approx(float((soft.argmax(1) == labels).float().mean()), abs=1e-6)
+    student = models.load(owner(place), place / "student")  # the record knows its factory
+    same = training.predict(student, selection).argmax(1) == soft.argmax(1)
+    assert told["teacher_agreement"] == pytest.approx(float(same.float().mean()), abs=1e-6)
+    # What was learned is pruned and recovered like any other.
+    cut = do(prune, place, "cut", PRUNE | {"macs": 0.2}, {"model": "student", "float": "float"})
+    assert models.factory_of(place / "cut") == "net:small"
+    back = do(distill, place, "back", settings | {"epochs": 1}, {"model": "cut", "teacher": "float"})
+    assert back["macs"] == cut["macs"] < fresh["macs"]
+
+
+def test_a_pruned_network_learns_another_task(place):
+    do(train, place, "float", FLOAT)
+    cut = do(prune, place, "small", PRUNE, {"model": "float", "float": "float"})
+    do(distill, place, "done", DISTILL | {"method": "finetune"}, {"model": "small", "teacher": "float"})
+    rng = np.random.default_rng(5)
+    sizes = {"train": 301, "calibration": 20, "selection": 150, "gate": 30}
+    other = {name: some(n, rng) for name, n in sizes.items()}
+    other = {name: (x[:, ::-1].copy(), np.array([4, 1, 3])[y]) for name, (x, y) in other.items()}  # of five classes
+    data.save(data.from_factory(other | {"labels": "abcde"}, "data:other"), place / "other" / "data")
+    (place / "other" / "net.py").write_text(NET)
+    settings = FLOAT | {"start": str(place / "done"), "fresh": ["head"], "epochs": 1, "lr": 1e-9}
+    with pytest.raises(UsageError, match=r"train.fresh: the model has no layer 'tail' with weights"):
+        do(train, place / "other", "bad", settings | {"fresh": ["tail"]}, model="net:five")
+    with pytest.raises(UsageError, match=r"wrong shape \(2\): head.weight is \[3, "):
+        do(train, place / "other", "bad", settings | {"fresh": []}, model="net:five")
+    do(train, place / "other", "start", settings, model="net:five")
+    start, source = (models.load(owner(place / "other", "net:five"), place / "other" / "start"), place / "done")
+    kept = models.load(owner(place), source).state_dict()
+    for key, values in start.named_parameters():
+        if not key.startswith("head"):
+            torch.testing.assert_close(values.detach(), kept[key], atol=1e-6, rtol=0)
+    told = do(train, place / "other", "five", settings | {"epochs": 12, "lr": 1e-2}, model="net:five")
+    assert told["metric"] > 0.5
+    macs = {row["name"]: row["after"] for row in cut["layers"]}
+    assert models.load(owner(place / "other", "net:five"), place / "other" / "five").a.out_channels == macs["a"]
+
+
+def test_a_teacher_with_other_classes_ends_in_one_line(place):
+    with pytest.raises(UsageError, match=r"'net:five': inputs .* give \[2, 5\], expected logits \[2, 3\]"):
+        do(load, place, "teacher", {"checkpoint": "", "factory": "net:five"})
 
 
 def test_the_road_trains_prunes_and_recovers(place):

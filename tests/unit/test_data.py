@@ -30,6 +30,19 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     assert data.load_split(tmp_path, "train").groups is None
 
 
+def test_tags_are_saved_and_loaded(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    tags = {"light": ["day", "night"] * 3, "year": np.arange(6)}
+    data.save(data.from_factory(splits(gate=(x, np.zeros(6, int), None, tags)), "d:f"), tmp_path)
+    gate = data.load_split(tmp_path, "gate")
+    assert gate.groups is None
+    assert {name: values.tolist() for name, values in gate.tags.items()} == {
+        "light": ["day", "night"] * 3,
+        "year": list("012345"),
+    }
+    assert not data.load_split(tmp_path, "train").tags
+
+
 def test_doubles_become_floats() -> None:
     made = data.from_factory(splits(train=(np.random.default_rng(2).normal(size=(4, 3)), np.zeros(4, int))), "d:f")
     assert made.splits["train"].inputs["input"].dtype == np.float32
@@ -54,6 +67,8 @@ BAD[1, 2] = np.nan
         ({"gate": ({"a b": X}, Y)}, "name inputs as parameters of forward"),
         ({"gate": (X, Y - 1)}, "labels -1..-1"),
         ({"gate": (X, Y + 2), "labels": ["a", "b"]}, "but 2 class names"),
+        ({"gate": (X, Y, None, {"light": ["day"]})}, "lengths differ"),
+        ({"gate": (X, Y, None, {"a b": ["day"] * 4})}, "name tags with letters"),
         ({"gate": X}, "expected (inputs, labels)"),
         ({"gate": (np.array(["a"] * 4), Y)}, "expected numbers"),
         ({"gate": ([[1.0], [1.0, 2.0]], Y[:2])}, "cannot be read as arrays"),

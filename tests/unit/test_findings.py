@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.metrics import sqnr_db
 from pipeline import scales
 from pipeline.data import SPLITS, Data, Split
 from pipeline.errors import UsageError
-from pipeline.release.findings import FINDINGS, findings
-from targets import codes
+from pipeline.release.findings import FINDINGS, differs, findings
+from targets import base, codes, registry
+from targets.channels import open_device
 
-SOUND = {"absurd": {}, "constant": [], "half_range": [], "islands": []}
+SOUND = {"absurd": {}, "constant": [], "half_range": [], "islands": [], "older_cpus": {}}
 BROKEN = {
     "constants out of range": ({"absurd": {"mask": 12, "scores": 3}}, "15 values beyond"),
     "zero-variance tensors": ({"constant": list("abcde")}, "'a', 'b', 'c' and 2 more tensors had one value"),
     "half-range weights": ({"half_range": ["conv"]}, "weights of 'conv' use half"),
+    "saturation": ({"older_cpus": {"x86 without VNNI": 8.53}}, "x86 without VNNI (8.5 dB from here)"),
     "in float": ({"islands": ["Gelu act (f32)"]}, "Gelu act (f32)"),
 }
 
@@ -57,6 +61,49 @@ def test_half_range_is_read_from_the_stored_codes(tmp_path: Path, largest: int, 
     read = codes.read(stored(tmp_path, largest))
     assert read["w"].shape == (4, 27)
     assert codes.half_range(read) == found
+
+
+@pytest.mark.parametrize(("largest", "saturates"), [(127, True), (64, False)])
+def test_saturation_without_wide_accumulators_shows_on_this_machine(
+    tmp_path: Path, largest: int, saturates: bool
+) -> None:
+    """Large codes side by side overflow 16 bits where the kernels add pairs; codes of half the range cannot."""
+    ov = pytest.importorskip("openvino")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("x86 kernels")
+    from openvino import opset13 as op
+
+    rng = np.random.default_rng(0)
+    x = op.parameter([-1, 64, 8, 8], np.float32, name="x")
+    levels = [np.float32(end) for end in (0, 255)]
+    codes_in = op.fake_quantize(x, *levels, *levels, 256)
+    weight = rng.choice([-largest, largest], (16, 64, 3, 3)).astype(np.float32)
+    ends = [np.float32(end) for end in (-127, 127)]
+    made = op.convolution(codes_in, op.fake_quantize(weight, *ends, *ends, 255), [1, 1], [1, 1], [1, 1], [1, 1])
+    graph = ov.Model([op.result(made, name="y")], [x])
+    graph.inputs[0].get_tensor().set_names({"x"})
+    graph.outputs[0].get_tensor().set_names({"y"})
+    ov.save_model(graph, tmp_path / "model.xml", compress_to_fp16=False)
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    np.save(inputs / "x.npy", rng.integers(128, 256, (4, 64, 8, 8)).astype(np.float32))
+    ((name, options),) = registry.load("openvino").capabilities.older_cpus.items()
+    digest = base.sha256_files(base.model_files(tmp_path / "model.xml"))
+    outputs = []
+    for isa in ({}, options):
+        row = {"id": "m", "runtime": "openvino", "path": str(tmp_path / "model.xml"), "sha256": digest}
+        task = {"do": "run", "model": "m", "inputs": "inputs", "outputs": "out.npz"}
+        request = {
+            "protocol": 1,
+            "models": [row | {"options": {"batch": 4, **isa}}],
+            "tasks": [task],
+            "result": "r.json",
+        }
+        open_device("local://").run(request, tmp_path)
+        with np.load(tmp_path / "out.npz") as arrays:
+            outputs.append(arrays["y"])
+    assert name == "x86 without VNNI"
+    assert differs(sqnr_db(*outputs)) == saturates
 
 
 def splits(**changed: np.ndarray) -> Data:

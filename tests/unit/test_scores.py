@@ -80,6 +80,7 @@ def cosine(targets: Any, outputs: Any) -> float:
 # Metric -> (samples, an independent value, the sign of what a lower value loses).
 CASES: dict[str, tuple[Callable[[int], tuple[Any, Any, Any]], Reference, int]] = {
     "mae": (numbers, lambda t, o: float(sklearn.mean_absolute_error(t, o)), -1),
+    "mse": (numbers, lambda t, o: float(sklearn.mean_squared_error(t, o)), -1),
     "rmse": (numbers, lambda t, o: math.sqrt(sklearn.mean_squared_error(t, o)), -1),
     "cosine": (numbers, cosine, 1),
     "f1": (truths, lambda t, o: float(sklearn.f1_score(t, o.argmax(axis=1))), 1),
@@ -221,3 +222,22 @@ def test_evidence_survives_the_file(tmp_path: Path) -> None:
     assert part is not None
     assert metrics.measure("mae", part, 0.95).drop == metrics.measure("mae", half, 0.95).drop
     assert isinstance(again.scores["mae"], Pair)
+
+
+def test_each_samples_own_figure_and_more_is_better() -> None:
+    targets, before, _ = numbers(9)
+    found = scores.each("mae", targets, before)
+    assert found == pytest.approx(-np.abs(before - targets).mean(axis=1))
+    images, logits, _ = pixels(9)
+    alone = [iou_there(t[None], o[None]) for t, o in zip(images, logits, strict=True)]
+    assert scores.each("mean_iou", images, logits) == pytest.approx(alone)
+    with pytest.raises(ValueError, match="mean_iou takes classes"):
+        scores.each("mean_iou", targets, before)
+
+
+def iou_there(targets: Any, outputs: Any) -> float:
+    """Over the classes that are there or answered."""
+    there = targets >= 0
+    truth, answer = targets[there], outputs.argmax(axis=1)[there]
+    classes = np.union1d(truth, answer)
+    return float(sklearn.jaccard_score(truth, answer, average="macro", labels=classes))

@@ -17,29 +17,28 @@ CLASSES = RNG.integers(0, 4, 6)
 NUMBERS = RNG.normal(size=(6, 4)).astype(np.float32)
 
 
-def test_scores_are_their_definitions() -> None:
-    right = tasks.score(Task("accuracy"), {"a": LOGITS}, CLASSES)
-    assert right.tolist() == [float(row.argmax() == label) for row, label in zip(LOGITS, CLASSES, strict=True)]
-    absolute = tasks.score(Task("mae"), {"a": LOGITS}, NUMBERS)
-    np.testing.assert_allclose(absolute, [-np.mean(abs(a - b)) for a, b in zip(LOGITS, NUMBERS, strict=True)], 1e-6)
-    squared = tasks.score(Task("mse"), {"a": LOGITS}, NUMBERS)
-    np.testing.assert_allclose(squared.mean(), -F.mse_loss(torch.tensor(LOGITS), torch.tensor(NUMBERS)), 1e-6)
+def test_values_are_their_definitions() -> None:
+    assert tasks.value(Task("accuracy"), {"a": LOGITS}, CLASSES) == np.mean(LOGITS.argmax(axis=1) == CLASSES)
+    assert tasks.value(Task("mae"), {"a": LOGITS}, NUMBERS) == pytest.approx(np.abs(LOGITS - NUMBERS).mean(), rel=1e-6)
+    squared = float(F.mse_loss(torch.tensor(LOGITS), torch.tensor(NUMBERS)))
+    assert tasks.value(Task("rmse"), {"a": LOGITS}, NUMBERS) == pytest.approx(squared**0.5, rel=1e-6)
 
 
-def test_pixels_are_averaged_within_a_sample() -> None:
-    logits = RNG.normal(size=(3, 4, 5, 6)).astype(np.float32)
-    targets = RNG.integers(0, 4, (3, 5, 6))
-    targets[0] = logits[0].argmax(axis=0)
-    found = tasks.score(Task("accuracy"), {"a": logits}, targets)
-    assert found[0] == 1
-    assert found[1] == np.mean(logits[1].argmax(axis=0) == targets[1])
+def test_an_error_is_no_merit() -> None:
+    assert tasks.merit(Task("mae"), 0.25) == -0.25
+    assert tasks.merit(Task("cosine"), 0.25) == 0.25
+    assert tasks.merit(Task("accuracy"), 0.25) == 0.25
 
 
 def test_targets_of_numbers_may_lack_a_last_axis_of_one() -> None:
-    found = tasks.score(Task("mae"), {"a": NUMBERS[:, :1]}, NUMBERS[:, 0] + 2)
-    np.testing.assert_allclose(found, -2.0, rtol=1e-6)
+    assert tasks.value(Task("mae"), {"a": NUMBERS[:, :1]}, NUMBERS[:, 0] + 2) == pytest.approx(2.0, rel=1e-5)
     value = tasks.loss(Task("mae", "mae"), torch.tensor(NUMBERS[:, :1]), torch.tensor(NUMBERS[:, 0] + 2))
     assert float(value) == pytest.approx(2.0)
+
+
+def test_what_a_metric_does_not_take_is_refused_with_what_it_takes() -> None:
+    with pytest.raises(UsageError, match=r"mae takes numbers of the output's shape; these are targets int64 \[6\]"):
+        tasks.value(Task("mae"), {"a": LOGITS}, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +65,9 @@ def test_the_users_own(tmp_path: Path) -> None:
     outputs = {"a": torch.tensor(LOGITS), "b": torch.zeros(6)}
     expected = float(LOGITS.sum() - NUMBERS.sum())
     assert float(tasks.loss(task, outputs, torch.tensor(NUMBERS))) == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_allclose(tasks.score(task, {"a": LOGITS}, NUMBERS), -abs(LOGITS - NUMBERS).max(axis=1), rtol=1e-6)
-    with pytest.raises(UsageError, match="return one number a sample"):
-        tasks.score(Task("own_task:one", folder=str(tmp_path)), {"a": LOGITS}, NUMBERS)
+    worst = -abs(LOGITS - NUMBERS).max(axis=1)
+    assert tasks.value(task, {"a": LOGITS}, NUMBERS) == pytest.approx(worst.mean(), rel=1e-6)
+    with pytest.raises(UsageError, match="expected one score a sample"):
+        tasks.value(Task("own_task:one", folder=str(tmp_path)), {"a": LOGITS}, NUMBERS)
     with pytest.raises(UsageError, match=r"own_task:breaks raised IndexError: .*\(own_task.py:4\)"):
-        tasks.score(Task("own_task:breaks", folder=str(tmp_path)), {"a": LOGITS}, NUMBERS)
+        tasks.value(Task("own_task:breaks", folder=str(tmp_path)), {"a": LOGITS}, NUMBERS)

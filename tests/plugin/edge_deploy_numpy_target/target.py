@@ -35,6 +35,10 @@ class NumpyTarget:
         """As the maker's."""
         return MAKER.candidates(model)
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """As the maker's."""
+        return MAKER.layers(model)
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
@@ -76,10 +80,11 @@ def _tap(model: Model) -> Tap:
     from onnx.reference import ReferenceEvaluator
 
     graph = onnx_graph.load(model.path)
-    inputs = {value.name for value in graph.graph.input}
+    stands_for = onnx_graph.dequantized(graph)  # none in a float graph
+    inputs = {value.name for value in graph.graph.input} - stands_for.keys()
     made = [name for name in model.tensors if name not in inputs]
     graph.graph.ClearField("output")
-    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    graph.graph.output.extend(onnx.ValueInfoProto(name=stands_for.get(name, name)) for name in made)
     evaluator = ReferenceEvaluator(graph)
 
     def tap(batch: Batch, names: Sequence[str]) -> Batch:

@@ -1,0 +1,84 @@
+"""A first recipe for somebody's project: written with comments, and checked at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import recipe
+from pipeline.errors import UsageError
+
+TEMPLATE = """\
+# What `deploy --target all` does with this model. All keys: the README of edge-deploy.
+name = "{name}"
+model = "{model}"         # module:function that returns a torch.nn.Module, or a .pt2 or .onnx file
+data = "{data}"           # module:function that returns the splits, a .npz file, or a folder of images
+{weights}
+targets = [{targets}]
+stages = [{stages}]         # ["prune", "distill"]: first make it smaller; [] only quantizes
+
+# [prune]
+# macs = 0.5                  # share of the multiplications that may stay
+
+# [task]                      # where accuracy does not fit
+# metric = "mae"              # with gate.margin, in its unit
+
+[gate]
+margin_points = 1.0           # of accuracy that may be lost, proven at 95 % confidence
+# max_size_bytes = 500_000
+# max_latency_ms = 5.0
+"""
+
+
+def write(folder: Path, model: str, data: str, targets: list[str], force: bool = False) -> Path:
+    """The recipe's file. Raises UsageError where there is one already, or a value is none that a recipe takes."""
+    from targets import registry
+
+    path = folder / recipe.FILE
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists: --force writes a new one over it")
+    installed = [name for name in registry.names() if not registry.missing(registry.load(name))]
+    program = model.endswith((".pt2", ".onnx"))
+    table = {"model": model, "data": data, "targets": targets or installed}
+    recipe.from_table(dict(table), folder, str(path))
+    weights = (
+        "" if program else '# checkpoint = "float.safetensors"   # or pretrained = true; without either it trains\n'
+    )
+    text = TEMPLATE.format(
+        name=folder.resolve().name,
+        model=model,
+        data=data,
+        weights=weights,
+        targets=", ".join(f'"{name}"' for name in targets or installed),
+        stages="" if program else '"prune", "distill"',
+    )
+    try:
+        path.write_text(text.replace("\n\n\n", "\n\n"))
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def check(path: Path) -> list[str]:
+    """What was found, in words. Raises UsageError with the first thing that would stop a run."""
+    import tempfile
+
+    from pipeline import data, data_files, models, tasks
+    from pipeline.compression import training
+
+    found = recipe.load(path)
+    splits = data.from_factory(data_files.read(found.data, found.folder), found.data)
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in splits.splits.items())
+    told = [f"data: {counts}; no sample in two splits"]
+    if found.program:
+        if not (found.folder / found.model).is_file():
+            raise UsageError(f"model: no file at {found.folder / found.model}")
+        return [*told, f"model: {found.model}, a finished program"]
+    with tempfile.TemporaryDirectory() as folder:
+        data.save(splits, Path(folder))
+        names = ",".join(data.input_names(Path(folder)))
+        owner = {"model": found.model, "folder": str(found.folder), "inputs": names}
+        task = tasks.Task(found.task.metric, found.task.loss, str(found.folder))
+        model = models.build(owner)
+        training.check(model, Path(folder), f"model factory '{found.model}'", task)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return [*told, f"model: {params:,} parameters; its outputs fit the data"]

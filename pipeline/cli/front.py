@@ -1,0 +1,53 @@
+"""Before the first run: init, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import Json, Targets, app, one_line_errors
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str, typer.Option(prompt="The model, module:function or a .pt2 or .onnx file", metavar="REF", help="net:build")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(prompt="The data, module:function, a .npz file or a folder", metavar="REF", help="data:splits"),
+    ],
+    target: Targets = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+) -> None:
+    """Write a commented deploy.toml for your model and data, and check it at once."""
+    with one_line_errors(False):
+        from pipeline import beginning
+
+        path = beginning.write(Path(), model, data, list(target or []), force)
+        typer.echo(f"{path} written")
+        for line in beginning.check(path):
+            typer.echo(f"  {line}")
+        typer.echo("next: deploy --target all")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2, .onnx, .xml or .tflite file, or net:build.")],
+    shape: Annotated[
+        list[str] | None, typer.Option(metavar="SHAPE", help="Of one sample, for a factory: 3x224x224, ids=64:int64.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show a model's ops, shapes, parameters, MACs, int8 share and float islands, and what each target could do."""
+    with one_line_errors(False):
+        from pipeline import console, inspection
+        from pipeline.console import inspect as view
+
+        found = inspection.examine(model, Path(), shape or [])
+        if json_:
+            console.print_json(found)
+        else:
+            view.show(found)

@@ -1,0 +1,213 @@
+"""`deploy explain`: a finished run's models, with what its store still holds, explained and written beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import api, outcome, road
+from pipeline.errors import EvidenceError, StageError, UsageError
+from pipeline.explain import answers, causes, facts, layers, sensitivity
+from pipeline.release import report as reports
+from pipeline.release import samples
+from pipeline.release.report import Report, TargetRow
+from pipeline.stages import Emit, silent
+from pipeline.store import Store
+
+FILE = "explain.json"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One candidate of one target. Layers are in execution order, `kept` by what they gain; `split` names the samples
+    that were looked at: never the gate's, whose evidence gives `confusion` alone.
+    """
+
+    target: str
+    candidate: str
+    shipped: bool
+    split: str
+    n: int
+    int8_mac_share: float | None
+    sqnr_db: float | None
+    agreement: float | None
+    alone_db: float | None
+    breaks_at: str | None
+    causes: Sequence[causes.Cause]
+    layers: Sequence[layers.LayerRow]
+    kept: Sequence[sensitivity.Kept]
+    worst: Sequence[answers.Sample]
+    confusion: answers.Confusion | None
+    note: str = ""
+
+
+def explain(
+    run: Path,
+    targets: Sequence[str] = (),
+    *,
+    candidate: str | None = None,
+    tapped: int = 64,
+    leave_one_out: bool = True,
+    store: Store | None = None,
+    emit: Emit = silent,
+) -> list[Explanation]:
+    """Explain each target of a finished run and write `explain.json` into it.
+
+    `candidate`: another one than what ships. `tapped`: samples of the selection split that are looked at layer by
+    layer. Raises UsageError where the run or its stored results are not there, StageError where a runtime fails.
+    """
+    before = reports.read(run)
+    home = run if run.is_dir() else run.parent
+    names = list(targets) or list(before.targets)
+    if unknown := [name for name in names if name != "all" and name not in before.targets]:
+        raise UsageError(f"{run} has no target '{unknown[0]}': it has {list(before.targets)}")
+    recipe = api.recipe_of(before)
+    names = [name for name in api.chosen_targets(recipe, names) if name in before.targets]
+    runner = api.runner_of(recipe, store, emit)
+    runner.stored_only = True
+    travelled = road.travel(recipe, names, runner, only="quantize")
+    found = []
+    for name, branch in travelled.branches.items():
+        if branch.error:
+            raise branch.error
+        chosen = _candidate(name, before.targets[name], candidate)
+        emit({"event": "start", "name": f"explain {name}", "stage": "explain", "branches": [name]})
+        found.append(_one(before, home, travelled, branch, chosen, tapped, leave_one_out))
+    text = json.dumps([as_json(one) for one in found], indent=1, allow_nan=False) + "\n"
+    try:
+        outcome.write_whole(home / FILE, text)
+    except OSError as error:
+        raise UsageError(f"cannot write to {home}: {error.strerror}") from error
+    return found
+
+
+def as_json(one: Explanation) -> dict[str, Any]:
+    """JSON-able; what is infinite has no spelling and is None."""
+    plain: dict[str, Any] = _finite(asdict(one))
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+def _candidate(target: str, row: TargetRow, wanted: str | None) -> str:
+    """The one asked for, what ships, or where float ships the int8 candidate that came nearest."""
+    made = {one.id: one for one in row.candidates if one.artifact is not None}
+    if wanted is not None:
+        if wanted not in made:
+            raise UsageError(f"{target} has no candidate '{wanted}': it has {', '.join(made)}")
+        return wanted
+    integers = [one for one in made.values() if one.precision == "int8"]
+    if row.shipped is not None and made[row.shipped].precision == "int8":
+        return row.shipped
+    if not integers:
+        raise UsageError(f"{target}: no int8 candidate was made: {'; '.join(row.reasons) or 'nothing to explain'}")
+    return max(integers, key=lambda one: one.sqnr_db if one.sqnr_db is not None else -math.inf).id
+
+
+def _one(
+    before: Report,
+    home: Path,
+    travelled: road.Road,
+    branch: road.Branch,
+    chosen: str,
+    tapped: int,
+    leave_one_out: bool,
+) -> Explanation:
+    from calibration.metrics import agreement, sqnr_db
+    from pipeline.data import load_split
+    from targets import base, registry
+
+    target, row = registry.load(branch.name), before.targets[branch.name]
+    assert travelled.data is not None
+    assert branch.lowered is not None
+    floating, shipped = base.read_manifest(branch.lowered.path), chosen == row.shipped
+    folder = home / branch.name if shipped else road.model_folder(branch, chosen)
+    try:
+        model = base.read_manifest(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise EvidenceError(f"no model at {folder}: run 'deploy' again") from error
+    split = load_split(travelled.data.path, "selection")
+    labels = json.loads((travelled.data.path / "declared.json").read_text())["labels"]
+    pair = facts.Pair(target, floating, model, base.find(target, floating, chosen))
+    notes = []
+    if shipped and model.sha256 != row.sha256:
+        notes.append("the file is not the one that the report speaks of")
+    kept: Sequence[sensitivity.Kept] = ()
+    try:
+        seen = facts.gather(pair, dict(split.inputs), labels, tapped)
+        if leave_one_out and pair.candidate.precision == "int8":
+            some = {name: array[:tapped] for name, array in seen.inputs.items()}
+            wanted = {name: array[:tapped] for name, array in seen.wanted.items()}
+            kept = sensitivity.leave_one_out(_maker(travelled, branch, pair), some, wanted)
+    except (base.TargetError, ValueError) as error:
+        raise StageError(f"explain {branch.name}: {error}") from error
+    first = floating.outputs[0].name
+    one, other, n = seen.wanted[first], seen.found[first], len(seen.wanted[first])
+    groups = None if split.groups is None else split.groups[:n]
+    return Explanation(
+        target=branch.name,
+        candidate=chosen,
+        shipped=shipped,
+        split="selection",
+        n=n,
+        int8_mac_share=seen.facts.int8_mac_share,
+        sqnr_db=sqnr_db(one, other) if np.isfinite(other).all() else None,
+        agreement=agreement(one, other) if one.ndim == 2 and np.isfinite(other).all() else None,
+        alone_db=seen.facts.alone_db,
+        breaks_at=layers.first_break(seen.facts.rows),
+        causes=causes.found(seen.facts),
+        layers=seen.facts.rows,
+        kept=kept,
+        worst=answers.worst(one, other, np.asarray(split.labels[:n]), labels, groups),
+        confusion=_confusion(home / branch.name / outcome.EVIDENCE, row) if shipped else None,
+        note="; ".join(notes),
+    )
+
+
+def _maker(travelled: road.Road, branch: road.Branch, pair: facts.Pair) -> sensitivity.Maker:
+    """How the candidate was made, from the store."""
+    from calibration.schemes import SCHEMES
+    from calibration.statistics import Statistics, solve
+    from pipeline.stages.quantize import calibration_batches
+    from targets import base
+
+    assert travelled.data is not None
+    data, samples_used = travelled.data.path, travelled.recipe.calibrate.samples
+    candidate, start, ranges = pair.candidate, pair.floating, None
+    if candidate.quantizer == "ours":
+        assert branch.stepped is not None
+        assert branch.observed is not None
+        assert candidate.scheme is not None
+        observer = candidate.observer or ""
+        if observer == road.ENCODINGS:
+            observer = travelled.recipe.calibrate.observers[0]
+        start = base.read_manifest(branch.stepped.path)
+        statistics = Statistics.load(branch.observed.path / "statistics.npz")
+        ranges = solve(statistics, SCHEMES[candidate.scheme], observer)
+    return sensitivity.Maker(
+        pair.target, start, candidate, ranges, lambda: calibration_batches(data, samples_used, start)
+    )
+
+
+def _confusion(folder: Path, row: TargetRow) -> answers.Confusion | None:
+    """From the evidence of the deployment batch, where it lies there."""
+    if not row.batches:
+        return None
+    try:
+        return answers.confusion(samples.load(folder / samples.file_name(row.batches[0])).answers)
+    except (OSError, ValueError, KeyError):
+        return None

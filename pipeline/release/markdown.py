@@ -1,0 +1,81 @@
+"""The report as Markdown for a pull request: the verdict, a row a target, what broke, the candidates folded away."""
+
+from __future__ import annotations
+
+from pipeline.release.html import words
+from pipeline.release.report import Report, TargetRow
+
+SIGNS = {
+    "pass": "\N{WHITE HEAVY CHECK MARK}", "fail": "\N{CROSS MARK}",
+    "inconclusive": "\N{BLACK QUESTION MARK ORNAMENT}", "error": "\N{HEAVY EXCLAMATION MARK SYMBOL}",
+}  # fmt: skip
+
+
+def text(report: Report) -> str:
+    """The whole comment."""
+    metric = report.recipe.get("task", {}).get("metric", "accuracy")  # a report may be older than this key
+    lines = [
+        f"### {SIGNS[report.verdict]} {_cell(report.recipe['name'])}: {report.verdict}",
+        "",
+        f"Float: {words.score(report.float_.metric, metric)} {metric} on {report.float_.n:,} gate samples, "
+        f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
+        "",
+        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound < margin | p50 | Speed-up over float |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [_target(name, row, metric) for name, row in report.targets.items()]
+    broken = [
+        f"- **{name}**: {_cell(reason)}"
+        for name, row in report.targets.items()
+        if row.verdict != "pass"
+        for reason in row.reasons
+    ]
+    lines += ["", *broken] if broken else []
+    for name, row in report.targets.items():
+        if row.candidates:
+            lines += ["", *_candidates(name, row)]
+    return "\n".join(lines) + "\n"
+
+
+def _target(name: str, row: TargetRow, metric: str) -> str:
+    if not row.runs:
+        return f"| {name} | {SIGNS[row.verdict]} {row.verdict} |  |  |  |  |  |  |  |"
+    run = row.runs[0]
+    cells = (
+        name,
+        f"{SIGNS[row.verdict]} {row.verdict}",
+        row.shipped or "",
+        words.size(row.size_bytes),
+        words.score(run.metric, metric),
+        words.points(run.drop_points),
+        f"{words.number(run.drop_upper_points, '.2f')} < {run.margin_points:g}",
+        words.milliseconds(run.latency_ms.p50 if run.latency_ms else None),
+        words.ratio(run.speedup),
+    )
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _candidates(name: str, row: TargetRow) -> list[str]:
+    lines = [
+        f"<details><summary>{name}: {len(row.candidates)} candidates</summary>",
+        "",
+        "| Candidate | Weights | int8 MACs | SQNR | Drop by int8 | Speed-up over float | Parity |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for c in row.candidates:
+        cells = (
+            c.id + (" (ships)" if c.id == row.shipped else ""),
+            words.size(c.weight_bytes),
+            words.percent(c.int8_mac_share, 0),
+            "-" if c.precision == "f32" and c.sqnr_db is None else words.number(c.sqnr_db, ".1f", "dB"),
+            words.points(c.quant_drop_points),
+            words.ratio(c.speedup),
+            c.verdict,
+        )
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+    return [*lines, "", "</details>"]
+
+
+def _cell(words_: str) -> str:
+    """Nothing that Markdown would read as its own or that breaks a table."""
+    return " ".join(words_.replace("|", "\\|").replace("<", "&lt;").split())

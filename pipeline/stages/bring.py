@@ -1,0 +1,133 @@
+"""bring: a model that comes as a program, .pt2 or .onnx. There is nothing to train or prune; the road begins here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import interface, tasks
+from pipeline.data import Array, Split, load_split, save_named
+from pipeline.errors import UsageError
+from pipeline.stages import Job
+from pipeline.stages.export import EXPECTED, ops_of, write_program
+from pipeline.stages.reference import SPLITS, by_group
+from targets.base import Program, TensorSpec
+
+BATCH = 32  # samples at a time, where the program's batch is free
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]  # one batch -> outputs by name
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Inputs: data. Settings: model (path from the recipe's folder), task. Files: the program with its description,
+    `expected.npz`, `selection.npz`, `gate.npz`: its own answers. Metadata: that of reference and of export.
+
+    Raises UsageError when it is no program, or does not fit the data.
+    """
+    path = Path(job.user["folder"]) / job.settings["model"]
+    names = list(load_split(job.inputs["data"], "gate").inputs)
+    program, answer, facts = (_pt2 if path.suffix == ".pt2" else _onnx)(path, names, job.out)
+    task = tasks.of(job.settings, job.user)
+    for name in SPLITS:
+        split = load_split(job.inputs["data"], name)
+        outputs = _all(program, answer, split, len(split), path)
+        save_named(job.out / f"{name}.npz", outputs)
+        metric = round(tasks.value(task, outputs, split.labels), 6)
+        facts[name] = {"n": len(split), "metric": metric, "groups": by_group(task, split, outputs)}
+    calibration = load_split(job.inputs["data"], "calibration")
+    save_named(job.out / "expected.npz", _all(program, answer, calibration, EXPECTED, path))
+    return {**write_program(program, facts.pop("ops")), **facts}
+
+
+def _all(program: Program, answer: Run, split: Split, limit: int, path: Path) -> dict[str, Array]:
+    """The program's answers for the first samples, float32."""
+    step = program.inputs[0].shape[0] or BATCH
+    count = min(limit, len(split)) // (program.inputs[0].shape[0] or 1) * (program.inputs[0].shape[0] or 1)
+    rows = []
+    for start in range(0, count, step):
+        batch = {name: np.array(array[start : min(start + step, count)]) for name, array in split.inputs.items()}
+        try:
+            rows.append(answer(batch))
+        except Exception as error:
+            shapes = {name: f"{array.dtype} {list(array.shape)}" for name, array in batch.items()}
+            raise UsageError(f"{path} does not run on {shapes}: {' '.join(str(error).split())[:300]}") from error
+    outputs = {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
+    if not all(np.isfinite(array).all() for array in outputs.values()):
+        raise UsageError(f"{path}: its outputs have NaN or infinity")
+    return outputs
+
+
+def _pt2(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[str, Any]]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    try:
+        exported = torch.export.load(path)
+    except Exception as error:
+        raise UsageError(f"{path} is no exported program: save one with torch.export.save: {error}") from error
+    inside: Any = exported.module(check_guards=False)
+    taken = [n.meta["val"] for n in inside.graph.nodes if n.op == "placeholder"]
+    _same_number(path, names, len(taken))
+    fixed = [int(one.shape[0]) for one in taken if isinstance(one.shape[0], int)]
+    if fixed:
+        raise UsageError(f"{path}: its batch is fixed at {fixed[0]}: export it with a torch.export.Dim for axis 0")
+    example = [torch.zeros(2, *map(int, one.shape[1:]), dtype=one.dtype) for one in taken]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # two a multiplication with its addition
+        told = interface.by_name(inside(*example))
+    program = Program(
+        out / "program.pt2",
+        "pt2",
+        tuple(_spec(name, one) for name, one in zip(names, taken, strict=True)),
+        tuple(_spec(name, one) for name, one in told.items()),
+    )
+    shutil.copy(path, program.path)
+
+    def answer(batch: Mapping[str, Array]) -> dict[str, Array]:
+        with torch.no_grad():
+            outputs = interface.by_name(inside(*(torch.from_numpy(array) for array in batch.values())))
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    params = sum(tensor.numel() for tensor in exported.parameters())
+    macs = counter.get_total_flops() // 2 // len(example[0])
+    return program, answer, {"ops": ops_of(exported), "params": params, "macs": macs, "size_bytes": 4 * params}
+
+
+def _spec(name: str, tensor: Any) -> TensorSpec:
+    return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (None, *map(int, tensor.shape[1:])))
+
+
+def _onnx(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[str, Any]]:
+    import onnxruntime as ort
+
+    from targets import onnx_graph
+
+    model = onnx_graph.load(path)
+    constants = {one.name for one in model.graph.initializer}
+    given = [value.name for value in model.graph.input if value.name not in constants]
+    _same_number(path, names, len(given))
+    onnx_graph.rename_inputs(model, dict(zip(given, names, strict=True)))
+    onnx_graph.name_batch(model, names[0])
+    wanted = tuple(TensorSpec(value.name, "", ()) for value in model.graph.output)
+    ends = onnx_graph.specs(model, tuple(TensorSpec(name, "", ()) for name in names)), onnx_graph.specs(model, wanted)
+    program = Program(out / "program.onnx", "onnx", *ends)
+    onnx_graph.save(model, program.path)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads, settings.log_severity_level = 1, 3
+    session = ort.InferenceSession(str(program.path), settings, providers=["CPUExecutionProvider"])
+    outputs = [spec.name for spec in program.outputs]
+
+    def answer(batch: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(outputs, session.run(outputs, dict(batch)), strict=True))
+
+    params = sum(int(np.prod(one.dims)) for one in model.graph.initializer if one.data_type == onnx_graph.FLOAT)
+    macs = sum(onnx_graph.macs(model).values())
+    return program, answer, {"ops": {}, "params": params, "macs": macs, "size_bytes": 4 * params}
+
+
+def _same_number(path: Path, names: list[str], count: int) -> None:
+    if len(names) != count:
+        raise UsageError(f"{path} takes {count} inputs, the data has {len(names)}: {names}")

@@ -1,0 +1,118 @@
+"""What each target makes of each kind of network, seen by running it: the table of README.md.
+
+`python -m tests.conformance.kind_table` measures all cells anew and writes kinds.json and the README's table;
+test_kinds.py measures each again and compares.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.metrics import sqnr_db
+from pipeline.errors import UsageError
+from pipeline.road import check_ops
+from pipeline.stages.quantize import shares
+from targets import registry
+from targets.base import Batch, Target, TargetError
+
+from . import kinds
+from .case import Case, Network, hand_over
+
+FILE = Path(__file__).with_name("kinds.json")
+README = Path(__file__).parents[2] / "README.md"
+MARKS = "<!-- kinds: begin -->", "<!-- kinds: end -->"
+TARGETS = ("onnxruntime", "openvino", "tflite")
+FLOAT_DB, INT8_DB = 100.0, 15.0  # seen: 126 and 21 at worst
+INT8, FLOAT = 0.99, 0.5  # share of MACs from which a network counts as int8, below which as float
+
+Cell = dict[str, Any]  # {"level", "float": types of float ops, "batch": "free" or "1", "reason": of a refusal}
+
+
+def network(name: str, folder: Path) -> Network:
+    """One kind, handed over as the pipeline does it."""
+    kind = kinds.KINDS[name]
+
+    def draw(rng: np.random.Generator, n: int) -> Batch:
+        rows: Batch = {}
+        for key, shape in kind.inputs.items():
+            noise = rng.standard_normal((n, *shape)).astype(np.float32)
+            special = {"ids": rng.integers(0, kinds.TOKENS, noise.shape), "mask": (noise < 0.5).astype(np.float32)}
+            rows[key] = special.get(key, noise)
+        return rows
+
+    return hand_over(name, {"model": f"kinds:build_{name}", "folder": str(Path(__file__).parent)}, draw, folder)
+
+
+def cell(target: Target, made: Network, folder: Path) -> Cell:
+    """What becomes of the network: int8, in part ("mixed"), float or refused.
+
+    Raises AssertionError when it is wrong, TargetError when it breaks.
+    """
+    case = Case(target, made, folder)
+    try:
+        check_ops(target.name, target.capabilities.ops, made.ops)
+        model = case.model
+    except (UsageError, TargetError) as error:
+        if isinstance(error, TargetError) and error.kind != "unsupported":
+            raise
+        return {"level": "refused", "float": [], "batch": None, "reason": str(error).partition(": ")[2]}
+    apart = sqnr_db(made.reference, case.logits(case.floating))
+    assert apart >= FLOAT_DB, f"float is {apart:.0f} dB from PyTorch"
+    candidate = case.ours[0]
+    apart = sqnr_db(made.reference, case.logits(candidate))
+    assert apart >= INT8_DB, f"{candidate.id} is {apart:.0f} dB from PyTorch"
+    found = shares(target.inspect(case.artifact(candidate), candidate))
+    share = found["int8_mac_share"]
+    return {
+        "level": "int8" if share >= INT8 else "float" if share < FLOAT else "mixed",
+        "float": sorted({op.partition(" ")[0] for op in found["float_ops"]}),
+        "batch": "free" if model.inputs[0].shape[0] is None else str(model.inputs[0].shape[0]),
+        "reason": "",
+    }
+
+
+def words(row: Cell) -> str:
+    """A cell of the table."""
+    if row["level"] == "refused":
+        return f"refused: {row['reason']}"
+    level = {"int8": "int8, ", "mixed": "int8 in part, ", "float": ""}[row["level"]]
+    islands = f"float: {', '.join(row['float'])}" if row["float"] else ""
+    batch = "" if row["batch"] == "free" else f"; batch {row['batch']}"
+    return (level + islands).removesuffix(", ") + batch
+
+
+def table(cells: dict[str, dict[str, Cell]]) -> str:
+    """Markdown."""
+    rows = [["Kind of network", *TARGETS], ["---"] * (len(TARGETS) + 1)]
+    rows += [[kinds.KINDS[name].title, *(words(cells[name][target]) for target in TARGETS)] for name in cells]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def written(text: str, cells: dict[str, dict[str, Cell]]) -> str:
+    """The README with the table between its marks."""
+    before, _, rest = text.partition(MARKS[0])
+    return f"{before}{MARKS[0]}\n{table(cells)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+
+
+def main() -> None:
+    """Measure everything; print as it goes."""
+    cells: dict[str, dict[str, Cell]] = {}
+    for name in kinds.KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            made = network(name, Path(folder))
+            cells[name] = {}
+            for target in TARGETS:
+                (place := Path(folder) / target).mkdir()
+                cells[name][target] = cell(registry.load(target), made, place)
+                print(name, target, words(cells[name][target]), flush=True)
+    FILE.write_text(json.dumps(cells, indent=1) + "\n")
+    README.write_text(written(README.read_text(), cells))
+
+
+if __name__ == "__main__":
+    main()
