@@ -174,7 +174,7 @@ class RemoteDevice:
         tasks = []
         for task in request["tasks"]:
             inputs = {}
-            if "inputs" in task:
+            if task.get("inputs") is not None:
                 inputs["inputs"] = self.place(sorted((folder / task["inputs"]).glob("*.npy")))
             tasks.append({**task, **inputs, **{key: Path(task[key]).name for key in WRITES if key in task}})
         return {**request, "models": models, "tasks": tasks, "lock": f"{self.home}/lock"}
