@@ -38,6 +38,7 @@ class Branch:
     verify: Artifact | None = None
     older_cpus: Artifact | None = None
     profile: Artifact | None = None
+    also: list[tuple[Artifact, Artifact]] = field(default_factory=list)  # verify and profile on each further device
     error: DeployError | None = None
 
 
@@ -53,6 +54,7 @@ class Road:
     model: Artifact | None = None  # what pruning and recovery made of it
     program: Artifact | None = None  # that, exported
     stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
+    original: Artifact | None = None  # the original float model, exported, where the profile asks for it
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -149,6 +151,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
         )
+        if recipe.profile.original:
+            inputs = {"model": floating, "data": data}
+            road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
     if wanted("weights") and recipe.weights.method != "none":
         road.stepped = _stepped(road, everyone, runner)
 
@@ -243,7 +248,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
-    for label, start in {"": exported, "stepped": stepped}.items():
+    programs = {"": exported, "stepped": stepped} | ({"original": road.original} if road.original else {})
+    for label, start in programs.items():
         if label and start is exported:  # no weight step: one graph is both
             graphs[label] = graphs[""]
             continue
@@ -297,12 +303,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
-    branch.verify = do(
-        "verify",
-        {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, **task, "scores": own, "batches": branch.batches},
-        extra={"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None,
-    )
+    judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
+    asked = {**task, "scores": own, "batches": branch.batches}
+    scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
+    branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
         here = {name: value for name, value in chosen.items() if name != "device"}
@@ -310,11 +314,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
         return
-    branch.profile = do(
-        "profile",
-        {"data": data, "float": lowered, "shipped": shipped},
-        {**chosen, **recipe.profile.model_dump(), **timing},
-    )
+    timed = {"data": data, "float": lowered, "shipped": shipped}
+    timed |= {"original": graphs["original"]} if "original" in graphs else {}
+    settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
+    branch.profile = do("profile", timed, {**chosen, **settings})
+    for uri in recipe.also.get(branch.name, ()):
+        there = {**chosen, "device": uri}
+        verified = do("verify", judged, {**there, **asked}, extra=scores)
+        branch.also.append((verified, do("profile", timed, {**there, **settings})))
 
 
 def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:
