@@ -270,7 +270,7 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
 
 def _candidates(branch: Branch) -> list[report.CandidateRow]:
     raced = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
-    empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "why": ""}
+    empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "kept": [], "why": ""}
     rows: list[dict[str, Any]] = []
     for name, artifact in branch.candidates.items():
         verdict, why = branch.choice.verdicts[name] if branch.choice else ("error", "the run stopped before the race")

@@ -259,10 +259,14 @@ class Weights(_Table):
 
 
 class Quantize(_Table):
-    """`[quantize]`: what ships among the candidates that hold parity."""
+    """`[quantize]`: what ships among the candidates that hold parity.
+
+    `keep_db`: one more candidate of ours, with the layers in float that it takes to reach this SQNR.
+    """
 
     prefer: Literal["latency", "size"] = "latency"
     candidates: tuple[str, ...] = ()  # empty: all that the target proposes
+    keep_db: Positive | None = None
 
 
 class Race(_Table):

@@ -30,6 +30,7 @@ class Branch:
     stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
     observed: Artifact | None = None  # statistics of it
     candidates: dict[str, Artifact] = field(default_factory=dict)
+    made: dict[str, tuple[Mapping[str, Artifact], dict[str, Any]]] = field(default_factory=dict)  # id -> of what, how
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
     race: Artifact | None = None
     choice: choose.Choice | None = None
@@ -277,6 +278,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
     _quantize(branch, starts, vendors, runner, recipe)
+    if recipe.quantize.keep_db is not None and wanted("keep"):
+        _keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
     device = road.device or target_device(branch.name)
@@ -370,6 +373,7 @@ def _quantize(
         if kind == "ours-plain":
             settings["weights"] = "none"
         given = inputs.get(kind, vendors)
+        branch.made[name] = (given, settings)
         try:
             branch.candidates[name] = runner.do(
                 "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
@@ -380,6 +384,32 @@ def _quantize(
     integers = [name for name, kind in chosen.items() if kind == "int8"]
     if integers and not any(name in branch.candidates for name in integers):
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
+
+
+def _keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
+    """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
+    ours = [name for name in branch.candidates if name.startswith("ours-") and not name.endswith(COARSE)]
+    if not ours:
+        return
+    name = "ours-mse" if "ours-mse" in ours else ours[0]
+    given, settings = branch.made[name]
+    title = f"{branch.name}/{name}-keep"
+    try:
+        found = runner.do(
+            "keep",
+            {**given, "reference": lowered},
+            {**settings, "keep_db": keep_db},
+            branches=(branch.name,),
+            label=title,
+        )
+        if not found.metadata["keep"]:
+            return
+        left = {**settings, "candidate": f"{name}-keep", "keep": found.metadata["keep"]}
+        branch.candidates[f"{name}-keep"] = runner.do("quantize", given, left, branches=(branch.name,), label=title)
+        branch.made[f"{name}-keep"] = (given, left)
+    except StageError as error:
+        branch.failed[f"{name}-keep"] = str(error)
+        runner.emit({"event": "failed", "target": title, "message": str(error)})
 
 
 def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Flips(_Record):
 class CandidateRow(_Record):
     """One candidate, measured on the selection split. Its `verdict`: does it hold parity there.
 
-    `edited`: tensors whose ranges are the user's own (`[calibrate.encodings]`).
+    `edited`: tensors whose ranges are the user's own (`[calibrate.encodings]`). `kept`: layers left in float.
     """
 
     id: str
@@ -114,6 +114,7 @@ class CandidateRow(_Record):
     observer: str | None
     weights: str | None = None
     edited: list[str] = []
+    kept: list[str] = []
     precision: str | None = None
     int8_mac_share: float | None
     int8_op_share: float | None
