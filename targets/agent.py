@@ -161,6 +161,7 @@ class OpenVino(Adapter):
         batch = options.get("batch")
         if batch and any(port.get_partial_shape()[0].is_dynamic for port in model.inputs):
             model.reshape({port: [batch, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+        self.outputs = [port.get_any_name() for port in model.outputs]  # compiling may give them other names as well
         self.compiled = core.compile_model(model, "CPU", openvino_settings(options))
         self.request = self.compiled.create_infer_request()
 
@@ -184,7 +185,8 @@ class OpenVino(Adapter):
 
     def read(self, handle: Any) -> Arrays:
         """Outputs by name."""
-        return {port.get_any_name(): as_float(self.request.get_tensor(port).data) for port in self.compiled.outputs}
+        named = pairs(self.outputs, self.compiled.outputs)
+        return {name: as_float(self.request.get_tensor(port).data) for name, port in named}
 
     def close(self) -> None:
         """Free the compiled model."""
