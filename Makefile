@@ -5,8 +5,8 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: bench-mcu demo demo-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
-.PHONY: bench-networks clean
+.PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
+.PHONY: bench-networks transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -74,6 +74,10 @@ figures: .venv/.test .venv/.browser
 	$(BIN)/python tests/benchmarks/figures.py deploy-out/report.json deploy-out/overhead.json
 	$(BIN)/python tests/benchmarks/screenshots.py deploy-out/report.html
 
+# The figures of the second example, checked against what its README promises.
+figures-fashion: demo-fashion
+	$(BIN)/python tests/benchmarks/fashion.py deploy-fashion/report.json
+
 # Coverage and error rates of the gate, exactly: the tables in README.md.
 bench-gate: .venv/.test
 	$(BIN)/python tests/benchmarks/gate_simulation.py
@@ -91,6 +95,10 @@ build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
 	cd build/networks && apt-get download -q alsa-utils && dpkg-deb -x alsa-utils_*.deb alsa-utils
 	cp -r build/networks/alsa-utils/usr/share/sounds/alsa build/networks/alsa
 	touch $@
+
+# The session in README.md, run in an empty folder.
+transcript: .venv/.test
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/road/transcript.py
 
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test
@@ -128,8 +136,11 @@ clean:
 	touch $@
 
 .venv/.test-devices: .venv/bin/python
-	{ test -x /usr/sbin/sshd && command -v ssh; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
-		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client; }
+	{ test -x /usr/sbin/sshd && command -v ssh && command -v adb && command -v debootstrap && command -v quilt && \
+		command -v qemu-aarch64-static && test -d /usr/include/android; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client adb qemu-user-static \
+		debootstrap faketime g++ dpkg-dev quilt libcap-dev android-libbase-dev android-libcutils-dev android-liblog-dev \
+		android-libboringssl-dev; }
 	touch $@
 
 .venv/.test: .venv/.demo

@@ -287,6 +287,8 @@ def doctor(found: Mapping[str, Any]) -> None:
         packages = ", ".join(f"{package} {version}" for package, version in row["packages"].items())
         table.add_row(name, "yes" if row["ready"] else "no", packages, row["remedy"])
     OUT.print(table)
+    for name, what in found["model_libraries"].items():
+        OUT.print(f"{name}: {what}", markup=False)
 
 
 def store(rows: list[dict[str, Any]], root: Path) -> None:
