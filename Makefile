@@ -6,7 +6,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
 .PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization kinds
-.PHONY: bench-networks transcript clean
+.PHONY: bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -103,6 +103,10 @@ transcript: .venv/.test
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test
 	$(BIN)/python -m tests.conformance.kind_table
+
+# What our timing can tell apart: the table in README.md.
+bench-resolution: .venv/.test
+	$(BIN)/python tests/benchmarks/resolution.py
 
 clean:
 	rm -rf .venv .deploy deploy-out deploy-fashion build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
