@@ -59,6 +59,10 @@ class CortexM:
         """None: a board runs no float, so no layer may stay in it."""
         return ()
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """The tflite target's; none can stay in float, for the kernels are int8."""
+        return MAKER.layers(model)
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
@@ -69,7 +73,7 @@ class CortexM:
             raise TargetError(f"cortex-m takes {SCHEME}, not '{candidate.scheme}'", "unsupported")
         made = MAKER.quantize(model, candidate, ranges, batches, out)
         program.compile_file(made.path)
-        return made
+        return replace(made, tensors=())  # a board shows no activations
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the file: each becomes kernel calls of the same precision."""
