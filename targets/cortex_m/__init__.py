@@ -59,10 +59,6 @@ class CortexM:
         """None: a board runs no float, so no layer may stay in it."""
         return ()
 
-    def layers(self, model: Model) -> Sequence[str]:
-        """The tflite target's; none can stay in float, for the kernels are int8."""
-        return MAKER.layers(model)
-
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
