@@ -791,6 +791,8 @@ INTERRUPT = Interrupt()
 
 def interrupt(number: int, frame: Any) -> None:
     """Keep what is measured, or end like `stop` where nothing is."""
+    if INTERRUPT.wanted:  # a `timeout` above hands on what it was sent itself: one wish, two signals
+        return
     if not INTERRUPT.armed:
         stop(number, frame)
     INTERRUPT.wanted = True

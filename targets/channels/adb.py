@@ -1,7 +1,7 @@
 """`adb://SERIAL` and `adb://host:port` (`?python=PATH&folder=PATH`) through the adb client.
 
 The user's own `adb` is preferred; without one, the adb that the package `adbutils` carries. A device over the network
-is connected anew first: a dead one can say "already connected".
+that does not answer is connected anew: a dead one can say "already connected".
 """
 
 from __future__ import annotations
@@ -77,10 +77,19 @@ class Adb:
         return [self._adb, "-s", self.serial]
 
     def _connect(self) -> None:
-        self._call([self._adb, "disconnect", self.serial], 20)
+        """Anew only where it does not answer: that would break another run's connection."""
         said = self._call([self._adb, "connect", self.serial], 20)
+        if not self._answers():
+            self._call([self._adb, "disconnect", self.serial], 20)
+            said = self._call([self._adb, "connect", self.serial], 20)
         if "connected to" not in said:
             raise self.fault(said)
+
+    def _answers(self) -> bool:
+        try:
+            return "alive" in self._call([self._adb, "-s", self.serial, "shell", "echo alive"], 10)
+        except ChannelError:
+            return False
 
     def _call(self, command: list[str], timeout_s: float) -> str:
         """Both streams of a client's command, whatever its code."""

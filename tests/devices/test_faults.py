@@ -214,7 +214,7 @@ def test_a_clock_that_goes_backwards_there_changes_nothing(sshd: Sshd, tmp_path:
         device = attached(server.uri, tmp_path / "there")
         assert device.shell("date +%s").code == 0
         before = int(device.shell("date +%s").output)
-        request = toy.request(tmp_path, toy.timing(min_rounds=200, max_rounds=200), sleep_s=0.01)
+        request = toy.request(tmp_path, toy.timing(min_rounds=200, max_rounds=200), spin_s=0.01)
         result = device.run(request, tmp_path, listen=lambda line: now.write_text("-1d"))
         assert int(device.shell("date +%s").output) < before - 80000
         with np.load(tmp_path / "t.npz") as samples:
