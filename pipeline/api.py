@@ -55,7 +55,8 @@ def run(
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     names = chosen_targets(recipe, targets)
-    reach(device)
+    for uri in (device, *_also(recipe, names)):
+        reach(uri)
     _writable(Path(out))
     refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()
     runner = runner_of(recipe, store, emit, refresh)
@@ -92,7 +93,8 @@ def again(
     runner = runner_of(recipe, store, emit, frozenset({stage}))
     runner.stored_only = True
     device = device or before.environment.get("attached")
-    reach(device)
+    for uri in (device, *_also(recipe, names)):
+        reach(uri)
     travelled = road.travel(recipe, names, runner, device=device)
     for branch in travelled.branches.values():
         if branch.error:
@@ -116,7 +118,8 @@ def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (
             raise UsageError(f"{run_folder} has no target '{name}': it has {list(before.targets)}")
         row = before.targets[name]
         digest = _delivered_digest(run_folder, name) if row.shipped else None
-        samples = _report_file(run_folder).parent / name / outcome.EVIDENCE
+        evidence = _report_file(run_folder).parent / name / outcome.EVIDENCE
+        samples = [evidence, *sorted(part for part in evidence.glob("*") if part.is_dir())]
         policy = recipe.policy(name)
         rows[name] = outcome.judged(row, policy, before.gate_split, digest, samples) if row.shipped else row
     code = outcome.first(outcome.VERDICT_CODES.get(row.verdict, before.exit_code) for row in rows.values())
@@ -137,6 +140,10 @@ def render(run_folder: Path, files: Mapping[str, Path]) -> list[Path]:
         except OSError as error:
             raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
     return list(wanted.values())
+
+
+def _also(recipe: Recipe, targets: Iterable[str]) -> list[str]:
+    return [uri for name in targets for uri in recipe.also.get(name, ())]
 
 
 def reach(device: str | None) -> None:

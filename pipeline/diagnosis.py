@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from typing import Any
 
 from pipeline.outcome import environment
@@ -29,4 +31,24 @@ def examine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python_supported": platform.python_version_tuple() >= ("3", "11"),
         "targets": targets,
+        "model_libraries": {"transformers": _transformers(), "timm": _timm()},
     }
+
+
+def _transformers() -> str:
+    found = version("transformers")
+    return found if found != "missing" else "not installed: pip install transformers"
+
+
+def _timm() -> str:
+    """timm imports torchvision, and that fails beside a torch that it was not built for."""
+    if version("timm") == "missing":
+        return "not installed"
+    done = subprocess.run([sys.executable, "-c", "import timm"], capture_output=True, text=True, check=False)
+    last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    torch = version("torch")
+    return (
+        version("timm")
+        if done.returncode == 0
+        else f"does not import: {last}: install the torchvision of torch {torch}"
+    )

@@ -181,9 +181,7 @@ def _exported(
     return {
         "file": where,
         "inputs": {name: _words(one) for name, one in taken.items()},
-        "outputs": {
-            name: f"{str(one.dtype).removeprefix('torch.')} {list(one.shape)} for 2" for name, one in told.items()
-        },
+        "outputs": {name: _words(one, free=True) for name, one in told.items()},
         "params": sum(tensor.numel() for tensor in weights),
         "weight_bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights),
         "macs": counter.get_total_flops() // 2 // len(example[0]),
@@ -195,8 +193,11 @@ def _exported(
     }
 
 
-def _words(tensor: Any) -> str:
-    sizes = [size if isinstance(size, int) else "n" for size in tensor.shape]
+def _words(tensor: Any, free: bool = False) -> str:
+    """Dtype and shape; `free`: the first axis is the samples'."""
+    sizes = [
+        size if isinstance(size, int) and not (free and axis == 0) else "n" for axis, size in enumerate(tensor.shape)
+    ]
     return f"{str(tensor.dtype).removeprefix('torch.')} {sizes}".replace("'", "")
 
 

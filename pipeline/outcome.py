@@ -6,14 +6,14 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from pipeline import errors
-from pipeline.artifact import sha256_file
+from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
@@ -123,7 +123,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         candidates=candidates,
         runs=_runs(road.recipe, branch),
     )
-    return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], branch.verify.path)
+    return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], _evidence(branch))
 
 
 def judged(
@@ -131,14 +131,15 @@ def judged(
     policy: Mapping[str, Any],
     split: report.GateSplit,
     artifact_sha256: str | None,
-    samples: Path,
+    samples: Sequence[Path],
 ) -> report.TargetRow:
     """The row with the gate's verdict on its figures. `artifact_sha256`: digest of the file as it lies there now.
 
-    `samples`: folder of the per-sample evidence, read where the policy asks for other metrics than accuracy.
+    `samples`: folders of the per-sample evidence, one a device, the run's own first;
+    read where the policy asks for other metrics than accuracy.
     """
     asked = gate.Policy(**policy, groups=split.groups is not None)
-    metrics = {run.batch: _metrics(run, asked, samples) for run in row.runs}
+    metrics = [_metrics(run, asked, samples) for run in row.runs]
     evidence = gate.Evidence(
         n=split.n,
         batches=tuple(row.batches),
@@ -153,13 +154,13 @@ def judged(
                 sqnr_db=run.sqnr_db,
                 latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
                 slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
-                metrics=metrics[run.batch],
+                metrics=found,
                 device=run.device,
                 peak_memory_bytes=run.peak_memory_bytes,
                 measured_at=run.measured_at,
                 worst_error=run.worst_error,
             )
-            for run in row.runs
+            for run, found in zip(row.runs, metrics, strict=True)
         ),
         verified_sha256=row.sha256,
         artifact_sha256=artifact_sha256,
@@ -175,10 +176,8 @@ def judged(
     return row.model_copy(
         update={
             "runs": [
-                run.model_copy(
-                    update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in metrics[run.batch].items()}}
-                )
-                for run in row.runs
+                run.model_copy(update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in found.items()}})
+                for run, found in zip(row.runs, metrics, strict=True)
             ],
             "verdict": verdict.verdict,
             "reasons": list(verdict.reasons),
@@ -187,7 +186,7 @@ def judged(
     )
 
 
-def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str, gate.Metric]:
+def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -> dict[str, gate.Metric]:
     """The policy's metrics beside flips, from the samples that verify stored and no others."""
     asked = {name: (name, "", is_relative(margin)) for name, margin in policy.claims.items()}
     for part, margin in policy.slices.items():
@@ -197,7 +196,8 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str,
         return {}
     from pipeline.release import metrics, samples  # numpy comes with them
 
-    file = folder / samples.file_name(run.batch)
+    files = [folder / samples.file_name(run.batch) for folder in folders]
+    file = next((f for f in files if f.is_file() and sha256_file(f) == run.samples_sha256), files[0])
     try:
         if sha256_file(file) != run.samples_sha256:
             why = f"{file} is not the per-sample evidence that the report speaks of: run 'deploy verify'"
@@ -216,8 +216,15 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folder: Path) -> dict[str,
     return found
 
 
+def _evidence(branch: Branch) -> list[Path]:
+    """Where the per-sample evidence of each device was stored, the run's own first."""
+    assert branch.verify is not None
+    return [branch.verify.path, *(verify.path for verify, _ in branch.also)]
+
+
 MEASURED = (
     "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
+    "original_latency_ms", "speedup_over_original",
     "board",
 )  # fmt: skip
 
@@ -225,12 +232,21 @@ MEASURED = (
 def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
     assert branch.verify is not None
     assert branch.profile is not None
-    profile = branch.profile.metadata
+    rows = _runs_of(recipe, branch.name, branch.verify, branch.profile, None)
+    for uri, (verify, profile) in zip(recipe.also.get(branch.name, ()), branch.also, strict=True):
+        rows += _runs_of(recipe, branch.name, verify, profile, uri)
+    return rows
+
+
+def _runs_of(recipe: Recipe, name: str, verify: Artifact, timed: Artifact, uri: str | None) -> list[report.RunRow]:
+    """Those of one device; `uri` where it is not the run's own."""
+    profile = timed.metadata
     rows = []
-    for run in branch.verify.metadata["runs"]:
+    for run in verify.metadata["runs"]:
         record = _known(run, report.RunRow) | {
-            "margin_points": recipe.gate.of(branch.name)["margin_points"],
+            "margin_points": recipe.gate.of(name)["margin_points"],
             "drop_upper_points": None,
+            "attached": uri,
         }
         record["flips"] = run["flips"] or {}
         if run["flips"]:
@@ -238,7 +254,7 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
             record["drop_upper_points"] = round(100 * upper, 4)
             record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
-            record |= {name: profile.get(name) for name in MEASURED}
+            record |= {field: profile.get(field) for field in MEASURED}
         rows.append(report.RunRow.model_validate(record))
     return rows
 
@@ -254,7 +270,7 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
 
 def _candidates(branch: Branch) -> list[report.CandidateRow]:
     raced = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
-    empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "why": ""}
+    empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "kept": [], "why": ""}
     rows: list[dict[str, Any]] = []
     for name, artifact in branch.candidates.items():
         verdict, why = branch.choice.verdicts[name] if branch.choice else ("error", "the run stopped before the race")
@@ -289,7 +305,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
-            for stage, measured in (("race", branch.race), ("profile", branch.profile)):
+            also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
+            for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
                 assert measured is not None
                 samples = out / "samples" / f"{name}-{stage}.npz"
                 samples.parent.mkdir(exist_ok=True)
@@ -319,11 +336,13 @@ def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
     from pipeline.data import load_split  # numpy comes with it
     from pipeline.release import flipped, samples
 
-    assert branch.verify is not None
     shutil.rmtree(folder / EVIDENCE, ignore_errors=True)
     (folder / EVIDENCE).mkdir()
-    for file in sorted(branch.verify.path.glob("samples-*.npz")):
-        shutil.copy(file, folder / EVIDENCE / file.name)
+    for number, stored in enumerate(_evidence(branch)):
+        to = folder / EVIDENCE / str(number or "")
+        to.mkdir(exist_ok=True)
+        for file in sorted(stored.glob("samples-*.npz")):
+            shutil.copy(file, to / file.name)
     first = folder / EVIDENCE / samples.file_name(branch.batches[0])
     answers = samples.load(first).answers if first.is_file() else None  # outputs that are not finite leave no samples
     if answers is not None:

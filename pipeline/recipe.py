@@ -259,10 +259,14 @@ class Weights(_Table):
 
 
 class Quantize(_Table):
-    """`[quantize]`: what ships among the candidates that hold parity."""
+    """`[quantize]`: what ships among the candidates that hold parity.
+
+    `keep_db`: one more candidate of ours, with the layers in float that it takes to reach this SQNR.
+    """
 
     prefer: Literal["latency", "size"] = "latency"
     candidates: tuple[str, ...] = ()  # empty: all that the target proposes
+    keep_db: Positive | None = None
 
 
 class Race(_Table):
@@ -273,10 +277,13 @@ class Race(_Table):
 
 
 class Profile(_Table):
-    """`[profile]`: the latency measurement of what ships, beside float."""
+    """`[profile]`: the latency measurement of what ships, beside float. `original`: beside the float model as it came
+    too, before any stage changed it; that one is exported and lowered for it.
+    """
 
     budget_s: Positive = 5.0
     min_rounds: Count = 1000
+    original: bool = False
     threads: Count = 1
 
 
@@ -357,6 +364,7 @@ class Recipe(_Table):
     quantize: Quantize = Quantize()
     race: Race = Race()
     profile: Profile = Profile()
+    also: dict[str, tuple[str, ...]] = {}  # target -> devices (URIs) on which what ships is verified and timed too
     gate: Gate = Gate()
 
     @field_validator("stages", mode="before")
@@ -435,6 +443,8 @@ class Recipe(_Table):
             raise ValueError(f"targets: {list(self.targets)} names one twice")
         if unknown := sorted(set(self.gate.targets) - set(self.targets)):
             raise ValueError(f"gate.targets: {unknown} not among the targets {list(self.targets)}")
+        if unknown := sorted(set(self.also) - set(self.targets)):
+            raise ValueError(f"also: {unknown} not among the targets {list(self.targets)}")
         if unknown := sorted(set(self.calibrate.encodings) - set(self.targets)):
             raise ValueError(f"calibrate.encodings: {unknown} not among the targets {list(self.targets)}")
         return self
@@ -473,6 +483,9 @@ def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Seque
 
 def _override(table: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
+    if ".tag:" in key:  # a slice, whose own name has an equals sign
+        tag, equals, value = value.partition("=")
+        key += f"={tag}"
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UsageError(f"--set {text}: expected KEY=VALUE, for example --set prune.macs=0.25")

@@ -30,6 +30,7 @@ class Branch:
     stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
     observed: Artifact | None = None  # statistics of it
     candidates: dict[str, Artifact] = field(default_factory=dict)
+    made: dict[str, tuple[Mapping[str, Artifact], dict[str, Any]]] = field(default_factory=dict)  # id -> of what, how
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
     race: Artifact | None = None
     choice: choose.Choice | None = None
@@ -37,6 +38,7 @@ class Branch:
     verify: Artifact | None = None
     older_cpus: Artifact | None = None
     profile: Artifact | None = None
+    also: list[tuple[Artifact, Artifact]] = field(default_factory=list)  # verify and profile on each further device
     error: DeployError | None = None
 
 
@@ -52,6 +54,7 @@ class Road:
     model: Artifact | None = None  # what pruning and recovery made of it
     program: Artifact | None = None  # that, exported
     stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
+    original: Artifact | None = None  # the original float model, exported, where the profile asks for it
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -148,6 +151,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
         )
+        if recipe.profile.original:
+            inputs = {"model": floating, "data": data}
+            road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
     if wanted("weights") and recipe.weights.method != "none":
         road.stepped = _stepped(road, everyone, runner)
 
@@ -242,7 +248,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
-    for label, start in {"": exported, "stepped": stepped}.items():
+    programs = {"": exported, "stepped": stepped} | ({"original": road.original} if road.original else {})
+    for label, start in programs.items():
         if label and start is exported:  # no weight step: one graph is both
             graphs[label] = graphs[""]
             continue
@@ -271,6 +278,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
     _quantize(branch, starts, vendors, runner, recipe)
+    if recipe.quantize.keep_db is not None and wanted("keep"):
+        _keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
     device = road.device or target_device(branch.name)
@@ -294,12 +303,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
-    branch.verify = do(
-        "verify",
-        {"data": data, "reference": reference, "float": lowered, "shipped": shipped},
-        {**chosen, **task, "scores": own, "batches": branch.batches},
-        extra={"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None,
-    )
+    judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
+    asked = {**task, "scores": own, "batches": branch.batches}
+    scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
+    branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
         here = {name: value for name, value in chosen.items() if name != "device"}
@@ -307,11 +314,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
         return
-    branch.profile = do(
-        "profile",
-        {"data": data, "float": lowered, "shipped": shipped},
-        {**chosen, **recipe.profile.model_dump(), **timing},
-    )
+    timed = {"data": data, "float": lowered, "shipped": shipped}
+    timed |= {"original": graphs["original"]} if "original" in graphs else {}
+    settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
+    branch.profile = do("profile", timed, {**chosen, **settings})
+    for uri in recipe.also.get(branch.name, ()):
+        there = {**chosen, "device": uri}
+        verified = do("verify", judged, {**there, **asked}, extra=scores)
+        branch.also.append((verified, do("profile", timed, {**there, **settings})))
 
 
 def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:
@@ -363,6 +373,7 @@ def _quantize(
         if kind == "ours-plain":
             settings["weights"] = "none"
         given = inputs.get(kind, vendors)
+        branch.made[name] = (given, settings)
         try:
             branch.candidates[name] = runner.do(
                 "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
@@ -373,6 +384,32 @@ def _quantize(
     integers = [name for name, kind in chosen.items() if kind == "int8"]
     if integers and not any(name in branch.candidates for name in integers):
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
+
+
+def _keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
+    """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
+    ours = [name for name in branch.candidates if name.startswith("ours-") and not name.endswith(COARSE)]
+    if not ours:
+        return
+    name = "ours-mse" if "ours-mse" in ours else ours[0]
+    given, settings = branch.made[name]
+    title = f"{branch.name}/{name}-keep"
+    try:
+        found = runner.do(
+            "keep",
+            {**given, "reference": lowered},
+            {**settings, "keep_db": keep_db},
+            branches=(branch.name,),
+            label=title,
+        )
+        if not found.metadata["keep"]:
+            return
+        left = {**settings, "candidate": f"{name}-keep", "keep": found.metadata["keep"]}
+        branch.candidates[f"{name}-keep"] = runner.do("quantize", given, left, branches=(branch.name,), label=title)
+        branch.made[f"{name}-keep"] = (given, left)
+    except StageError as error:
+        branch.failed[f"{name}-keep"] = str(error)
+        runner.emit({"event": "failed", "target": title, "message": str(error)})
 
 
 def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ Request (paths are relative to its own folder):
                {"do": "time", "models": [IDS], "inputs": FOLDER, "samples": "t.npz", "warmup_s", "budget_s",
                 "min_rounds", "max_rounds", "seed"},
                {"do": "survey"}]}
-`inputs` holds one NAME.npy an input: all samples, in the model's own layout. `batch` null means 1. With "lock": FILE,
+`inputs` holds one NAME.npy an input: all samples, in the model's own layout; null, for timing: drawn for the model's
+own shapes. `batch` null means 1. With "lock": FILE,
 requests that name the same file wait for each other.
 
 Result: {"protocol", "device", "models", "tasks", "files": {name: sha256 of what was written}, "error": null or {"kind",
@@ -82,6 +83,10 @@ class Adapter:
         """Outputs of the last `invoke` as float32, each an own copy."""
         raise NotImplementedError
 
+    def specs(self) -> dict[str, Any]:
+        """Input name -> (shape, dtype's name) at the float interface; a free axis is no positive number."""
+        raise NotImplementedError
+
     def run(self, inputs: Arrays) -> Arrays:
         """Bind, infer, read."""
         handle = self.prepare(inputs)
@@ -128,6 +133,12 @@ class OnnxRuntime(Adapter):
         """One inference."""
         self.session.run_with_iobinding(handle[0])
 
+    def specs(self) -> dict[str, Any]:
+        """As the file says; its element types are C's names."""
+        names = {"float": "float32", "double": "float64"}
+        kinds = {port.name: port.type[len("tensor(") : -1] for port in self.session.get_inputs()}
+        return {p.name: (p.shape, names.get(kinds[p.name], kinds[p.name])) for p in self.session.get_inputs()}
+
     def read(self, handle: Any) -> Arrays:
         """Outputs by name."""
         return {name: as_float(value) for name, value in pairs(self.outputs, handle[0].copy_outputs_to_cpu())}
@@ -150,6 +161,7 @@ class OpenVino(Adapter):
         batch = options.get("batch")
         if batch and any(port.get_partial_shape()[0].is_dynamic for port in model.inputs):
             model.reshape({port: [batch, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+        self.outputs = [port.get_any_name() for port in model.outputs]  # compiling may give them other names as well
         self.compiled = core.compile_model(model, "CPU", openvino_settings(options))
         self.request = self.compiled.create_infer_request()
 
@@ -165,9 +177,16 @@ class OpenVino(Adapter):
         """One inference; outputs stay in the request's own memory."""
         self.request.infer(share_inputs=True, share_outputs=True)
 
+    def specs(self) -> dict[str, Any]:
+        """As compiled."""
+        shapes = {port.get_any_name(): port.get_partial_shape() for port in self.compiled.inputs}
+        kinds = {port.get_any_name(): port.get_element_type().to_dtype() for port in self.compiled.inputs}
+        return {n: ([a.get_length() if a.is_static else 0 for a in shape], kinds[n]) for n, shape in shapes.items()}
+
     def read(self, handle: Any) -> Arrays:
         """Outputs by name."""
-        return {port.get_any_name(): as_float(self.request.get_tensor(port).data) for port in self.compiled.outputs}
+        named = pairs(self.outputs, self.compiled.outputs)
+        return {name: as_float(self.request.get_tensor(port).data) for name, port in named}
 
     def close(self) -> None:
         """Free the compiled model."""
@@ -225,6 +244,13 @@ class TfLite(Adapter):
     def invoke(self, handle: Any) -> None:
         """One inference."""
         self.interpreter.invoke()
+
+    def specs(self) -> dict[str, Any]:
+        """As the signature says; an integer input with a scale takes floats."""
+        return {
+            name: ([int(n) for n in d["shape"]], "float32" if d["quantization"][0] else np.dtype(d["dtype"]).name)
+            for name, d in self.inputs.items()
+        }
 
     def read(self, handle: Any) -> Arrays:
         """Outputs by name; codes become the numbers that they stand for."""
@@ -383,9 +409,12 @@ def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> 
     Stops at `budget_s` (counted from the first round) once `min_rounds` are done, and at `max_rounds`. The samples are
     int64 nanoseconds, one a round, in round order: entry i of each model lies within milliseconds of the others'.
     """
-    inputs, n = load_inputs(folder / task["inputs"])
     chosen = [models[name] for name in task["models"]]
-    handles = [m.guard(m.adapter.prepare, take(inputs, 0, m.batch, n)) for m in chosen]
+    if task["inputs"] is None:
+        handles = [m.guard(m.adapter.prepare, m.guard(synthetic, m, task["seed"])) for m in chosen]
+    else:
+        inputs, n = load_inputs(folder / task["inputs"])
+        handles = [m.guard(m.adapter.prepare, take(inputs, 0, m.batch, n)) for m in chosen]
     warmups = [m.guard(warm_up, m, handle, task["warmup_s"]) for m, handle in pairs(chosen, handles)]
     clock, shuffle = time.perf_counter_ns, random.Random(task["seed"]).shuffle
     invokes = [model.adapter.invoke for model in chosen]
@@ -420,6 +449,18 @@ def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> 
         "energy": energy_since(energy),
         "interrupted": INTERRUPT.wanted,
     }
+
+
+def synthetic(model: Loaded, seed: int) -> Arrays:
+    """Inputs for the model's own shapes: normally distributed floats, zeros of other types."""
+    rng, drawn = np.random.default_rng(seed), {}
+    for name, (shape, dtype) in model.adapter.specs().items():
+        sizes = [model.batch, *shape[1:]]
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"input '{name}' has no fixed shape: {list(shape)}")
+        floating = np.dtype(dtype).kind == "f"
+        drawn[name] = rng.standard_normal(sizes).astype(dtype) if floating else np.zeros(sizes, dtype)
+    return drawn
 
 
 LOOK_NS, MOST = 1_000_000_000, 1000  # conditions are looked at once a second, and so many are kept
@@ -517,6 +558,7 @@ def device() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": int(total.split()[0]) * 1024 if total else None,
         "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()).strip() or None,
         "affinity": sorted(affinity(0)) if affinity else None,
         "governor": text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "os": field("/etc/os-release", "PRETTY_NAME", "="),
@@ -749,6 +791,8 @@ INTERRUPT = Interrupt()
 
 def interrupt(number: int, frame: Any) -> None:
     """Keep what is measured, or end like `stop` where nothing is."""
+    if INTERRUPT.wanted:  # a `timeout` above hands on what it was sent itself: one wish, two signals
+        return
     if not INTERRUPT.armed:
         stop(number, frame)
     INTERRUPT.wanted = True

@@ -207,6 +207,7 @@ class Target(Protocol):
         ...
 
 
+KEPT = "-keep"  # the end of the id of a candidate with layers left in float
 KEEP = "keep"  # the option of a candidate that names layers to be left in float
 
 
@@ -227,12 +228,15 @@ def find(target: Target, model: Model, candidate_id: str) -> Candidate:
     """The target's candidate of that name.
 
     `ours-OBSERVER` and `ours-OBSERVER-STRATEGY` (of calibration.schemes.STRATEGIES) are found too where the target does
-    not propose them by itself. Raises TargetError "unsupported" for a strategy that the target does not take.
+    not propose them by itself; so is a candidate with layers left in float, "ID-keep". Raises TargetError "unsupported"
+    for a strategy that the target does not take.
     """
     proposed = target.candidates(model)
     for candidate in proposed:
         if candidate.id == candidate_id:
             return candidate
+    if candidate_id.endswith(KEPT):
+        return replace(find(target, model, candidate_id.removesuffix(KEPT)), id=candidate_id)
     ours = next((c for c in proposed if c.quantizer == "ours"), None)
     if ours is None or ours.scheme is None or not candidate_id.startswith(OURS):
         raise TargetError(f"{target.name} has no candidate '{candidate_id}', it has {[c.id for c in proposed]}")

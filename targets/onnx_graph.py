@@ -32,6 +32,9 @@ def export(program: Program, out: Path) -> Program:
     import torch
 
     torch.set_num_threads(1)
+    # Names of its own: the exporter would give an output the name of a tensor inside without a word.
+    ends = {f"program input {i}": spec.name for i, spec in enumerate(program.inputs)}
+    ends |= {f"program output {i}": spec.name for i, spec in enumerate(program.outputs)}
     with _quiet_exporter():
         try:
             exported = torch.export.load(program.path)
@@ -40,14 +43,15 @@ def export(program: Program, out: Path) -> Program:
                 (),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[spec.name for spec in program.inputs],
-                output_names=[spec.name for spec in program.outputs],
+                input_names=list(ends)[: len(program.inputs)],
+                output_names=list(ends)[len(program.inputs) :],
                 verbose=False,
             )
         except Exception as error:
             raise TargetError(f"cannot be exported to ONNX: {_reason(error)}", "unsupported") from error
     assert converted is not None  # with dynamo=True it returns a program or raises
     model = converted.model_proto
+    rename(model, ends)
     name_batch(model, program.inputs[0].name)
     path = out / "program.onnx"
     save(model, path)
@@ -264,13 +268,23 @@ def name_batch(model: onnx.ModelProto, first_input: str) -> None:
     graph.ClearField("value_info")
 
 
-def rename_inputs(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
-    """Call graph inputs by other names, wherever they are read."""
-    for value in model.graph.input:
+def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Call tensors by other names, wherever they are made and read; another tensor that has such a name gives way."""
+    taken = {name for node in model.graph.node for name in node.output} | {one.name for one in model.graph.initializer}
+    away = {name: f"{name} inside" for name in taken & set(names.values()) - set(names)}
+    _rename(model.graph, {**away, **names})
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         value.name = names.get(value.name, value.name)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            for index, name in enumerate(ends):
+                ends[index] = names.get(name, name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, names)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 P99_NEEDS = 1000  # fewer samples hold under ten of the slowest percent
+DISTURBED = 0.05  # a share of change that is named
 BLOCKS = 40  # enough for a narrow interval, few enough that a block outlasts most disturbances
 
 Samples = npt.NDArray[np.int64]
@@ -54,6 +55,35 @@ def median_ms(samples_ns: Samples, confidence: float = 0.95) -> dict[str, float]
     """
     _check(samples_ns)
     return _interval([np.median(samples_ns[a:b]) / 1e6 for a, b in pairwise(_edges(len(samples_ns)))], confidence)
+
+
+def disturbances(samples_ns: Samples, conditions: Sequence[Mapping[str, Any]], steady: bool) -> list[str]:
+    """What makes a measurement less than quiet, in words; empty where nothing was seen.
+
+    `conditions`: the agent's looks at the device before, during and after. Named are: a warm-up that did not settle, a
+    drift beyond 5 % between the medians of the first and the last third, cores whose frequency fell by more than 5 %,
+    a load beyond the cores that were allowed, and other processes that took the core in more than 1 % of the rounds.
+    What the device does not tell is not named: no frequency, no throttling seen.
+    """
+    _check(samples_ns)
+    said = [] if steady else ["the warm-up did not settle"]
+    third = len(samples_ns) // 3
+    if third:
+        drift = float(np.median(samples_ns[-third:]) / np.median(samples_ns[:third]) - 1)
+        if abs(drift) > DISTURBED:
+            pace = "slower" if drift > 0 else "faster"
+            said.append(f"drift: the last third is {abs(drift):.0%} {pace} than the first")
+    clocks = [float(np.mean(look["frequencies_khz"])) / 1e3 for look in conditions if look["frequencies_khz"]]
+    if clocks and clocks[-1] < max(clocks) * (1 - DISTURBED):
+        said.append(f"throttled: the cores fell from {max(clocks):.0f} to {clocks[-1]:.0f} MHz")
+    loads = [look["load_1m"] for look in conditions if look["load_1m"] is not None]
+    cores = len(conditions[0]["affinity"] or []) if conditions else 0
+    if loads and cores and max(loads) > cores:
+        said.append(f"neighbours: load {max(loads):.1f} on {cores} cores")
+    taken = [look["preempted"] for look in conditions if look["preempted"] is not None]
+    if len(taken) > 1 and taken[-1] - taken[0] > len(samples_ns) / 100:
+        said.append(f"neighbours: other processes took the core {taken[-1] - taken[0]:,} times")
+    return said
 
 
 def _edges(n: int) -> npt.NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.cli import road, front, release, report  # noqa: F401 - each adds its commands; isort: skip
-from pipeline.cli import calibration, model, machine  # noqa: F401 - isort: skip
+from pipeline.cli import calibration, devices, model, machine  # noqa: F401 - isort: skip
 from pipeline.cli.common import app
 
 

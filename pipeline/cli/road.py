@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import Device, Json, RunFolder, Set, Targets, Verbose, app, fail, one_line_errors, show
-from pipeline.errors import UsageError
+from pipeline.errors import INTERRUPTED, PASS, UsageError
 
 
 @app.callback(invoke_without_command=True)
@@ -96,14 +96,49 @@ def verify(
 
 @app.command()
 def profile(
-    run: RunFolder = Path("deploy-out"),
+    run: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A finished run's folder, or a model file.")] = Path(
+        "deploy-out"
+    ),
     target: Targets = None,
     device: Device = None,
+    threads: Annotated[int, typer.Option(min=1, help="For a model file: threads.")] = 1,
+    soak: Annotated[str | None, typer.Option(metavar="TIME", help="For a model file: keep on for 90s, 10m.")] = None,
+    samples: Annotated[Path, typer.Option(help="For a model file: where the raw samples go.")] = Path("samples.npz"),
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure latency and memory of a finished run's artifacts again, then judge."""
+    """Measure latency and memory of a finished run's artifacts again, then judge; or of one model file."""
+    if run.is_file() and run.suffix != ".json":
+        _file(run, target or [], device, threads, soak, samples, json_, verbose)
+        return
     _again("profile", run, target, device, json_, verbose)
+
+
+def _file(
+    model: Path,
+    target: list[str],
+    device: str | None,
+    threads: int,
+    soak: str | None,
+    samples: Path,
+    json_: bool,
+    verbose: bool,
+) -> None:
+    with one_line_errors(verbose):
+        if len(target) != 1:
+            raise UsageError("profile: name the model's runtime with one --target")
+        from pipeline import bare, console
+        from pipeline.console import devices as shown
+
+        with console.listener(verbose, False) as emit:
+            emit({"event": "start", "name": f"profile {model.name}"})
+            seconds = bare.seconds(soak) if soak else None
+            found = bare.profile(model, target[0], device, threads, seconds, samples, emit)
+        if json_:
+            console.print_json(found)
+        else:
+            shown.profile(found)
+    raise typer.Exit(INTERRUPTED if found["interrupted"] else PASS)
 
 
 def _again(stage: str, run: Path, target: list[str] | None, device: str | None, json_: bool, verbose: bool) -> None:

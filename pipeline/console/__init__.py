@@ -224,7 +224,10 @@ def _run(run: RunRow) -> str:
             f"p50 {_number(run.latency_ms.p50, '.4f')} ms, p99 {_number(run.latency_ms.p99, '.4f')} ms "
             f"(float p50 {_number(run.float_latency_ms.p50, '.4f')} ms)"
         )
-    return ", ".join(parts)
+    if run.latency_ms and run.speedup_over_original:
+        over = run.speedup_over_original
+        parts.append(f"{over.median:.2f} ({over.low:.2f}-{over.high:.2f}) times as fast as the original float model")
+    return ", ".join([*([f"on {run.attached}: {run.runtime_version}"] if run.attached else []), *parts])
 
 
 def _groups(report: Report, run: RunRow) -> str:
@@ -284,6 +287,8 @@ def doctor(found: Mapping[str, Any]) -> None:
         packages = ", ".join(f"{package} {version}" for package, version in row["packages"].items())
         table.add_row(name, "yes" if row["ready"] else "no", packages, row["remedy"])
     OUT.print(table)
+    for name, what in found["model_libraries"].items():
+        OUT.print(f"{name}: {what}", markup=False)
 
 
 def store(rows: list[dict[str, Any]], root: Path) -> None:

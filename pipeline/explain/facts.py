@@ -59,7 +59,9 @@ def gather(pair: Pair, inputs: Batch, classes: Sequence[str] = (), tapped: int =
         pair.target.open(pair.floating, pair.float_candidate) as floating,
         pair.target.open(pair.quantized, pair.candidate) as quantized,
     ):
-        rows = layers.compare(floating, quantized, names, _parts(some, step), ends_of(pair.quantized.path))
+        rows = []  # a board shows no activations
+        if names:
+            rows = layers.compare(floating, quantized, names, _parts(some, step), ends_of(pair.quantized.path))
         wanted, found = _run(floating, inputs, step), _run(quantized, inputs, step)
         free = pair.quantized.inputs[0].shape[0] is None
         together = quantized.run(some) if free else None

@@ -71,7 +71,7 @@ def explain(
     names = [name for name in api.chosen_targets(recipe, names) if name in before.targets]
     runner = api.runner_of(recipe, store, emit)
     runner.stored_only = True
-    travelled = road.travel(recipe, names, runner, only="quantize")
+    travelled = road.travel(recipe, names, runner, only="keep")
     found = []
     for name, branch in travelled.branches.items():
         if branch.error:
@@ -152,7 +152,7 @@ def _one(
         if leave_one_out and pair.candidate.precision == "int8":
             some = {name: array[:tapped] for name, array in seen.inputs.items()}
             wanted = {name: array[:tapped] for name, array in seen.wanted.items()}
-            kept = sensitivity.leave_one_out(_maker(travelled, branch, pair), some, wanted)
+            kept = sensitivity.leave_one_out(_maker(branch, chosen, home), some, wanted)
     except (base.TargetError, ValueError) as error:
         raise StageError(f"explain {branch.name}: {error}") from error
     first = floating.outputs[0].name
@@ -178,29 +178,13 @@ def _one(
     )
 
 
-def _maker(travelled: road.Road, branch: road.Branch, pair: facts.Pair) -> sensitivity.Maker:
+def _maker(branch: road.Branch, chosen: str, folder: Path) -> sensitivity.Maker:
     """How the candidate was made, from the store."""
-    from calibration.schemes import SCHEMES
-    from calibration.statistics import Statistics, solve
-    from pipeline.stages.quantize import calibration_batches
-    from targets import base
+    from pipeline.stages import Job
+    from pipeline.stages.quantize import maker
 
-    assert travelled.data is not None
-    data, samples_used = travelled.data.path, travelled.recipe.calibrate.samples
-    candidate, start, ranges = pair.candidate, pair.floating, None
-    if candidate.quantizer == "ours":
-        assert branch.stepped is not None
-        assert branch.observed is not None
-        assert candidate.scheme is not None
-        observer = candidate.observer or ""
-        if observer == road.ENCODINGS:
-            observer = travelled.recipe.calibrate.observers[0]
-        start = base.read_manifest(branch.stepped.path)
-        statistics = Statistics.load(branch.observed.path / "statistics.npz")
-        ranges = solve(statistics, SCHEMES[candidate.scheme], observer)
-    return sensitivity.Maker(
-        pair.target, start, candidate, ranges, lambda: calibration_batches(data, samples_used, start)
-    )
+    given, settings = branch.made[chosen]
+    return maker(Job("explain", settings, {role: artifact.path for role, artifact in given.items()}, folder, 0))
 
 
 def _confusion(folder: Path, row: TargetRow) -> answers.Confusion | None:

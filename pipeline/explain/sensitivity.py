@@ -36,8 +36,8 @@ class Maker:
     batches: Callable[[], Iterable[Batch]]
 
     def make(self, layers: Sequence[str], folder: Path) -> base.Model:
-        """A model below `folder` with these layers in float. Raises TargetError."""
-        candidate = base.keeping(self.candidate, layers)
+        """A model below `folder` with these layers in float, beside those that it keeps anyway. Raises TargetError."""
+        candidate = base.keeping(self.candidate, sorted({*base.kept(self.candidate), *layers}))
         return base.write_manifest(self.target.quantize(self.model, candidate, self.ranges, self.batches(), folder))
 
     def fidelity(self, layers: Sequence[str], inputs: Batch, wanted: Batch) -> float:

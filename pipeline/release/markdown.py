@@ -20,8 +20,9 @@ def text(report: Report) -> str:
         f"Float: {words.score(report.float_.metric, metric)} {metric} on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",
-        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound < margin | p50 | Speed-up over float |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound < margin | p50 | Speed-up over float "
+        "| Over the original |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_target(name, row, metric) for name, row in report.targets.items()]
     broken = [
@@ -39,7 +40,7 @@ def text(report: Report) -> str:
 
 def _target(name: str, row: TargetRow, metric: str) -> str:
     if not row.runs:
-        return f"| {name} | {SIGNS[row.verdict]} {row.verdict} |  |  |  |  |  |  |  |"
+        return f"| {name} | {SIGNS[row.verdict]} {row.verdict} |  |  |  |  |  |  |  |  |"
     run = row.runs[0]
     cells = (
         name,
@@ -51,6 +52,7 @@ def _target(name: str, row: TargetRow, metric: str) -> str:
         f"{words.number(run.drop_upper_points, '.2f')} < {run.margin_points:g}",
         words.milliseconds(run.latency_ms.p50 if run.latency_ms else None),
         words.ratio(run.speedup),
+        words.ratio(run.speedup_over_original) if run.speedup_over_original else "",
     )
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"
 

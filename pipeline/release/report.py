@@ -99,7 +99,7 @@ class Flips(_Record):
 class CandidateRow(_Record):
     """One candidate, measured on the selection split. Its `verdict`: does it hold parity there.
 
-    `edited`: tensors whose ranges are the user's own (`[calibrate.encodings]`).
+    `edited`: tensors whose ranges are the user's own (`[calibrate.encodings]`). `kept`: layers left in float.
     """
 
     id: str
@@ -114,6 +114,7 @@ class CandidateRow(_Record):
     observer: str | None
     weights: str | None = None
     edited: list[str] = []
+    kept: list[str] = []
     precision: str | None = None
     int8_mac_share: float | None
     int8_op_share: float | None
@@ -158,7 +159,9 @@ class RunRow(_Record):
 
     `mcnemar_p`: exact two-sided p-value of McNemar's test on the flips. Shown, and no part of any verdict.
     `slices`: "class:NAME", "group:NAME", "tag:NAME=VALUE". `samples_sha256`: digest of the per-sample evidence,
-    `TARGET/evidence/samples-BATCH.npz`. `measured_at`: when, in seconds since 1970 (UTC).
+    `TARGET/evidence/samples-BATCH.npz`. `measured_at`: when, in seconds since 1970 (UTC). `original_latency_ms`,
+    `speedup_over_original`: of the float model as it came, where the recipe asks for it. `attached`: URI of the device
+    where the recipe asks for others than the run's own; its evidence lies in a folder of that number, `evidence/1/`.
     """
 
     device: dict[str, Any]
@@ -189,6 +192,9 @@ class RunRow(_Record):
     speedup: Interval | None = None
     peak_memory_bytes: int | None = None
     float_peak_memory_bytes: int | None = None
+    original_latency_ms: Latency | None = None
+    speedup_over_original: Interval | None = None
+    attached: str | None = None
     board: BoardRow | None = None
 
 

@@ -109,7 +109,7 @@ def _onnx(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[s
     constants = {one.name for one in model.graph.initializer}
     given = [value.name for value in model.graph.input if value.name not in constants]
     _same_number(path, names, len(given))
-    onnx_graph.rename_inputs(model, dict(zip(given, names, strict=True)))
+    onnx_graph.rename(model, dict(zip(given, names, strict=True)))
     onnx_graph.name_batch(model, names[0])
     wanted = tuple(TensorSpec(value.name, "", ()) for value in model.graph.output)
     ends = onnx_graph.specs(model, tuple(TensorSpec(name, "", ()) for name in names)), onnx_graph.specs(model, wanted)

@@ -1,4 +1,6 @@
-"""profile: latency of what ships, interleaved with the runtime's own float; peak memory of each alone."""
+"""profile: latency of what ships, interleaved with the runtime's own float (and with the float model as it came, where
+that is given); peak memory of each alone.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,19 @@ SAMPLES = 64  # inputs that the timed runs are fed from
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data, float, shipped. Files: `samples.npz` (raw, ns, int64, in the order measured)."""
+    """Inputs: data, float, shipped, perhaps original. Files: `samples.npz` (raw, ns, int64, in the order measured)."""
     settings = job.settings
     target = registry.load(settings["target"])
     floating = base.read_manifest(job.inputs["float"])
     shipped = base.read_manifest(job.inputs["shipped"])
-    reference = measure.Entrant("float", floating, next(c for c in target.candidates(floating) if c.precision == "f32"))
     entrant = measure.Entrant("shipped", shipped, base.find(target, floating, settings["candidate"]))
-    entrants = [reference, entrant]
+    entrants = [_float("float", floating, target), entrant]
+    originals = [
+        _float("original", base.read_manifest(job.inputs[name]), target) for name in job.inputs if name == "original"
+    ]
     split = load_split(job.inputs["data"], "selection")
     with measure.workspace(split, floating, limit=max(SAMPLES, settings["batch"])) as folder:
-        raw, timed = measure.time(target, entrants, folder, job)
+        raw, timed = measure.time(target, [*entrants, *originals], folder, job)
         memory = {}
         for one in entrants:  # alone in its process, so that the peak is its own
             _, result = measure.outputs(target, [one], folder, settings["batch"], settings)
@@ -38,4 +42,10 @@ def run(job: Job) -> dict[str, Any]:
         "speedup": timing.speedup(raw["shipped"], raw["float"]),
         "peak_memory_bytes": memory["shipped"],
         "float_peak_memory_bytes": memory["float"],
+        "original_latency_ms": timing.latency(raw["original"]) if originals else None,
+        "speedup_over_original": timing.speedup(raw["shipped"], raw["original"]) if originals else None,
     }
+
+
+def _float(name: str, model: base.Model, target: base.Target) -> measure.Entrant:
+    return measure.Entrant(name, model, next(c for c in target.candidates(model) if c.precision == "f32"))

@@ -16,6 +16,7 @@ from calibration.schemes import SCHEMES, Scheme
 from calibration.statistics import Statistics, solve
 from pipeline.data import load_split
 from pipeline.errors import UsageError
+from pipeline.explain import sensitivity
 from pipeline.stages import Job
 from targets import base, codes, registry
 
@@ -29,16 +30,7 @@ def run(job: Job) -> dict[str, Any]:
     target = registry.load(job.settings["target"])
     floating = base.read_manifest(job.inputs["float"])
     candidate = base.find(target, floating, job.settings["candidate"])
-    if candidate.quantizer == "none":
-        model = floating
-    else:
-        ranges = None
-        if candidate.quantizer == "ours":
-            assert candidate.scheme is not None
-            assert candidate.observer is not None
-            ranges = _ranges(job, SCHEMES[candidate.scheme], candidate.observer)
-        batches = calibration_batches(job.inputs["data"], job.settings["samples"], floating)
-        model = base.write_manifest(target.quantize(floating, candidate, ranges, batches, job.out))
+    model = floating if candidate.quantizer == "none" else maker(job).make((), job.out)
     ops = target.inspect(model, candidate)
     return {
         "candidate": candidate.id,
@@ -47,6 +39,7 @@ def run(job: Job) -> dict[str, Any]:
         "observer": candidate.observer,
         "weights": job.settings["weights"],
         "edited": sorted(job.settings.get("encodings", ())),
+        "kept": list(job.settings.get("keep", ())),
         "precision": candidate.precision,
         "size_bytes": model.size_bytes,
         "weight_bytes": target.weight_bytes(model),
@@ -54,6 +47,19 @@ def run(job: Job) -> dict[str, Any]:
         "half_range": codes.half_range(codes.read(model.path)) if candidate.precision == "int8" else [],
         **shares(ops),
     }
+
+
+def maker(job: Job) -> sensitivity.Maker:
+    """How the job's candidate is made, to be made again with layers left in float. Inputs and settings as in `run`."""
+    target, floating = registry.load(job.settings["target"]), base.read_manifest(job.inputs["float"])
+    candidate, ranges = base.find(target, floating, job.settings["candidate"]), None
+    candidate = base.keeping(candidate, job.settings.get("keep", ()))
+    if candidate.quantizer == "ours":
+        assert candidate.scheme is not None
+        assert candidate.observer is not None
+        ranges = _ranges(job, SCHEMES[candidate.scheme], candidate.observer)
+    data, samples = job.inputs["data"], job.settings["samples"]
+    return sensitivity.Maker(target, floating, candidate, ranges, lambda: calibration_batches(data, samples, floating))
 
 
 def _ranges(job: Job, scheme: Scheme, observer: str) -> Ranges:

@@ -42,6 +42,7 @@ STAGES: dict[str, StageInfo] = {
     "lower": StageInfo("pipeline.stages.lower:run", isolated=True, device=True),  # the CPU decides what is proposed
     "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
+    "keep": StageInfo("pipeline.stages.keep:run", ("numpy",), isolated=True, device=True),
     "race": StageInfo("pipeline.stages.race:run", ("numpy",), user=("metric",), device=True),
     "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), user=("metric",), device=True),
     "older-cpus": StageInfo("pipeline.stages.older_cpus:run", ("numpy",), device=True),

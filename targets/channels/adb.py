@@ -1,7 +1,7 @@
 """`adb://SERIAL` and `adb://host:port` (`?python=PATH&folder=PATH`) through the adb client.
 
 The user's own `adb` is preferred; without one, the adb that the package `adbutils` carries. A device over the network
-is connected anew first: a dead one can say "already connected".
+that does not answer is connected anew: a dead one can say "already connected".
 """
 
 from __future__ import annotations
@@ -24,6 +24,26 @@ CARRY_S = 900.0
 GET_ADB = "install Android's platform-tools, or: pip install adbutils"
 
 
+def attached() -> list[str]:
+    """URIs of what the adb client knows; empty without one."""
+    adb = client()
+    if adb is None:
+        return []
+    listed = subprocess.run([adb, "devices"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    rows = [line.split() for line in listed.stdout.splitlines()[1:] if line.strip()]
+    return [f"adb://{row[0]}" for row in rows]
+
+
+def client() -> str | None:
+    """The adb program: the user's own, else that of `adbutils`."""
+    found = shutil.which("adb")
+    if found is None:
+        spec = importlib.util.find_spec("adbutils")
+        inside = Path(spec.origin).parent / "binaries" / "adb" if spec and spec.origin else None
+        found = str(inside) if inside and inside.is_file() else None
+    return found
+
+
 def open_uri(uri: str) -> RemoteDevice:
     """The device. Raises TargetError for a URI that is none."""
     return RemoteDevice(Adb(uri))
@@ -44,11 +64,7 @@ class Adb:
 
     @cached_property
     def _adb(self) -> str:
-        found = shutil.which("adb")
-        if found is None:
-            spec = importlib.util.find_spec("adbutils")
-            inside = Path(spec.origin).parent / "binaries" / "adb" if spec and spec.origin else None
-            found = str(inside) if inside and inside.is_file() else None
+        found = client()
         if found is None:
             raise ChannelError(self.uri, "no 'adb' here", GET_ADB)
         return found
@@ -61,10 +77,19 @@ class Adb:
         return [self._adb, "-s", self.serial]
 
     def _connect(self) -> None:
-        self._call([self._adb, "disconnect", self.serial], 20)
+        """Anew only where it does not answer: that would break another run's connection."""
         said = self._call([self._adb, "connect", self.serial], 20)
+        if not self._answers():
+            self._call([self._adb, "disconnect", self.serial], 20)
+            said = self._call([self._adb, "connect", self.serial], 20)
         if "connected to" not in said:
             raise self.fault(said)
+
+    def _answers(self) -> bool:
+        try:
+            return "alive" in self._call([self._adb, "-s", self.serial, "shell", "echo alive"], 10)
+        except ChannelError:
+            return False
 
     def _call(self, command: list[str], timeout_s: float) -> str:
         """Both streams of a client's command, whatever its code."""

@@ -1,7 +1,7 @@
 """A device at the end of a channel: what a request needs goes there by content, the agent runs, its result comes back.
 
 On the device everything of ours lies in one folder: `cache/DIGEST/` (the agent, models, inputs: pushed once),
-`runs/ID/` (one request, removed after it), `runtime/` (what `deploy provision` brought) and `lock`.
+`runs/ID/` (one request, removed after it), `runtime/ADAPTER/` (what `deploy provision` brought) and `lock`.
 """
 
 from __future__ import annotations
@@ -124,9 +124,19 @@ class RemoteDevice:
                     "free some there, or name another folder with '?folder='",
                 )
 
-    def checked(self, script: str) -> str:
+    def look_again(self) -> dict[str, Any]:
+        """The facts, asked anew."""
+        self.look_anew()
+        return self.facts()
+
+    def look_anew(self) -> None:
+        """Forget what is known of the device."""
+        for name in ("_facts", "home", "python"):
+            self.__dict__.pop(name, None)
+
+    def checked(self, script: str, timeout_s: float = 60) -> str:
         """Output of a script that must succeed."""
-        told = self.shell(script)
+        told = self.shell(script, timeout_s)
         if told.code:
             raise self._refused(told, f"'{script.split()[0]}' failed")
         return told.output
@@ -147,7 +157,7 @@ class RemoteDevice:
         self.checked(f"mkdir {quote(work)}")
         try:
             self.push(message, f"{work}/request.json", agent_file.file_sha256(message))
-            said = self._execute(python, f"{agent}/{AGENT.name}", work, limit_s, listen)
+            said = self._execute(python, self._path(there), f"{agent}/{AGENT.name}", work, limit_s, listen)
             return self._fetch(request, said, work, folder)
         finally:
             self.forget(work)
@@ -164,15 +174,25 @@ class RemoteDevice:
         tasks = []
         for task in request["tasks"]:
             inputs = {}
-            if "inputs" in task:
+            if task.get("inputs") is not None:
                 inputs["inputs"] = self.place(sorted((folder / task["inputs"]).glob("*.npy")))
             tasks.append({**task, **inputs, **{key: Path(task[key]).name for key in WRITES if key in task}})
         return {**request, "models": models, "tasks": tasks, "lock": f"{self.home}/lock"}
 
-    def _execute(self, python: str, agent: str, work: str, limit_s: float, listen: Listen | None) -> stream.Said:
+    def _path(self, request: Mapping[str, Any]) -> str:
+        """What is first on the agent's path, as a word of the shell: what was provisioned for the request's runtimes,
+        all of it where the request names none."""
+        own = {row["runtime"] for row in request["models"] if not row["runtime"].endswith(".py")}
+        if own:
+            return quote(":".join(f"{self.home}/runtime/{name}" for name in sorted(own)))
+        return f"\"$(printf '%s:' {quote(self.home)}/runtime/*)\""
+
+    def _execute(
+        self, python: str, path: str, agent: str, work: str, limit_s: float, listen: Listen | None
+    ) -> stream.Said:
         """Start the agent there below a `timeout` of the device's own; it is ended with us, whatever happens."""
         command = (
-            f"d={quote(work)}; export PYTHONPATH={quote(self.home + '/runtime')} PYTHONDONTWRITEBYTECODE=1; "
+            f"d={quote(work)}; export PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1; "
             f'timeout -k 10 {limit_s:.0f} {quote(python)} -X utf8 {quote(agent)} "$d"/request.json; '
             f"printf '\\n%s%s\\n' {quote(stream.ENDED)} $?"
         )

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, Support
+from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, Support, TargetError
+from targets.tflite import SCHEME
 from targets.tflite import TARGET as MAKER
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class CortexM:
     capabilities = replace(
         MAKER.capabilities,
         batch="fixed",
+        schemes=frozenset({SCHEME}),
         ops={**MAKER.capabilities.ops, **{op: Support("refused", why) for op, why in _REFUSED.items()}},
     )
 
@@ -51,7 +53,11 @@ class CortexM:
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
         """The tflite target's: float (to compare with), ai-edge-quantizer's own way, and our ranges."""
-        return MAKER.candidates(model)
+        return [c for c in MAKER.candidates(model) if c.scheme in (None, SCHEME)]
+
+    def layers(self, model: Model) -> Sequence[str]:
+        """None: a board runs no float, so no layer may stay in it."""
+        return ()
 
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
@@ -59,9 +65,11 @@ class CortexM:
         """An int8 file whose ops can all be generated. Raises TargetError "unsupported" naming one that cannot."""
         from targets.cortex_m import program
 
+        if candidate.scheme != SCHEME:
+            raise TargetError(f"cortex-m takes {SCHEME}, not '{candidate.scheme}'", "unsupported")
         made = MAKER.quantize(model, candidate, ranges, batches, out)
         program.compile_file(made.path)
-        return made
+        return replace(made, tensors=())  # a board shows no activations
 
     def inspect(self, model: Model, candidate: Candidate) -> Sequence[OpInfo]:
         """The ops of the file: each becomes kernel calls of the same precision."""

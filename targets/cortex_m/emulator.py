@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +52,25 @@ class Answer:
     stack_bytes: int
 
 
-def build(program: Program, machine: str, folder: Path) -> Path:
-    """`folder/firmware.elf`. Raises TargetError "missing" without the compiler."""
+def build(program: Program, machine: str, folder: Path, others: Mapping[str, str] | None = None) -> Path:
+    """`folder/firmware.elf`; `others` as in emit.write. Raises TargetError "missing" without the compiler."""
     board = MACHINES[machine]
     compiler = shutil.which("arm-none-eabi-gcc")
     if compiler is None:
         raise TargetError("arm-none-eabi-gcc is missing: apt-get install gcc-arm-none-eabi", "missing")
-    code = emit.write(program, folder / "c")
+    code = emit.write(program, folder / "c", others=others)
     (code / "ports.h").write_text(_ports(program))
-    flags = [f"-mcpu={board.core}", "-mthumb", *board.flags, "-O2", "-std=gnu11", "-fno-strict-aliasing"]
+    flags = [
+        f"-mcpu={board.core}",
+        "-mthumb",
+        *board.flags,
+        "-O2",
+        "-std=gnu11",
+        "-fno-strict-aliasing",
+        "-ffunction-sections",
+    ]
     link = ["-T", str(SOURCES / "link.ld"), "-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs"]
+    link += ["-Wl,--gc-sections"]
     sources = [str(SOURCES / "main.c"), *sorted(str(p) for p in code.glob("*.c"))]
     elf = folder / "firmware.elf"
     command = [compiler, *flags, *link, f"-DUART={board.uart:#x}u", f"-I{code}", *sources, "-o", str(elf)]

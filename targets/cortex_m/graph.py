@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,39 @@ def _graph(model: Any, sha256: str) -> Graph:
         if value.index not in written:
             raise TargetError(f"no op writes the output '{value.name}': export it again")
     return graph
+
+
+def interior(graph: Graph) -> Graph:
+    """Without the QUANTIZE and DEQUANTIZE at float inputs and outputs, and without ops that nothing needs.
+
+    Such a model takes and gives the codes beneath its floats: the generated helpers convert. A shape that is computed
+    is not needed, because every shape is fixed.
+    """
+    writers = {value.index: node for node in graph.nodes for value in node.outputs}
+    readers: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        for value in node.inputs:
+            readers.setdefault(value.index, []).append(node)
+
+    def coded(value: Value) -> Value:
+        reading = readers.get(value.index, [])
+        only = value.type == "FLOAT32" and len(reading) == 1 and reading[0].op == "QUANTIZE"
+        return reading[0].outputs[0] if only else value
+
+    def uncoded(value: Value) -> Value:
+        node = writers.get(value.index)
+        known = (
+            node is not None and node.op == "DEQUANTIZE" and value.type == "FLOAT32" and not readers.get(value.index)
+        )
+        return node.inputs[0] if node is not None and known else value
+
+    inputs, outputs = tuple(map(coded, graph.inputs)), tuple(map(uncoded, graph.outputs))
+    needed, given, nodes = {value.index for value in outputs}, {value.index for value in inputs}, []
+    for node in reversed(graph.nodes):
+        if any(value.index in needed for value in node.outputs) and node.outputs[0].index not in given:
+            nodes.append(node)
+            needed |= {value.index for value in (node.inputs[:1] if node.op == "RESHAPE" else node.inputs)}
+    return replace(graph, nodes=tuple(reversed(nodes)), inputs=inputs, outputs=outputs)
 
 
 def _value(index: int, tensor: flatbuffer.Tensor) -> Value:

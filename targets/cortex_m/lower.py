@@ -47,14 +47,16 @@ def _scale(value: Value) -> np.float32:
     return np.float32(value.scale[0])
 
 
-def _zero(value: Value) -> int:
+def zero(value: Value) -> int:
+    """The zero point."""
     assert value.zero_point is not None
     return int(value.zero_point[0])
 
 
-def _range(node: Node) -> tuple[int, int]:
+def code_range(node: Node) -> tuple[int, int]:
+    """The codes between which the fused activation keeps the output."""
     activation = ACTIVATIONS[node.option("fusedActivationFunction")]
-    return fixed_point.activation_range(activation, _scale(node.outputs[0]), _zero(node.outputs[0]))
+    return fixed_point.activation_range(activation, _scale(node.outputs[0]), zero(node.outputs[0]))
 
 
 def _four(shape: Sequence[int]) -> tuple[int, ...]:
@@ -65,18 +67,19 @@ def _strides(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
-def _packed(node: Node, factors: Sequence[float]) -> packing.Packed | None:
+def _packed(node: Node, factors: Sequence[float]) -> packing.Packed:
     weights, bias = node.inputs[1], node.inputs[2].data if len(node.inputs) > 2 else None
     assert weights.data is not None
     rows = weights.data.reshape(weights.shape[0], -1)
-    return packing.pack(rows, None if bias is None else bias.ravel(), -_zero(node.inputs[0]), factors)
+    return packing.pack(rows, None if bias is None else bias.ravel(), -zero(node.inputs[0]), factors)
 
 
 def _tables(packed: packing.Packed) -> dict[str, Constant | None]:
     return {key: getattr(packed, key) for key in ("weights", "bias", "multiplier", "halvings")}
 
 
-def _weights(node: Node, factors: Sequence[float]) -> dict[str, Constant | None]:
+def weights(node: Node, factors: Sequence[float]) -> dict[str, Constant | None]:
+    """Constants of a convolution: weights as they are, bias (or None), multiplier int32, shift int8."""
     pairs = [quantize_multiplier(factor) for factor in factors]
     weights, bias = node.inputs[1].data, node.inputs[2].data if len(node.inputs) > 2 else None
     assert weights is not None
@@ -95,7 +98,7 @@ def _factors(node: Node) -> list[float]:
     return [float(_scale(node.inputs[0])) * float(s) / float(_scale(node.outputs[0])) for s in weights]
 
 
-def _sizes(node: Node) -> tuple[int, ...]:
+def sizes(node: Node) -> tuple[int, ...]:
     """batches, in_h ... pad_w of a convolution."""
     x, y, weights = node.inputs[0], node.outputs[0], node.inputs[1]
     strides = (node.option("strideH"), node.option("strideW"))
@@ -107,30 +110,29 @@ def _sizes(node: Node) -> tuple[int, ...]:
     return (*x.shape, *y.shape[1:], *weights.shape[1:3], *strides, *dilations, *pads)
 
 
-def _channel_factors(node: Node) -> list[float]:
+def channel_factors(node: Node) -> list[float]:
+    """A rescaling factor for each channel of the output."""
     factors = _factors(node)
     return factors * (node.outputs[0].shape[-1] // len(factors))
 
 
 def _plain_convolution(kernel: str, node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
-    numbers = (*_sizes(node), -_zero(x), _zero(y), *_range(node))
+    numbers = (*sizes(node), -zero(x), zero(y), *code_range(node))
     lag = _lag(node, 1, copied=False)
-    return [Call(kernel, "nn_conv_params", numbers, (x,), y, _weights(node, _channel_factors(node)), lag=lag)]
+    return [Call(kernel, "nn_conv_params", numbers, (x,), y, weights(node, channel_factors(node)), lag=lag)]
 
 
 def _lag(node: Node, group: int, copied: bool) -> int:
-    sizes = _sizes(node)
-    return overlap.lag(node.inputs[0].shape, node.outputs[0].shape, sizes[9:11], sizes[13:15], group, copied)
+    found = sizes(node)
+    return overlap.lag(node.inputs[0].shape, node.outputs[0].shape, found[9:11], found[13:15], group, copied)
 
 
 def _conv(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
-    packed = _packed(node, _channel_factors(node))
-    if packed is None:
-        return _plain_convolution("nn_conv_2d", node)
+    packed = _packed(node, channel_factors(node))
     scratch = 4 * packing.PIXELS * packed.words + (0 if x.shape[3] % 4 == 0 else 2 * packed.words)
-    numbers = (*_sizes(node), _zero(x), _zero(y), *_range(node), packed.words, scratch)
+    numbers = (*sizes(node), zero(x), zero(y), *code_range(node), packed.words, scratch)
     lag = _lag(node, packing.PIXELS, copied=True)
     return [Call("nn_conv_2d_packed", "nn_packed_conv_params", numbers, (x,), y, _tables(packed), scratch, lag)]
 
@@ -149,13 +151,10 @@ def _fully_connected(node: Node) -> list[Call]:
         assert weights.scale is not None
         factors = [float(_scale(x) * np.float32(weights.scale[0])) / float(_scale(y))]
     packed = _packed(node, factors * (out // len(factors)))
-    if packed is not None:
-        numbers = (x.size // into, into, out, _zero(y), *_range(node), packed.words)
-        params, scratch = "nn_packed_fully_connected_params", 4 * packed.words
-        lag = overlap.lag((1, numbers[0], 1, into), (1, numbers[0], 1, out), (1, 1), (0, 0), 1, copied=True)
-        return [Call("nn_fully_connected_packed", params, numbers, (x,), y, _tables(packed), scratch, lag)]
-    plain = (x.size // into, into, out, -_zero(x), _zero(y), *_range(node), int(len(factors) > 1))
-    return [Call("nn_fully_connected", "nn_fully_connected_params", plain, (x,), y, _weights(node, factors))]
+    numbers = (x.size // into, into, out, zero(y), *code_range(node), packed.words)
+    params, scratch = "nn_packed_fully_connected_params", 4 * packed.words
+    lag = overlap.lag((1, numbers[0], 1, into), (1, numbers[0], 1, out), (1, 1), (0, 0), 1, copied=True)
+    return [Call("nn_fully_connected_packed", params, numbers, (x,), y, _tables(packed), scratch, lag)]
 
 
 def _pool(kernel: str) -> Callable[[Node], list[Call]]:
@@ -164,7 +163,7 @@ def _pool(kernel: str) -> Callable[[Node], list[Call]]:
         sizes = (node.option("filterHeight"), node.option("filterWidth"))
         strides = (node.option("strideH"), node.option("strideW"))
         pads = [window(x.shape[1 + i], sizes[i], strides[i], 1, node.option("padding"))[1] for i in (0, 1)]
-        numbers = (*x.shape, *y.shape[1:3], *sizes, *strides, *pads, *_range(node))
+        numbers = (*x.shape, *y.shape[1:3], *sizes, *strides, *pads, *code_range(node))
         lag = overlap.lag(x.shape, y.shape, strides, pads, 1, copied=False)
         return [Call(kernel, "nn_pool_params", numbers, (x,), y, lag=lag)]
 
@@ -176,14 +175,14 @@ def _add(node: Node) -> list[Call]:
     twice = 2 * max(float(_scale(a)), float(_scale(b)))
     first, second = (quantize_multiplier(float(_scale(v)) / twice) for v in (a, b))
     total = quantize_multiplier(twice / (2**20 * float(_scale(y))))
-    numbers = (y.size, -_zero(a), *first, -_zero(b), *second, _zero(y), *total, *_range(node))
+    numbers = (y.size, -zero(a), *first, -zero(b), *second, zero(y), *total, *code_range(node))
     return [Call("nn_add", "nn_add_params", numbers, (a, b), y)]
 
 
 def _mul(node: Node) -> list[Call]:
     (a, b), y = node.inputs, node.outputs[0]
     factor = quantize_multiplier(float(_scale(a)) * float(_scale(b)) / float(_scale(y)))
-    numbers = (y.size, -_zero(a), -_zero(b), _zero(y), *factor, *_range(node))
+    numbers = (y.size, -zero(a), -zero(b), zero(y), *factor, *code_range(node))
     return [Call("nn_mul", "nn_mul_params", numbers, (a, b), y)]
 
 
@@ -198,9 +197,9 @@ def _mean(node: Node) -> list[Call]:
         kept,
         reduced,
         tuple(_strides(_four(x.shape))),
-        -_zero(x) * count,
+        -zero(x) * count,
         *fixed_point.mean_multiplier(*factor, count),
-        _zero(y),
+        zero(y),
     )
     return [Call("nn_mean", "nn_mean_params", numbers, (x,), y)]
 
@@ -208,7 +207,7 @@ def _mean(node: Node) -> list[Call]:
 def _pad(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
     before = integers(node.inputs[1])[::2]
-    numbers = (_four(x.shape), _four(y.shape), (0,) * (4 - len(before)) + tuple(before), _zero(y))
+    numbers = (_four(x.shape), _four(y.shape), (0,) * (4 - len(before)) + tuple(before), zero(y))
     return [Call("nn_pad", "nn_pad_params", numbers, (x,), y)]
 
 
@@ -242,17 +241,17 @@ def _softmax(node: Node) -> list[Call]:
 
 def _rescale(node: Node, factor: float, low: int, high: int) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
-    numbers = (y.size, -_zero(x), *quantize_multiplier(factor), _zero(y), low, high)
+    numbers = (y.size, -zero(x), *quantize_multiplier(factor), zero(y), low, high)
     return [Call("nn_rescale", "nn_rescale_params", numbers, (x,), y)]
 
 
 def _relu(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
-    return _rescale(node, float(_scale(x) / _scale(y)), max(INT8_MIN, _zero(y)), INT8_MAX)  # float32 division
+    return _rescale(node, float(_scale(x) / _scale(y)), max(INT8_MIN, zero(y)), INT8_MAX)  # float32 division
 
 
 def _relu6(node: Node) -> list[Call]:
-    low, high = fixed_point.activation_range("RELU6", _scale(node.inputs[0]), _zero(node.inputs[0]))
+    low, high = fixed_point.activation_range("RELU6", _scale(node.inputs[0]), zero(node.inputs[0]))
     return _rescale(node, 1.0, low, high)
 
 

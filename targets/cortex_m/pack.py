@@ -12,7 +12,7 @@ import numpy.typing as npt
 from targets.cortex_m.fixed_point import quantize_multiplier
 
 PIXELS = 4  # NN_PIXELS
-LIMIT = 2**30  # of the sums' magnitude
+LIMIT = 2**30  # of the sums' magnitude, for the short rescaling
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,17 @@ class Packed:
 
 def pack(
     rows: npt.NDArray[np.int8], bias: npt.NDArray[np.int32] | None, offset: int, factors: Sequence[float]
-) -> Packed | None:
+) -> Packed:
     """`rows` int8 [channels, taps] and a rescaling factor a channel; `offset` is minus the input's zero point.
 
-    None where the short arithmetic would not be exact: a factor of 1/2 or more, or sums of 2^30 or more.
+    Sums wrap on the way, so a folded bias may; the whole sum must fit in 32 bits (support.py sees to it).
     """
     channels, taps = rows.shape
     wide = rows.astype(np.int64)
-    folded = wide.sum(axis=1) * offset + (0 if bias is None else bias.astype(np.int64))
+    plain = np.zeros(channels, np.int64) if bias is None else bias.astype(np.int64)
+    folded = np.append(wide.sum(axis=1) * offset + plain, [0] * (channels % 2)).astype(np.uint32).view(np.int32)
+    largest = np.abs(plain) + np.abs(wide).sum(axis=1) * max(abs(offset - 128), abs(offset + 127))
     pairs = [quantize_multiplier(factor) for factor in factors]
-    if any(multiplier and shift > -1 for multiplier, shift in pairs):
-        return None
-    if (np.abs(folded) + 128 * np.abs(wide).sum(axis=1)).max() >= LIMIT:
-        return None
     padded = np.zeros((channels + channels % 2, -(-taps // 4) * 4), np.int8)
     padded[:channels, :taps] = rows
     fours = padded.reshape(len(padded) // 2, 2, -1, 2, 2)  # [pair, channel, four, late, odd]: taps a b c d
@@ -48,7 +46,14 @@ def pack(
     return Packed(
         padded.shape[1] // 2,
         weights,
-        np.append(folded, [0] * (channels % 2)).astype(np.int32),
+        folded,
         np.array([multiplier for multiplier, _ in pairs], np.int32),
-        np.array([max(0, -shift - 1) for _, shift in pairs], np.int8),
+        np.array([_halvings(*pair, int(top)) for pair, top in zip(pairs, largest, strict=True)], np.int8),
     )
+
+
+def _halvings(multiplier: int, shift: int, largest: int) -> int:
+    """As nn_requantize_packed wants it: short where that is exact."""
+    if multiplier == 0:
+        return 0
+    return -shift - 1 if shift <= -1 and largest < LIMIT else shift - 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from targets.cortex_m.graph import Graph, Node, Value
 from targets.cortex_m.lower import Call
 from targets.cortex_m.planner import Buffer, Plan
 
+Kernels = Callable[[Node], list[Call]]
 BEFORE, AFTER = -1, 1 << 30  # steps: inputs are written before the first, outputs read after the last
 
 
@@ -73,15 +75,19 @@ def constant_operands(program: Program) -> list[Value]:
     return list(found.values())
 
 
-def compile_file(path: Path) -> Program:
-    """The program of an int8 .tflite. Raises TargetError "unsupported" naming the op and the reason."""
-    return compile_graph(graphs.read(path), str(path))
+def compile_file(path: Path, kernels: Kernels = lower.calls) -> Program:
+    """The program of an int8 .tflite. Raises TargetError "unsupported" naming the op and the reason.
+
+    `kernels` gives the calls of a node: our own, or another set's (targets/cortex_m/cmsis_nn).
+    """
+    return compile_graph(graphs.read(path), str(path), kernels)
 
 
-def compile_graph(graph: Graph, where: str = "the model") -> Program:
+def compile_graph(graph: Graph, where: str = "the model", kernels: Kernels = lower.calls) -> Program:
     """See `compile_file`; `where` names the model in messages."""
+    graph = graphs.interior(graph)
     support.check(graph, where)
-    steps = tuple(Step(node, tuple(lower.calls(node))) for node in graph.nodes)
+    steps = tuple(Step(node, tuple(kernels(node))) for node in graph.nodes)
     home, buffers = _buffers(graph, steps)
     scratch = {}
     for step in steps:
@@ -126,7 +132,7 @@ def _buffers(graph: Graph, steps: tuple[Step, ...]) -> tuple[dict[int, int], lis
         begin(value, BEFORE)
     for step in steps:
         position = step.node.position
-        for value in step.node.inputs:
+        for value in step.node.inputs[:1] if step.node.op == "RESHAPE" else step.node.inputs:
             if value.data is None:
                 last[find(value.index)] = position
         begin(step.node.outputs[0], position)

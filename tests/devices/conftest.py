@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from targets.channels import open_device
 from targets.channels.base import Device
 from targets.channels.remote import RemoteDevice
+from tests.devices import made
 from tests.devices.fake import FakeChannel
-from tests.devices.servers import Sshd
+from tests.devices.servers import Adbd, Sshd, free_port
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +42,35 @@ def sshd(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], None
     server = Sshd(tmp_path_factory.mktemp("sshd"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def adb_server() -> Iterator[None]:
+    """An adb server of these tests' own."""
+    os.environ["ANDROID_ADB_SERVER_PORT"] = str(free_port())
+    yield
+    subprocess.run(["adb", "kill-server"], capture_output=True, check=False)
+    del os.environ["ANDROID_ADB_SERVER_PORT"]
+
+
+@pytest.fixture(scope="session")
+def adbd(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], None], adb_server: None) -> Iterator[Adbd]:
+    """AOSP's adbd on loopback; it leads to this machine."""
+    if why := made.adbd_lacks():
+        lacking(why)
+    server = Adbd(made.made("adbd", made.ADBD) / "adbd", tmp_path_factory.mktemp("adbd"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def arm64(tmp_path_factory: pytest.TempPathFactory, lacking: Callable[[str], None]) -> Path:
+    """An own copy of a Debian arm64 root whose programs run here."""
+    if why := made.arm64_lacks():
+        lacking(why)
+    root = tmp_path_factory.mktemp("board") / "root"
+    subprocess.run(["cp", "-a", made.made("arm64", made.ARM64), root], check=True)
+    return root
 
 
 @dataclass
@@ -65,21 +98,19 @@ def make_bench(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ben
         return Bench(open_device("local://"), there, work)
     if kind == "fake":
         return Bench(RemoteDevice(FakeChannel(there, sys.executable)), there, work)
-    assert kind == "ssh"
-    server = request.getfixturevalue("sshd")
-    request.getfixturevalue("monkeypatch").setenv("DEPLOY_SSH_CONFIG", str(server.folder / "config"))
-    from urllib.parse import quote
-
+    server = request.getfixturevalue({"ssh": "sshd", "adb": "adbd"}[kind])
+    if kind == "ssh":
+        request.getfixturevalue("monkeypatch").setenv("DEPLOY_SSH_CONFIG", str(server.folder / "config"))
     return Bench(open_device(f"{server.uri}?python={sys.executable}&folder={quote(str(there))}"), there, work)
 
 
-@pytest.fixture(params=["local", "fake", "ssh"])
+@pytest.fixture(params=["local", "fake", "ssh", "adb"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     """Every kind of device."""
     return make_bench(request.param, tmp_path, request)
 
 
-@pytest.fixture(params=["fake", "ssh"])
+@pytest.fixture(params=["fake", "ssh", "adb"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     """Every kind at the end of a channel."""
     return make_bench(request.param, tmp_path, request)

@@ -36,6 +36,12 @@ def keygen(file: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file], check=True)
 
 
+def below(root: Path) -> list[str]:
+    """A command prefix that starts a program in `root`, with a /proc and a /dev that go with it."""
+    script = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(root)]
+
+
 class Sshd:
     """OpenSSH's own server with a configuration, a host key and a user key of its own; below `root`, a whole system.
 
@@ -70,8 +76,7 @@ class Sshd:
         lines += [f"SetEnv {' '.join(f'{key}={value}' for key, value in environment.items())}"] if environment else []
         configuration = (Path(f"{root}{inside}") if root else folder) / "sshd_config"
         configuration.write_text("\n".join(lines) + "\n")
-        chroot = ["chroot", str(root)] if root else []
-        self._command = [*chroot, "/usr/sbin/sshd", "-D", "-e", "-f", f"{inside}/sshd_config"]
+        self._command = [*(below(root) if root else []), "/usr/sbin/sshd", "-D", "-e", "-f", f"{inside}/sshd_config"]
         self.trust((folder / "host.pub").read_text())
         self.start()
 
@@ -119,8 +124,46 @@ def children(parent: int) -> list[int]:
     """The sshd processes below a server (not the sessions' own jobs: those see a broken connection)."""
     found = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(parent)], capture_output=True, text=True)
     rows = [line.split(None, 1) for line in found.stdout.splitlines()]
-    own = [int(pid) for pid, name in rows if "sshd" in name]
+    own = [int(pid) for pid, name in rows if "sshd" in name or "qemu" in name]
     return [deeper for pid in own for deeper in children(pid)] + own
+
+
+class Adbd:
+    """AOSP's adb daemon, from Debian's source; its shell and files are those of this machine, or of `root`.
+
+    It listens on loopback only. Not Android: a shell, coreutils and toybox differ.
+    """
+
+    def __init__(self, program: Path, folder: Path, root: Path | None = None) -> None:
+        self.port, self._folder, self.process, self.program = free_port(), folder, None, program
+        folder.mkdir(parents=True, exist_ok=True)
+        if root is not None:
+            shutil.copytree(program.parent, root / "opt/adbd", dirs_exist_ok=True)
+        there = Path("/opt/adbd") if root else program.parent
+        loader = ["/opt/adbd/ld-linux-x86-64.so.2", "--library-path", "/opt/adbd"] if root else []
+        self._command = [*(below(root) if root else []), *loader, str(there / program.name)]
+        self.start()
+
+    @property
+    def uri(self) -> str:
+        return f"adb://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "ADBD_PORT": str(self.port)},
+                start_new_session=True,
+            )
+        await_port(self.port, self.process)
+
+    def kill(self) -> None:
+        """As when the power goes."""
+        self.process.kill()
+        self.process.wait()
 
 
 class Cable:

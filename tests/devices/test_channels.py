@@ -129,7 +129,7 @@ def test_two_runs_on_one_device_wait_for_each_other(remote: Bench) -> None:
 
     def let_go(line: object) -> None:
         heard.append(line)
-        threading.Thread(target=remote.remote.signal, args=(one, "INT")).start()
+        remote.remote.signal(one, "INT")
 
     remote.device.run(toy.request(other), other, listen=let_go)
     thread.join(60)
@@ -141,7 +141,8 @@ def test_a_killed_agent_is_reported(remote: Bench) -> None:
 
     def kill(line: object) -> None:
         runs = remote.runs()
-        threading.Thread(target=remote.remote.signal, args=(str(runs[0]), "KILL")).start()
+        if runs:
+            remote.remote.signal(str(runs[0]), "KILL")
 
     with pytest.raises(ChannelError, match="was killed there"):
         remote.device.run(request, remote.work, listen=kill)

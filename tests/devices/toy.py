@@ -27,7 +27,11 @@ class Model:
             raise RuntimeError(self.model["fails"])
         if self.model.get("allocates"):
             self.heap = bytearray(self.model["allocates"])
-        time.sleep(self.model.get("sleep_s", 0))
+        if "sleep_s" in self.model:
+            time.sleep(self.model["sleep_s"])
+        end = time.perf_counter() + self.model.get("spin_s", 0)
+        while time.perf_counter() < end:
+            pass
         self.out = handle * self.model["factor"]
     def run(self, inputs):
         self.invoke(self.prepare(inputs))

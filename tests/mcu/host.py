@@ -66,8 +66,9 @@ def run(executable: Path, made: program.Program, inputs: list[np.ndarray]) -> np
 def tflm(model: Path, made: program.Program, inputs: list[np.ndarray]) -> np.ndarray:
     """What TFLite Micro answers, in the same form."""
     oracle = [sys.executable, str(Path(__file__).with_name("oracle.py")), str(model)]
-    shapes = [",".join(map(str, v.shape)) for v in made.graph.inputs]
-    return _piped([*oracle, str(len(inputs[0])), str(len(made.graph.outputs)), *shapes], made, inputs)
+    values = [*made.graph.inputs, *made.graph.outputs]
+    ports = [f"{','.join(map(str, v.shape))}:{v.scale[0]!s}:{v.zero_point[0]}" for v in values]
+    return _piped([*oracle, str(len(inputs[0])), str(len(made.graph.outputs)), *ports], made, inputs)
 
 
 def _piped(command: list[str], made: program.Program, inputs: list[np.ndarray]) -> np.ndarray:

@@ -15,6 +15,7 @@ from targets.cortex_m import emit, fixed_point, program, support
 from targets.cortex_m.graph import parse
 from tests.mcu import host, random_graphs
 from tests.mcu.random_graphs import graph
+from tests.mcu.writer import Writer
 
 pytestmark = pytest.mark.usefixtures("host_tools")
 
@@ -42,6 +43,28 @@ def test_random_graphs_equal_tflm(seed: int, tmp_path: Path) -> None:
     different, size = compared(random_graphs.graph(seed), tmp_path, 20, seed)
     assert size > 10_000
     assert different == 0
+
+
+def bordered() -> bytes:
+    """Float in, float out, int8 within."""
+    w = Writer()
+    given, coded = w.tensor((1, 4, 4, 3), kind="float32"), w.tensor((1, 4, 4, 3), 0.05, 3)
+    rows, floats = w.tensor((1, 48), 0.05, 3), w.tensor((1, 48), kind="float32")
+    w.op("QUANTIZE", [given], coded, "QuantizeOptions")
+    relu = w.op("RELU", [coded], w.tensor((1, 4, 4, 3), 0.05, 3))
+    constant = w.tensor((2,), None, 0, np.array([1, 48]), "int32")
+    w.op("RESHAPE", [relu, constant], rows, "ReshapeOptions")
+    w.op("DEQUANTIZE", [rows], floats, "DequantizeOptions")
+    return w.file([given], [floats])
+
+
+def test_float_borders_become_helpers(tmp_path: Path) -> None:
+    made = host.generate(bordered(), tmp_path)
+    assert [node.op for node in made.graph.nodes] == ["RELU", "RESHAPE"]
+    inputs = host.samples(made, 20, 0)
+    want = host.tflm(tmp_path / "model.tflite", made, inputs)
+    assert (host.run(host.build(made, tmp_path), made, inputs) == want).all()
+    assert len(np.unique(want)) > 50
 
 
 @pytest.mark.slow

@@ -86,3 +86,9 @@ def test_what_a_target_refuses_is_named_with_its_line(tmp_path: Path) -> None:
 def test_other_questions_are_refused(folder: Folder, reference: str, shapes: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says.replace(".", r"\.")):
         inspection.examine(reference, folder.path, shapes)
+
+
+def test_doctor_names_the_model_libraries(folder: Folder) -> None:
+    found = json.loads(folder.deploy("doctor", "--json").stdout)["model_libraries"]
+    assert found["transformers"][0].isdigit() or "pip install transformers" in found["transformers"]
+    assert found["timm"] == "not installed" or found["timm"][0].isdigit() or "does not import" in found["timm"]

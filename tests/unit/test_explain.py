@@ -13,13 +13,15 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from calibration.metrics import sqnr_db
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
-from pipeline.data import Data, Split, save, save_named
+from pipeline.data import Data, Split, load_split, save, save_named
+from pipeline.errors import StageError
 from pipeline.explain import answers, causes, facts, layers, sensitivity
 from pipeline.release.gate import Evidence, Policy, Run, Verdict, judge
 from pipeline.release.samples import from_logits
-from pipeline.stages import Job, verify
+from pipeline.stages import Job, keep, quantize, verify
 from pipeline.stages.quantize import shares
 from targets import base, registry
 from targets.base import Batch, Model
@@ -41,6 +43,9 @@ class World:
         rng = np.random.default_rng(5)
         shape = next(iter(self.case.network.held_out.values())).shape[1:]
         return {"input": rng.standard_normal((N, *shape)).astype(np.float32)}
+
+    def network_inputs(self, split: str) -> Any:
+        return np.asarray(load_split(self.case.network.data, split).inputs["input"])
 
     @cached_property
     def candidate(self) -> base.Candidate:
@@ -295,3 +300,48 @@ def test_worst_samples_and_confusion_are_counted(world: World, tmp_path: Path) -
     moved = np.argwhere(before_counts != after_counts).tolist()
     assert moved == sorted([[labels[7], labels[7]], [labels[7], 2]]) if labels[7] != 2 else moved == []
     assert answers.confusion(None) is None
+
+
+# ------------------------------------------------------------------------------------------------ keep what hurts
+
+
+def keep_job(world: World, keep_db: float) -> Job:
+    folder = world.folder / "keep"
+    if not folder.exists():
+        calibration = {name: world.network_inputs("calibration") for name in ("input",)}
+        parts = {
+            "calibration": Split(calibration, np.zeros(48, int)),
+            "selection": Split(world.inputs, np.zeros(N, int)),
+        }
+        save(Data(parts), folder)
+        world.case.statistics.save(folder / "statistics.npz")
+    model = world.case.model.path.parent
+    roles = {"float": model, "reference": model, "data": folder, "statistics": folder}
+    settings = {"target": TARGET, "candidate": "ours-mse", "samples": 48, "weights": "none", "keep_db": keep_db}
+    return Job("keep", settings, roles, world.case.new_folder("keep"), 0)
+
+
+def test_as_few_layers_as_it_takes_stay_in_float(world: World) -> None:
+    some, wanted = ({name: array[:64] for name, array in batch.items()} for batch in (world.inputs, world.wanted))
+    whole = maker(world, "ours-mse").fidelity((), some, wanted)
+    assert keep.run(keep_job(world, whole - 1))["keep"] == []
+    found = keep.run(keep_job(world, whole + 0.5))
+    assert len(found["keep"]) >= 1
+    assert found["sqnr_db"] >= whole + 0.5 > found["before_db"]
+    fewer = maker(world, "ours-mse").fidelity(found["keep"][:-1], some, wanted)
+    assert fewer < whole + 0.5
+    job = keep_job(world, 1.0)
+    left = replace(job, settings={**job.settings, "candidate": "ours-mse-keep", "keep": found["keep"]})
+    made = quantize.run(left)
+    assert made["kept"] == found["keep"]
+    assert 0 < made["int8_mac_share"] < 1
+    again = base.read_manifest(left.out)
+    answers_of = world.case.run(again, base.find(world.case.target, world.case.model, "ours-mse-keep"), some)
+    assert sqnr_db(wanted["output"], answers_of["output"]) == pytest.approx(found["sqnr_db"], abs=0.01)
+
+
+def test_a_fidelity_out_of_reach_is_said(world: World) -> None:
+    with pytest.raises(
+        StageError, match=r"quantize.keep_db = 200 is out of reach of int8: .* with every layer in float"
+    ):
+        keep.run(keep_job(world, 200))

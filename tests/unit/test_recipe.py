@@ -123,3 +123,8 @@ def test_every_criterion_can_be_chosen() -> None:
     from pipeline.compression.criteria import CRITERIA
 
     assert list(get_args(recipe.Criterion)) == list(CRITERIA)
+
+
+def test_a_slice_by_tag_can_be_set_although_its_name_has_an_equals_sign(tmp_path: Path) -> None:
+    loaded = recipe.load(write(tmp_path, GOOD), ["gate.slices.tag:light=dusk=5%", "gate.slices.class:up=3"])
+    assert loaded.gate.slices == {"tag:light=dusk": "5%", "class:up": 3}

@@ -208,6 +208,9 @@ def test_labels_keep_their_distance() -> None:
 def test_ticks_are_round_and_inside() -> None:
     assert svg.Scale(-1.07, 5.4, 0, 1).ticks() == [0, 2, 4]
     assert svg.Scale(0.0161, 0.0183, 0, 1).ticks() == [0.017, 0.018]
+    assert svg.LogScale(0.13, 4.2, 0, 1).ticks() == [0.2, 0.5, 1, 2]
+    assert svg.LogScale(0.0161, 0.0183, 0, 1).ticks() == [0.017, 0.018]
+    assert svg.LogScale(1, 100, 0, 50)(10) == 25
     assert svg.Scale(-0.3, 0.3, 0, 1).ticks(6) == [-0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3]
 
 

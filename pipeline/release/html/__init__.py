@@ -78,8 +78,8 @@ def _latencies(folder: Path, name: str, row: TargetRow) -> Markup | None:
             raw: Mapping[str, Any] = {key: arrays[key] for key in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile):
         return None
-    titles = {"float": "float", "shipped": f"{row.shipped} (ships)"}
-    ordered = {titles.get(key, key): raw[key] for key in sorted(raw) if len(raw[key])}
+    titles = {"float": "float", "shipped": f"{row.shipped} (ships)", "original": "the original float"}
+    ordered = {title: raw[key] for key, title in titles.items() if key in raw and len(raw[key])}
     return charts.latencies(name, ordered) if ordered else None
 
 

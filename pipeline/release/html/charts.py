@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from pipeline.release.html.svg import Scale, around, chart, element, line, path, text
+from pipeline.release.html.svg import LogScale, Scale, around, chart, element, line, path, text
 from pipeline.release.report import CandidateRow, Report, TargetRow
 
 WIDTH = 360.0
@@ -117,14 +117,14 @@ def candidates(name: str, row: TargetRow, kind: str, metric: str) -> Markup | No
 
 
 def latencies(name: str, samples_ns: Mapping[str, npt.NDArray[Any]]) -> Markup:
-    """Each model's raw latencies as a histogram on one axis, with p50, p90 and p99. The axis ends behind the larger
-    p99; how many lie beyond is said.
+    """Each model's raw latencies as a histogram on one axis, with p50, p90 and p99. The axis (logarithmic, since
+    latencies have long tails) ends behind the largest p99; how many lie beyond is said.
     """
     ms = {key: values / 1e6 for key, values in samples_ns.items()}
     end = 1.02 * max(float(np.percentile(values, 99)) for values in ms.values())
     start = min(float(values.min()) for values in ms.values())
-    x = Scale(start, end if end > start else start * 1.1, 12, WIDTH - 12)
-    edges = np.linspace(x.low, x.high, BINS + 1)
+    x = LogScale(start, end if end > start else start * 1.1, 12, WIDTH - 12)
+    edges = np.geomspace(x.low, x.high, BINS + 1)
     counts = {key: np.histogram(values, edges)[0] / len(values) for key, values in ms.items()}
     tallest = max(float(count.max()) for count in counts.values()) or 1.0
     height, parts = 84.0, []
@@ -161,7 +161,12 @@ def latencies(name: str, samples_ns: Mapping[str, npt.NDArray[Any]]) -> Markup:
                     )
                 )
     bottom = 14 + height * len(ms)
-    return chart(WIDTH, bottom + 34, f"{name}: latency distributions", [*_x_axis(x, bottom, "ms, one batch"), *parts])
+    return chart(
+        WIDTH,
+        bottom + 34,
+        f"{name}: latency distributions",
+        [*_x_axis(x, bottom, "ms, one batch, logarithmic"), *parts],
+    )
 
 
 def _latency_interval(row: CandidateRow, base: CandidateRow | None) -> tuple[float, float, float]:

@@ -62,6 +62,22 @@ class Scale:
         return [round(i * step, 12) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
+class LogScale(Scale):
+    """The same for positive values, equal ratios equally far apart."""
+
+    def __call__(self, value: float) -> float:
+        """The position of a value."""
+        share = math.log(value / self.low) / math.log(self.high / self.low)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, count: int = 4) -> list[float]:
+        """1, 2 and 5 times powers of ten within the scale; evenly apart where it holds fewer than two of these."""
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        marks = [float(f"{m}e{power}") for power in range(first, last + 1) for m in (1, 2, 5)]
+        inside = [mark for mark in marks if self.low <= mark <= self.high]
+        return inside if len(inside) > 1 else super().ticks(count)
+
+
 def around(values: Iterable[float], start: float, end: float, share: float = 0.08) -> Scale:
     """A scale that holds the values with some room on both sides."""
     known = list(values)

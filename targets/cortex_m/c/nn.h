@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-/* NHWC. Weights: nn_conv_2d [out][h][w][in], nn_depthwise_conv_2d [h][w][out]. `bias` may be NULL.
+/* NHWC. Weights [h][w][out]. `bias` may be NULL.
  * multiplier and shift: one an output channel. */
 typedef struct {
     int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
@@ -23,8 +23,8 @@ typedef struct {
 } nn_conv_params;
 
 /* For the packed kernels (nn_columns.h): channels in pairs, taps in fours, both filled up with zeros. `bias` holds the
- * input's offset too; `outside`, the input's zero point, stands where a patch leaves the image. Right shifts by
- * halvings + 1. The sums' magnitudes stay below 2^30. */
+ * input's offset too; `outside`, the input's zero point, stands where a patch leaves the image. `halvings`: see
+ * nn_requantize_packed. */
 typedef struct {
     int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
@@ -42,15 +42,6 @@ typedef struct {
     const int32_t *multiplier;
     const int8_t *halvings;
 } nn_packed_fully_connected_params;
-
-/* Weights [out][in]. per_channel 0: one multiplier and shift for all outputs. */
-typedef struct {
-    int32_t batches, in, out, input_offset, output_offset, activation_min, activation_max, per_channel;
-    const int8_t *weights;
-    const int32_t *bias;
-    const int32_t *multiplier;
-    const int8_t *shift;
-} nn_fully_connected_params;
 
 typedef struct {
     int32_t batches, in_h, in_w, channels, out_h, out_w;
@@ -94,14 +85,12 @@ typedef struct {
     int32_t rows, width, multiplier, shift, smallest_difference;
 } nn_softmax_params;
 
-void nn_conv_2d(const nn_conv_params *p, const int8_t *input, int8_t *output);
 void nn_depthwise_conv_2d(const nn_conv_params *p, const int8_t *input, int8_t *output);
 /* As many channels out as in, in fours. */
 void nn_depthwise_conv_2d_fours(const nn_conv_params *p, const int8_t *input, int8_t *output);
 void nn_conv_2d_packed(const nn_packed_conv_params *p, const int8_t *input, int8_t *output, void *scratch);
 void nn_fully_connected_packed(const nn_packed_fully_connected_params *p, const int8_t *input, int8_t *output,
                                void *scratch);
-void nn_fully_connected(const nn_fully_connected_params *p, const int8_t *input, int8_t *output);
 void nn_average_pool_2d(const nn_pool_params *p, const int8_t *input, int8_t *output);
 void nn_max_pool_2d(const nn_pool_params *p, const int8_t *input, int8_t *output);
 void nn_mean(const nn_mean_params *p, const int8_t *input, int8_t *output);

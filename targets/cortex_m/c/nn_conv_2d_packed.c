@@ -81,6 +81,12 @@ static inline void store(const int32_t *sum, int32_t pixels, const nn_packed_con
 {
     const int32_t multiplier = p->multiplier[channel], halvings = p->halvings[channel];
     const int32_t offset = p->output_offset, low = p->activation_min, high = p->activation_max;
+    if (halvings < 0) {
+        for (; pixels > 0; pixels--, output += step) {
+            *output = nn_clamp(nn_requantize_packed(*sum++, multiplier, halvings) + offset, low, high);
+        }
+        return;
+    }
     for (; pixels > 0; pixels--, output += step) {
         *output = nn_clamp(nn_requantize_down(*sum++, multiplier, halvings) + offset, low, high);
     }

@@ -72,7 +72,8 @@ static inline int32_t nn_dot(uint32_t a, uint32_t b, int32_t sum)
 #if NN_DSP
     return __smlad((int32_t)a, (int32_t)b, sum);
 #else
-    return sum + nn_low(a) * nn_low(b) + nn_high(a) * nn_high(b);
+    const uint32_t products = (uint32_t)(nn_low(a) * nn_low(b)) + (uint32_t)(nn_high(a) * nn_high(b));
+    return (int32_t)((uint32_t)sum + products); /* wraps as the instruction does */
 #endif
 }
 
@@ -125,6 +126,13 @@ static inline int32_t nn_requantize_down(int32_t value, int32_t multiplier, int3
 {
     const int32_t product = nn_short_high_product(value, multiplier);
     return (((product + (product >> 31)) >> halvings) + 1) >> 1; /* half away from zero */
+}
+
+/* The same where `halvings` is not negative, else nn_requantize with the shift halvings + 64. */
+static inline int32_t nn_requantize_packed(int32_t value, int32_t multiplier, int32_t halvings)
+{
+    return halvings >= 0 ? nn_requantize_down(value, multiplier, halvings)
+                         : nn_requantize(value, multiplier, halvings + 64);
 }
 
 /* nn_requantize(value, multiplier, -right) for |value| < 2^30; right may be 0. */

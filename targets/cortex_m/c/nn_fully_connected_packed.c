@@ -29,7 +29,7 @@ void nn_fully_connected_packed(const nn_packed_fully_connected_params *p, const 
             int32_t sums[2] = {p->bias[c], p->bias[c + 1]};
             multiply(weights, column, p->words, sums);
             for (int32_t k = c; k < nn_smaller(c + 2, p->out); k++) {
-                const int32_t value = nn_requantize_down(sums[k - c], p->multiplier[k], p->halvings[k]);
+                const int32_t value = nn_requantize_packed(sums[k - c], p->multiplier[k], p->halvings[k]);
                 *output++ = nn_clamp(value + p->output_offset, p->activation_min, p->activation_max);
             }
         }

@@ -14,7 +14,6 @@ cp "$root"/usr/share/base-passwd/group.master "$root"/etc/group
 echo 'sshd:x:100:65534::/run/sshd:/usr/sbin/nologin' >>"$root"/etc/passwd
 sed -i 's|^root:[^:]*:|root:x:|' "$root"/etc/passwd
 printf 'root:*:19700:0:99999:7:::\n' >"$root"/etc/shadow  # no password: keys only
+rm -rf "$root"/proc "$root"/dev && mkdir "$root"/proc "$root"/dev  # links to themselves and device files: mounted in use
 mkdir -p "$root"/run/sshd "$root"/root/.ssh "$root"/opt/rt "$root"/data/local/tmp
 chmod 700 "$root"/root "$root"/root/.ssh
-echo board >"$root"/etc/hostname
-cp /etc/resolv.conf "$root"/etc/resolv.conf 2>/dev/null || true

@@ -1,0 +1,96 @@
+"""Profile one model file on a device, without a recipe: `deploy profile MODEL --target NAME`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DeviceError, StageError, UsageError
+from pipeline.stages import Emit
+from targets import registry, timing
+from targets.base import TargetError, model_files, sha256_files
+from targets.channels import LOCAL, ChannelError, open_device
+from targets.channels.base import Interrupted
+
+RULES = {"warmup_s": 0.5, "budget_s": 5.0, "min_rounds": 1000, "max_rounds": 10**8, "seed": 0}
+
+
+def profile(
+    model: Path, target: str, device: str | None, threads: int, soak_s: float | None, samples: Path, emit: Emit
+) -> dict[str, Any]:
+    """Latency of a file on normally distributed inputs of its own shapes; raw samples (ns, int64) go to `samples`.
+
+    `soak_s`: keep on for so long. Ctrl-C ends the rounds: "interrupted" is then true, and the figures are of what was
+    measured. Raises UsageError, DeviceError, StageError.
+    """
+    try:
+        runtime = registry.load(target).runtime
+        there = open_device(device or LOCAL)
+    except TargetError as error:
+        raise UsageError(str(error)) from error
+    rules = RULES | ({"budget_s": soak_s} if soak_s else {})
+    row = {
+        "id": "model",
+        "runtime": runtime,
+        "path": str(model.resolve()),
+        "sha256": sha256_files(model_files(model.resolve())),
+        "options": {"threads": threads, "precision": "f32", "batch": 1},
+    }
+    task = {"do": "time", "models": ["model"], "inputs": None, "samples": "samples.npz", **rules}
+    request = {"protocol": 1, "models": [row], "tasks": [task], "result": "result.json"}
+    with tempfile.TemporaryDirectory(prefix="deploy-") as name:
+        try:
+            result = there.run(request, Path(name), listen=lambda line: emit({"event": "progress", **line}))
+        except Interrupted as stopped:
+            result = stopped.result
+        except ChannelError as error:
+            raise DeviceError(str(error)) from error
+        except TargetError as error:
+            raise StageError(str(error)) from error
+        with np.load(Path(name) / "samples.npz") as arrays:
+            raw = arrays["model"]
+    if not len(raw):
+        raise StageError("profile: stopped before there was a sample")
+    _keep(samples, raw)
+    told, loaded = result["tasks"][0], result["models"]["model"]
+    return {
+        "model": str(model),
+        "sha256": row["sha256"],
+        "device": {"uri": there.uri, **result["device"]},
+        "runtime_version": loaded["runtime_version"],
+        "threads": threads,
+        "batch": 1,
+        "latency_ms": timing.latency(raw),
+        "latency_interval_ms": timing.median_ms(raw),
+        "peak_memory_bytes": loaded["peak_memory_bytes"],
+        "load_ms": loaded["load_ms"],
+        "warmup": told["warmup"]["model"],
+        "energy": told["energy"],
+        "conditions": told["conditions"],
+        "disturbed": timing.disturbances(raw, told["conditions"], told["warmup"]["model"]["steady"]),
+        "interrupted": told["interrupted"],
+        "samples": str(samples),
+    }
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `10m` or `1h`. Raises UsageError."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        value = float(number) * units[unit]
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 10**6:
+        raise UsageError(f"--soak {text}: expected a duration such as 90s, 10m or 1h")
+    return value
+
+
+def _keep(samples: Path, raw: Any) -> None:
+    try:
+        np.savez_compressed(samples, model=raw)
+    except OSError as error:
+        raise UsageError(f"cannot write {samples}: {error.strerror}; name another file with --samples") from error

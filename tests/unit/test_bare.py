@@ -1,0 +1,83 @@
+"""One model file, profiled without a recipe: what comes back, what is refused, and what is named as disturbed."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, checker, helper, save
+
+from pipeline import bare
+from pipeline.errors import DeployError, StageError, UsageError
+from pipeline.stages import silent
+from targets import timing
+
+
+@pytest.fixture
+def model(tmp_path):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    checker.check_model(made)
+    path = tmp_path / "model.onnx"
+    save(made, path)
+    return path
+
+
+def test_a_file_is_profiled_with_its_evidence(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(bare, "RULES", {**bare.RULES, "warmup_s": 0.01, "budget_s": 0.01})
+    found = bare.profile(model, "onnxruntime", None, 1, None, tmp_path / "samples.npz", silent)
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert found["latency_ms"] == timing.latency(arrays["model"])
+    assert found["latency_ms"]["n"] >= 1000
+    assert found["latency_ms"]["p99"] > 0
+    assert found["device"]["uri"] == "local://"
+    assert found["conditions"][0]["rounds"] == 0
+    assert found["conditions"][-1]["rounds"] == found["latency_ms"]["n"]
+    assert not found["interrupted"]
+
+
+def test_a_file_that_is_no_model_is_the_runtimes_own_words(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(StageError, match="does not load"):
+        bare.profile(tmp_path / "model.onnx", "onnxruntime", None, 1, None, tmp_path / "s.npz", silent)
+    assert not (tmp_path / "s.npz").exists()
+
+
+@pytest.mark.parametrize(("device", "target"), [("shh://board", "onnxruntime"), (None, "onnxrumtime")])
+def test_a_wrong_name_is_the_users(model, tmp_path, device, target):
+    with pytest.raises(UsageError, match="did you mean"):
+        bare.profile(model, target, device, 1, None, tmp_path / "s.npz", silent)
+
+
+def test_durations():
+    assert [bare.seconds(text) for text in ("90", "90s", "10m", "1h")] == [90, 90, 600, 3600]
+    for text in ("", "m", "-1s", "0", "nan", "10 minutes"):
+        with pytest.raises(DeployError, match="--soak"):
+            bare.seconds(text)
+
+
+QUIET = {"frequencies_khz": [2000000], "load_1m": 0.5, "affinity": [0, 1], "preempted": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "scale", "words"),
+    [
+        ({}, 1.0, None),
+        ({"frequencies_khz": None, "load_1m": None, "preempted": None, "affinity": None}, 1.0, None),
+        ({"frequencies_khz": [1500000]}, 1.0, "throttled: the cores fell from 2000 to 1500 MHz"),
+        ({"load_1m": 3.0}, 1.0, "load 3.0 on 2 cores"),
+        ({"preempted": 40}, 1.0, "took the core 40 times"),
+        ({}, 1.2, "the last third is 20% slower"),
+        ({}, 0.8, "the last third is 20% faster"),
+        ({}, 1.03, None),
+    ],
+)
+def test_what_disturbed_is_named_and_nothing_else(change, scale, words):
+    samples = np.full(999, 1_000_000, np.int64)
+    samples[-333:] = int(scale * 1_000_000)
+    said = timing.disturbances(samples, [QUIET, {**QUIET, **change}], steady=True)
+    assert len(said) == (words is not None)
+    assert words is None or words in said[0]
+
+
+def test_a_warm_up_that_did_not_settle_is_named():
+    assert timing.disturbances(np.full(9, 5, np.int64), [QUIET, QUIET], steady=False) == ["the warm-up did not settle"]
