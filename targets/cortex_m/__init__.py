@@ -56,8 +56,8 @@ class CortexM:
         return [c for c in MAKER.candidates(model) if c.scheme in (None, SCHEME)]
 
     def layers(self, model: Model) -> Sequence[str]:
-        """None: a board runs no float, so no layer may stay in it."""
-        return ()
+        """The tflite target's; none can stay in float, for the kernels are int8."""
+        return MAKER.layers(model)
 
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
