@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,7 +70,12 @@ class Runner:
                         "its code or the tools changed since this run: run 'deploy --target ...' again"
                     )
                 self.emit({"event": "start", **event})
-                artifact = self.store.put(stage, key, lambda out: self._make(info, stage, inputs, settings, out))
+                scratch = self.store.scratch(key)
+                if stage in self.refresh:
+                    shutil.rmtree(scratch, ignore_errors=True)
+                artifact = self.store.put(
+                    stage, key, lambda out: self._make(info, stage, inputs, settings, out, scratch)
+                )
                 self.stage_seconds += artifact.seconds
         row = {
             "name": title,
@@ -132,7 +138,13 @@ class Runner:
         return roots
 
     def _make(
-        self, info: StageInfo, stage: str, inputs: Mapping[str, Artifact], settings: Mapping[str, Any], out: Path
+        self,
+        info: StageInfo,
+        stage: str,
+        inputs: Mapping[str, Artifact],
+        settings: Mapping[str, Any],
+        out: Path,
+        scratch: Path,
     ) -> dict[str, Any]:
         job = Job(
             stage=stage,
@@ -142,6 +154,7 @@ class Runner:
             seed=self.seed,
             user={**self.factories, **self.known, "folder": str(self.folder)} if info.user else {},
             emit=self.emit,
+            scratch=scratch,
         )
         if info.isolated:
             metadata = run_isolated(info.function, job)

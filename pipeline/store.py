@@ -1,7 +1,7 @@
 """Content-addressed results. Written aside, synced, renamed: an entry is whole or absent. Damaged means absent.
 
 Layout below the root: `entries/KEY/` holds `entry.json` and `files/`; `building/` holds what is being written;
-`locks/` one lock a key, so that two runs at once make a result once.
+`scratch/` what a killed training goes on from; `locks/` one lock a key, so that two runs at once make a result once.
 """
 
 from __future__ import annotations
@@ -86,7 +86,12 @@ class Store:
                     "what was stored before is intact"
                 ) from error
             raise
+        shutil.rmtree(self.scratch(key), ignore_errors=True)
         return Artifact(stage, key, final / "files", sha256_json(listing), metadata, seconds)
+
+    def scratch(self, key: str) -> Path:
+        """Where the making of a result may keep what a killed run goes on from; gone once the result is there."""
+        return self.root / "scratch" / key
 
     def entries(self) -> list[dict[str, Any]]:
         """Every readable entry: stage, key, size_bytes, last_used (seconds since the epoch)."""

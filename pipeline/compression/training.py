@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import interface, tasks, user
+from pipeline.compression import checkpoint
 from pipeline.compression.penalties import PENALTIES, soft_threshold
 from pipeline.data import Array, Split, load_split
 from pipeline.errors import DeployError, StageError, UsageError
@@ -180,13 +181,15 @@ def fit(
     zeros: Sequence[str] = (),
     beside: Sequence[nn.Parameter] = (),
     task: Task = CLASSIFICATION,
+    scratch: Path | None = None,
 ) -> Fit:
     """Train in place; the model ends in eval mode with its best weights on the selection split.
 
     Best is the highest score, then the lowest loss; the start counts too, so that training never makes a
     model worse than it was. Emits progress once an epoch; `turn` (this, of how many) makes it count over several fits.
     `zeros` names parameters whose zeros stay zero; `beside` are trained along and not kept (a distillation's adapters).
-    Raises StageError when the loss is not finite.
+    `scratch`: a folder where every epoch is kept, so that a killed training goes on to the same result.
+    Raises StageError when the loss is not finite; the best weights so far are then kept in `scratch`.
     """
     train, selection = load_split(data, "train"), load_split(data, "selection")
     labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
@@ -199,8 +202,18 @@ def fit(
     metric, crossed = evaluate(model, selection, task)
     best, epoch = Fit(metric, crossed, 0, 0), 0
     weights = copy.deepcopy(model.state_dict())
-    began = time.monotonic()
-    for epoch in range(1, plan.epochs + 1):
+    began, begun = time.monotonic(), 0
+    parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimizer": optimizer, "cosine": cosine}
+    file = scratch / f"training-{turn[0]}.pt" if scratch else None
+    if file and (state := checkpoint.load(file)):
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        for parameter, values in zip(beside, state["beside"], strict=True):
+            parameter.data.copy_(values)
+        shuffle.bit_generator.state = state["shuffle"]
+        best, weights, begun = Fit(**state["best"]), state["weights"], state["epoch"]
+        epoch = begun
+    for epoch in () if _patient(plan, begun, best) else range(begun + 1, plan.epochs + 1):
         model.train()
         order, total = shuffle.permutation(len(train)), 0.0
         for batch, start in enumerate(starts):
@@ -211,9 +224,10 @@ def fit(
                 value = value + plan.strength * PENALTIES[plan.penalty](model)
             amount = value.item()
             if not math.isfinite(amount):
+                kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(scratch, weights)}" if scratch else ""
                 raise StageError(
                     f"{stage}: the loss is {amount} in epoch {epoch}, batch {batch + 1} of {len(starts)}: "
-                    f"lower {stage}.lr (now {plan.lr:g})"
+                    f"lower {stage}.lr (now {plan.lr:g}){kept_in}"
                 )
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
@@ -229,17 +243,26 @@ def fit(
         metric, crossed = evaluate(averaged, selection, task)
         if math.isfinite(crossed) and (not math.isfinite(best.loss) or (metric, -crossed) > (best.metric, -best.loss)):
             best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(averaged.state_dict())
+        if file:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"best": asdict(best), "weights": weights, "epoch": epoch, "shuffle": shuffle.bit_generator.state}
+            checkpoint.save(file, state | {"beside": [parameter.detach() for parameter in beside]})
         done, whole = (turn[0] - 1) * plan.epochs + epoch, turn[1] * plan.epochs
-        left_s = (time.monotonic() - began) / epoch * (whole - done)
+        left_s = (time.monotonic() - began) / (epoch - begun) * (whole - done)
         progress = {"done": done, "total": whole, "loss": total / len(train), "metric": metric, "left_s": left_s}
         emit({"event": "progress", **progress})
-        if plan.patience and epoch - best.epoch >= plan.patience:
+        if _patient(plan, epoch, best):
             break
     model.load_state_dict(weights)
     model.eval()
     if not math.isfinite(best.loss):
         raise StageError(f"{stage}: the model's outputs on the selection split are never finite: lower {stage}.lr")
     return Fit(best.metric, best.loss, best.epoch, epoch)
+
+
+def _patient(plan: Schedule, epoch: int, best: Fit) -> bool:
+    """Whether enough epochs went by without a better score."""
+    return bool(plan.patience) and epoch - best.epoch >= plan.patience
 
 
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:

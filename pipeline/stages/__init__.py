@@ -21,7 +21,8 @@ class Job:
     `settings` is JSON-able, part of the stage's key, and complete: defaults are already filled in. `user` names the
     user's code where a stage needs it: {"model": "net:build", "folder": "/abs/path/of/recipe"}; it is NOT part of the
     key by itself (the digest of the user's source is). `emit` takes progress events such as
-    {"event": "progress", "done": 3, "total": 10, "loss": .., "metric": .., "left_s": ..}.
+    {"event": "progress", "done": 3, "total": 10, "loss": .., "metric": .., "left_s": ..}. `scratch` is a folder of its
+    own that outlives a killed run until the stage is done; None where nothing outlives it.
     """
 
     stage: str
@@ -31,6 +32,7 @@ class Job:
     seed: int
     user: Mapping[str, str] = field(default_factory=dict)
     emit: Emit = silent
+    scratch: Path | None = None
 
 
 Stage = Callable[[Job], dict[str, Any]]

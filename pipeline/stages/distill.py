@@ -78,6 +78,7 @@ def run(job: Job) -> dict[str, Any]:
                 zeros=models.zeros_of(job.inputs["model"]),
                 beside=list(features.adapters.parameters()) if features else (),
                 task=task,
+                scratch=job.scratch,
             )
             if features:
                 features.close()

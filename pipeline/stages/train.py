@@ -45,6 +45,7 @@ def run(job: Job) -> dict[str, Any]:
             change,
             zeros=zeros,
             task=task,
+            scratch=job.scratch,
         )
         models.save(model, edits, job.out, zeros)
         return training.facts(model, job.inputs["data"], fit, task)
