@@ -30,9 +30,9 @@ $(FASHION)/t10k-labels-idx1-ubyte.gz:
 tflite-runtime: .venv/.test .venv/.tflite-runtime
 	$(BIN)/deploy --target tflite --set 'also.tflite=["local://$(CURDIR)/.venv/tflite-runtime/bin/python"]'
 
-# Everything that CI's core lane checks.
+# Everything that CI's core lane checks; boards and ways to devices have lanes of their own, below.
 test: .venv/.test .venv/.browser .venv/.tflite-runtime lint
-	BROWSER_REQUIRED=1 TFLITE_RUNTIME_REQUIRED=1 $(BIN)/pytest
+	BROWSER_REQUIRED=1 TFLITE_RUNTIME_REQUIRED=1 $(BIN)/pytest --ignore=tests/mcu --ignore=tests/devices -k 'not cortex-m'
 
 # Without the slow tests: a few minutes.
 test-fast: .venv/.test
