@@ -316,6 +316,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(road.model.path, aside)
             shutil.rmtree(out / PYTORCH, ignore_errors=True)
             aside.rename(out / PYTORCH)
+        (out / "explain.json").unlink(missing_ok=True)  # it speaks of another run
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)

@@ -61,6 +61,8 @@ def test_a_run_is_explained_on_every_target(finished: Folder) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert json.loads((finished.path / "deploy-out" / "explain.json").read_text()) == found
+    page = (finished.path / "deploy-out" / "report.html").read_text()
+    assert all(f"<h3>{row['target']}: {row['candidate']}</h3>" in page for row in found)
     assert [one["target"] for one in found] == ["openvino", "tflite", "onnxruntime"]
     for one in found:
         assert one["split"] == "selection"

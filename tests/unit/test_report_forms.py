@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -237,3 +238,27 @@ def test_only_a_few_of_each_kind_are_kept(tmp_path: Path) -> None:
     kept = flipped.load(tmp_path / "f.npz")
     assert kept.index.tolist() == [*range(10, 10 + flipped.MOST), *range(50, 55)]
     np.testing.assert_array_equal(kept.inputs["x"], kept.index)
+
+
+EXPLAINED = {
+    "target": "tflite", "candidate": "ours", "n": 7, "sqnr_db": 12.5, "agreement": 0.75, "breaks_at": "conv<1>",
+    "note": "",
+    "causes": [{"name": "dead channels", "layer": "conv<1>", "text": HOSTILE}],
+    "layers": [{"name": "conv<1>", "sqnr_db": 3.25, "clipped": 0.5, "dead": [1, 2]},
+               {"name": "same", "sqnr_db": None, "clipped": None, "dead": []}],
+    "kept": [{"layer": "fc", "sqnr_db": 20.0, "gain_db": 7.5, "why": ""},
+             {"layer": "none", "sqnr_db": None, "gain_db": None, "why": "x"}],
+}  # fmt: skip
+
+
+def test_an_explanation_beside_the_report_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "explain.json").write_text(json.dumps([EXPLAINED, EXPLAINED | {"candidate": "gone"}]))
+    text = html.page(record(), tmp_path)
+    assert "<h3>tflite: ours</h3>" in text
+    assert "tflite: gone" not in text  # not of this run
+    assert "conv&lt;1&gt;" in text
+    assert HOSTILE not in text
+    for said in ("12.5", "75.0", "dead channels", "+7.5", "identical", "50.00"):
+        assert said in text, said
+    (tmp_path / "explain.json").write_text("{}")
+    assert "Why int8 differs" not in html.page(record(), tmp_path)

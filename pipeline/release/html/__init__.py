@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.release.html import charts, flips, words
+from pipeline.release.html.explained import explained
 from pipeline.release.html.steps import steps
 from pipeline.release.report import Report, TargetRow
 
@@ -47,6 +48,7 @@ def page(report: Report, folder: Path) -> str:
         latencies={name: _latencies(folder, name, row) for name, row in report.targets.items() if row.shipped},
         islands={name: _islands(row) for name, row in report.targets.items() if row.shipped},
         cards=flips.cards(report, folder),
+        explained=explained(report, folder),
         slices={name: row.runs[0].slices for name, row in report.targets.items() if row.runs and row.runs[0].slices},
         commands=_commands(report),
         metric=metric,
