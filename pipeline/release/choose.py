@@ -15,9 +15,7 @@ from typing import Any, Literal
 from pipeline.release.statistics import noninferior, samples_to_decide
 
 SIZE_TIE = 1.05
-TIME_TIE = (
-    1.02  # equal models in one process differ by up to 1.7 %, whatever their intervals say (make bench-resolution)
-)
+TIME_TIE = 1.02  # equal models in one process differ by up to 1.7 % (make bench-resolution)
 
 
 @dataclass(frozen=True)
