@@ -89,15 +89,12 @@ def browser(folder: Path) -> Iterator[Browser]:
     assert CHROMIUM is not None
     down, up = os.pipe(), os.pipe()  # what we write, what it writes
 
-    def as_3_and_4() -> None:
-        read, write = os.dup(down[0]), os.dup(up[1])  # 3 or 4 may be in use by the other
-        for number, wanted in ((os.dup(read), 3), (os.dup(write), 4)):
-            os.dup2(number, wanted)
-
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}"]
-    with subprocess.Popen(
-        command, preexec_fn=as_3_and_4, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    # bash puts the pipes at 3 and 4, where Chromium looks for them. A function of ours in the child (preexec_fn) would
+    # be a fork, against which jax warns wherever another test has loaded it.
+    place = ["bash", "-c", f'exec "$@" 3<&{down[0]} 4>&{up[1]}', "bash"]
+    command = [*place, CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}"]
+    theirs = (down[0], up[1])
+    with subprocess.Popen(command, pass_fds=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         os.close(down[0])
         os.close(up[1])
         with os.fdopen(down[1], "wb", 0) as to_browser, os.fdopen(up[0], "rb") as from_browser:
