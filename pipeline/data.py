@@ -1,9 +1,9 @@
 """The four named splits, as arrays on disk, and the check that they share no sample.
 
 A data factory returns a mapping: the split names to `(inputs, labels)`, `(inputs, labels, groups)` or `(inputs, labels,
-groups, tags)` (groups [n] or None; tags: name -> [n], whatever slices samples), and optionally
-"preprocessing" (any JSON) and "labels" (class names). `inputs` is one array or a dict of arrays, first axis = sample;
-`labels` are the targets: class numbers [n], or numbers of any shape [n, ...].
+groups, tags)` (groups [n] or None; tags: name -> [n], whatever slices samples), and optionally "labels" (class names),
+"preprocessing", "postprocessing" and "raw" (pipeline/declared.py). `inputs` is one array or a dict of arrays, first
+axis = sample; `labels` are the targets: class numbers [n], or numbers of any shape [n, ...].
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import declared
 from pipeline.errors import UsageError
 from targets.agent import save_npz
 
@@ -42,11 +43,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """All splits with what travels with the artifact: declared preprocessing and the class names."""
+    """All splits with what travels with the artifact.
+
+    `preprocessing`: input name -> rules (declared.Input) from raw samples; `activation`: what makes probabilities of
+    the first output, None where the task decides; `labels`: class names. `raw_checked`: raw samples that the rules were
+    seen to turn into the first ones of the calibration split.
+    """
 
     splits: dict[str, Split]
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    activation: str | None = None
+    raw_checked: int = 0
 
 
 def from_factory(returned: object, where: str) -> Data:
@@ -60,9 +68,12 @@ def from_factory(returned: object, where: str) -> Data:
         raise UsageError(f"{where} lacks the splits {missing}: return all of {list(SPLITS)}")
     splits = {name: _split(returned[name], f"{where}, split '{name}'") for name in SPLITS}
     labels = tuple(str(label) for label in returned.get("labels", ()))
-    data = Data(splits, dict(returned.get("preprocessing", {})), labels)
+    inputs = splits["calibration"].inputs
+    rules = declared.of(returned, inputs, where)
+    data = Data(splits, rules, labels, declared.activation(returned, where))
     _check(data, where)
-    return data
+    looked = declared.check_raw(returned["raw"], rules, inputs, where) if "raw" in returned else 0
+    return replace(data, raw_checked=looked)
 
 
 def _split(value: object, where: str) -> Split:
@@ -181,7 +192,12 @@ def save(data: Data, folder: Path) -> None:
             np.save(folder / name / "groups.npy", split.groups)
         for tag, values in split.tags.items():
             np.save(folder / name / f"tag-{tag}.npy", values)
-    record = {"preprocessing": data.preprocessing, "labels": list(data.labels), "inputs": _order(data)}
+    record = {
+        "preprocessing": data.preprocessing,
+        "activation": data.activation,
+        "labels": list(data.labels),
+        "inputs": _order(data),
+    }
     (folder / "declared.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

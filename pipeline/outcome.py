@@ -293,6 +293,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
     Each is written aside and renamed.
     """
+    from pipeline.loader import ship  # numpy comes with it
+
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -301,7 +303,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             aside = out / f".{name}-{uuid.uuid4().hex[:8]}"
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
-            shutil.copy(road.data.path / "declared.json", aside / "declared.json")
+            precision = branch.candidates[str(result.targets[name].shipped)].metadata["precision"]
+            ship.write(aside, road.data.path, precision, "softmax" if road.recipe.task.classifies else "none")
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)

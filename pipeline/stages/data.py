@@ -33,6 +33,7 @@ def run(job: Job) -> dict[str, Any]:
             if split.groups is not None
         },
         "preprocessing": dict(splits.preprocessing),
+        "raw_checked": splits.raw_checked,
         "shared_samples": 0,  # from_factory refuses splits that share any
         "digests": {name: _digest(split) for name, split in splits.splits.items()},
     }
