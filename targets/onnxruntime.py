@@ -94,6 +94,7 @@ class OnnxRuntimeTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
+        lengths="free",
     )
 
     def lower(self, program: Program, out: Path) -> Model:

@@ -30,7 +30,8 @@ def write(folder: Path, data: Path, precision: str, activation: str) -> None:
         "precision": precision,
         "inputs": [
             {
-                **_rules(said["preprocessing"].get(spec.name, {})),
+                **said["preprocessing"].get(spec.name, {}),
+                **_varies(spec.name, said.get("lengths")),
                 "name": spec.name,
                 "dtype": spec.dtype,
                 "shape": list(_plain_shape(spec)[1:]),
@@ -50,8 +51,10 @@ def write(folder: Path, data: Path, precision: str, activation: str) -> None:
     (folder / CPP).write_text((SOURCE / CPP).read_text().replace("@TABLES@", tables(declared)))
 
 
-def _rules(declared: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in declared.items() if value is not None}
+def _varies(name: str, lengths: Mapping[str, Any] | None) -> dict[str, Any]:
+    if lengths is None or name not in lengths["inputs"]:
+        return {}
+    return {"varies": {"axis": lengths["inputs"][name], "min": lengths["min"], "max": lengths["max"]}}
 
 
 def _plain_shape(spec: base.TensorSpec) -> tuple[int | None, ...]:

@@ -32,7 +32,8 @@ def build():
     torch.manual_seed(0)
     layer = nn.Conv1d if {channels} == 6 else nn.Conv2d
     pool = (nn.AdaptiveAvgPool1d if {channels} == 6 else nn.AdaptiveAvgPool2d)(1)
-    return nn.Sequential(layer({channels}, 8, 3, 2), nn.ReLU(), layer(8, 8, 3), pool, nn.Flatten(), nn.Linear(8, {classes}))
+    body = layer({channels}, 8, 3, 2), nn.ReLU(), layer(8, 8, 3), pool
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(8, {classes}))
 """
 SHIPPED = """
 import sys
