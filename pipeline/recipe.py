@@ -458,17 +458,28 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     path = path or Path(FILE)
     if path.is_dir():
         path = path / FILE
+    table, where = _read(path, "recipe", "write one, or name it with --recipe"), str(path)
+    if "folder" in table:
+        raise UsageError(f"{path}: unknown key 'folder'")
+    if isinstance(policy := table.get("gate"), str):
+        table["gate"], where = read_policy(path.parent / policy), f"{path} (gate: {policy})"
+    return from_table(table, path.resolve().parent, where, overrides)
+
+
+def read_policy(path: Path) -> dict[str, Any]:
+    """The keys of `[gate]` from a file of their own, which several recipes may share. Raises UsageError."""
+    return _read(path, "policy", "a file with the keys of [gate], such as margin_points = 2.0")
+
+
+def _read(path: Path, what: str, remedy: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no recipe at {path}: write one, or name it with --recipe") from None
+        raise UsageError(f"no {what} at {path}: {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
-    if "folder" in table:
-        raise UsageError(f"{path}: unknown key 'folder'")
-    return from_table(table, path.resolve().parent, str(path), overrides)
 
 
 def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Sequence[str] = ()) -> Recipe:
