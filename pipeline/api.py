@@ -131,20 +131,9 @@ def judge(
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
 
 
-def render(run_folder: Path, files: Mapping[str, Path]) -> list[Path]:
-    """Write a finished run's report in other forms: `files` says which (release/renderings.py) and where to. All of
-    them beside `report.json` where it is empty. Returns what was written.
-    """
-    from pipeline.release import renderings  # jinja comes with it
-
-    finished, folder = reports.read(run_folder), _report_file(run_folder).parent
-    wanted = files or {name: folder / name for name in renderings.FORMS}
-    for name, file in wanted.items():
-        try:
-            outcome.write_whole(file, renderings.FORMS[name](finished, folder))
-        except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
-    return list(wanted.values())
+def render(run_folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
+    """Write a finished run's report in other forms, as `outcome.render` says."""
+    return outcome.render(reports.read(run_folder), _report_file(run_folder).parent, files)
 
 
 def _also(recipe: Recipe, targets: Iterable[str]) -> list[str]:

@@ -69,7 +69,7 @@ def explain(
             found = explanations.explain(
                 run, target or (), candidate=candidate, tapped=samples, leave_one_out=not quick, emit=emit
             )
-        api.render(run, {})  # the page shows it too
+        api.render(run)  # the page shows it too
         if json_:
             console.print_json([explanations.as_json(one) for one in found])
         else:
