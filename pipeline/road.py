@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import source
+from pipeline import source, training_road
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.recipe import Recipe
@@ -102,51 +102,11 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     if recipe.program:
         _bring(road, everyone, runner, wanted, task)
         return
-    if recipe.pretrained:
-        floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
-    elif recipe.checkpoint is None:
-        settings = recipe.train.model_dump(exclude_none=True) | task
-        floating = runner.do("train", {"data": data}, settings, branches=everyone, extra=_start(recipe))
-    else:
-        path = (recipe.folder / recipe.checkpoint).resolve()
-        if not path.is_file():
-            raise UsageError(f"checkpoint: no file at {path}: correct 'checkpoint', or leave it out to train")
-        floating = runner.do(
-            "load",
-            {"data": data},
-            {"checkpoint": recipe.checkpoint} | task,
-            branches=everyone,
-            extra={"sha256": sha256_file(path)},
-        )
+    floating = training_road.float_model(recipe, runner, data, everyone)
     road.floating = road.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
-    teachers, learned_from = _teachers(recipe, runner, data, everyone)
-    if recipe.distill.student:
-        road.model = _built(runner, data, recipe, recipe.distill.student, "", "student", everyone)
-    sequence = recipe.sequence()
-    prunings = sequence.count("prune")
-    done = {"prune": 0, "distill": 0}
-    for stage in sequence:
-        if not wanted(stage):
-            return
-        done[stage] += 1
-        label = str(done[stage]) if sequence.count(stage) > 1 else ""
-        inputs = {"model": road.model, "data": data}
-        extra: dict[str, Any] = {}
-        if stage == "prune":
-            # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
-            part = done["prune"] / prunings
-            share = recipe.prune.macs**part
-            zeros = {"sparsity": 1 - (1 - recipe.prune.sparsity) ** part}  # of what is left, likewise
-            schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
-            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, **zeros, "schedule": schedule}
-            inputs["float"] = floating
-        else:
-            settings = recipe.distill.model_dump(exclude={"student", "teachers"})
-            inputs |= teachers or {"teacher": floating}
-            extra = learned_from
-        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label, extra=extra)
+    road.model = training_road.compressed(recipe, runner, data, floating, everyone, wanted)
     if wanted("export-pt2"):
         road.program = road.stepped = runner.do(
             "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
@@ -182,54 +142,6 @@ def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
     assert road.data is not None
     inputs = {"program": road.program, "data": road.data}
     return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
-
-
-def _start(recipe: Recipe) -> dict[str, Any]:
-    """What training starts from, as a part of its key. Raises UsageError when it is not there."""
-    if recipe.train.start is None:
-        return {}
-    path = (recipe.folder / recipe.train.start).resolve()
-    if not path.exists():
-        raise UsageError(f"train.start: nothing at {path}: give a checkpoint, or the folder OUT/pytorch of a run")
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return {"start": {file.name: sha256_file(file) for file in files}}
-
-
-def _teachers(
-    recipe: Recipe, runner: Runner, data: Artifact, everyone: tuple[str, ...]
-) -> tuple[dict[str, Artifact], dict[str, Any]]:
-    """The teachers that the recipe names, by their role, and their source as a part of the student's key."""
-    named = recipe.distill.teachers
-    roles = [f"teacher{index}" for index in range(len(named))]
-    built = {
-        role: _built(runner, data, recipe, one.model, one.checkpoint, role, everyone)
-        for role, one in zip(roles, named, strict=True)
-    }
-    return built, {"teachers": [_source(recipe, one.model) for one in named]} if named else {}
-
-
-def _built(
-    runner: Runner,
-    data: Artifact,
-    recipe: Recipe,
-    factory: str,
-    checkpoint: str,
-    label: str,
-    everyone: tuple[str, ...],
-) -> Artifact:
-    """A student or teacher that has a factory of its own."""
-    extra = {"factory": _source(recipe, factory)}
-    if checkpoint:
-        path = (recipe.folder / checkpoint).resolve()
-        if not path.is_file():
-            raise UsageError(f"distill.teachers: no checkpoint at {path}: correct it, or leave it out")
-        extra["sha256"] = sha256_file(path)
-    settings = {"checkpoint": checkpoint, "factory": factory, "task": recipe.task.model_dump()}
-    return runner.do("load", {"data": data}, settings, branches=everyone, label=label, extra=extra)
-
-
-def _source(recipe: Recipe, factory: str) -> str:
-    return source.digest(factory.partition(":")[0], [recipe.folder])
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:

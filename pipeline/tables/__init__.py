@@ -1,0 +1,1 @@
+"""The tables of `deploy.toml`, by what they speak of. `pipeline.recipe` puts them together."""
