@@ -12,21 +12,19 @@ from pydantic import (
     BaseModel,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from pipeline.errors import UsageError
-from pipeline.release.evidence import SCORES, Policy, limit_of, metric_unit
-from pipeline.tables.base import Count, Positive, Share, Table
-from pipeline.tables.training import Distill, Prune, Train
+from pipeline.recipe_tables.base import Count, Source, Table
+from pipeline.recipe_tables.policy import Gate
+from pipeline.recipe_tables.quantization import Calibrate, Profile, Quantize, Race, Weights
+from pipeline.recipe_tables.training import Distill, Prune, Train
+from pipeline.release.evidence import SCORES, limit_of, metric_unit
 
 FILE = "deploy.toml"
 EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
-
-# A function of the user's, or a file: .pt2 or .onnx for a model; .npz or a folder of images for data.
-Source = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[^:]+(\.pt2|\.onnx|\.npz|/))$")]
 
 
 class Task(Table):
@@ -58,139 +56,6 @@ class Task(Table):
         return name
 
 
-Strategy = Literal["default", "symmetric", "per_tensor", "half_range"]  # those of calibration.schemes that have ranges
-
-
-class Calibrate(Table):
-    """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
-
-    `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
-    race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
-    `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
-    with every observer: `ours-RULE-STRATEGY`.
-    """
-
-    samples: Count = 200
-    observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
-    strategies: tuple[Strategy, ...] = ("default",)
-    encodings: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("observers", mode="before")
-    @classmethod
-    def _auto(cls, given: Any) -> Any:
-        if given != "auto":
-            return given
-        from calibration.rules import AUTO  # numpy comes with it
-
-        return AUTO
-
-    @field_validator("observers")
-    @classmethod
-    def _known_observers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from calibration.errors import CalibrationError  # numpy comes with it
-        from calibration.rules import observer
-
-        for name in names:
-            try:
-                observer(name)
-            except CalibrationError as error:
-                raise ValueError(str(error)) from error
-        if len(set(names)) != len(names):
-            raise ValueError("one is named twice")
-        return names
-
-
-class Weights(Table):
-    """`[weights]`: the weight step before our own candidates are quantized; the vendors' get the weights as they are.
-
-    `samples` of the calibration split tell it what each layer gets.
-    """
-
-    method: Literal["none", "bias", "rounding"] = "rounding"
-    samples: Count = 64
-
-
-class Quantize(Table):
-    """`[quantize]`: what ships among the candidates that hold parity.
-
-    `keep_db`: one more candidate of ours, with the layers in float that it takes to reach this SQNR.
-    """
-
-    prefer: Literal["latency", "size"] = "latency"
-    candidates: tuple[str, ...] = ()  # empty: all that the target proposes
-    keep_db: Positive | None = None
-
-
-class Race(Table):
-    """`[race]`: the interleaved timing of the candidates."""
-
-    budget_s: Positive = 6.0
-    min_rounds: Count = 200
-
-
-class Profile(Table):
-    """`[profile]`: the latency measurement of what ships, beside float. `original`: beside the float model as it came
-    too, before any stage changed it; that one is exported and lowered for it.
-    """
-
-    budget_s: Positive = 5.0
-    min_rounds: Count = 1000
-    original: bool = False
-    threads: Count = 1
-
-
-Margin = Positive | Annotated[str, Field(pattern=r"^\s*[0-9.]+\s*%$")]  # in the metric's unit, or "1%" of float
-
-
-class Budgets(Table):
-    """What may be asked of one target; what is not given is not asked for."""
-
-    margin_points: Positive | None = None
-    margin: Margin | None = None
-    max_size_bytes: Count | None = None
-    max_weight_bytes: Count | None = None
-    max_latency_ms: Positive | None = None
-    max_peak_memory_bytes: Count | None = None
-    max_flip_rate: Share | None = None
-    min_sqnr_db: float | None = None
-    min_int8_mac_share: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    device: Annotated[str, Field(min_length=1)] | None = None  # part of a fact of the device that must be measured
-    devices: tuple[str, ...] | None = None  # each must be among those measured
-    max_age_days: Positive | None = None
-    metrics: dict[str, Margin] | None = None  # other metrics that must hold -> their margins
-    slices: dict[str, Margin] | None = None  # "class:NAME", "group:NAME", "tag:NAME=VALUE" that must hold by themselves
-
-    @field_validator("metrics", "slices")
-    @classmethod
-    def _known(cls, given: dict[str, float | str] | None, info: ValidationInfo) -> dict[str, float | str] | None:
-        try:
-            Policy(1.0, metrics=given or {}) if info.field_name == "metrics" else Policy(1.0, slices=given or {})
-        except UsageError as error:
-            raise ValueError(str(error).removeprefix("gate: ")) from None
-        return given
-
-
-class Gate(Budgets):
-    """`[gate]`: the policy that a release must meet; `[gate.targets.NAME]` asks something else of one target."""
-
-    margin_points: Positive = 1.0
-    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
-    min_samples: Count | None = None
-    devices: tuple[str, ...] = ()
-    metrics: dict[str, Margin] = Field(default_factory=dict)
-    slices: dict[str, Margin] = Field(default_factory=dict)
-    targets: dict[str, Budgets] = Field(default_factory=dict)
-
-    def of(self, target: str) -> dict[str, Any]:
-        """The policy for one target: its own over the common one; metrics and slices of both must hold."""
-        own = self.targets.get(target, Budgets()).model_dump(exclude_none=True)
-        if "margin_points" in own:
-            own.setdefault("margin", None)  # the target's own margin, in points
-        policy = self.model_dump(exclude={"targets"})
-        both = {name: policy[name] | own.get(name, {}) for name in ("metrics", "slices")}
-        return policy | own | both
-
-
 class Recipe(Table):
     """A whole recipe. `folder` is where it lies: the user's modules and files are found from there."""
 
@@ -216,8 +81,7 @@ class Recipe(Table):
     quantize: Quantize = Quantize()
     race: Race = Race()
     profile: Profile = Profile()
-    # target -> devices (URIs) on which what ships is verified and timed too
-    also: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    also: dict[str, tuple[str, ...]] = {}  # target -> devices (URIs) on which what ships is verified and timed too
     gate: Gate = Gate()
 
     @field_validator("stages", mode="before")

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import recipe
 from pipeline.errors import UsageError
-from pipeline.tables import training
+from pipeline.recipe_tables import training
 
 GOOD = """
 model = "net:build"

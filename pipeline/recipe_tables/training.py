@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.tables.base import Count, Positive, Reference, Share, Table
+from pipeline.recipe_tables.base import Count, Positive, Reference, Share, Table
 
 
 class Training(Table):
@@ -88,7 +88,7 @@ class Prune(Table):
     schedule: Literal["uniform", "global", "greedy", "groups", "iterative"] = "uniform"
     samples: Count = 256
     rescore: Annotated[int, Field(ge=0)] = 0
-    groups: dict[str, Share] = Field(default_factory=dict)
+    groups: dict[str, Share] = {}
     steps: Annotated[int, Field(ge=2)] = 3
     align: Literal[1, 2, 4, 8, 16, 32] = 8
 
@@ -140,7 +140,7 @@ class Distill(Training):
     teachers: tuple[Teacher, ...] = ()
     temperature: Positive = 2.0
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    features: dict[str, str] = Field(default_factory=dict)
+    features: dict[str, str] = {}
     feature_weight: Positive = 1.0
 
     def functions(self) -> dict[str, str]:

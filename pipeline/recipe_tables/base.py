@@ -1,4 +1,4 @@
-"""What the tables of a recipe are made of: nothing unknown in them, and the kinds of values that several hold."""
+"""What the tables of a recipe share: their kinds of values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ Count = Annotated[int, Field(ge=1)]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
+# The same, or a file: .pt2 or .onnx for a model; .npz or a folder of images for data.
+Source = Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[^:]+(\.pt2|\.onnx|\.npz|/))$")]
+
+
 class Table(BaseModel):
-    """One table of a recipe."""
+    """A table of a recipe: an unknown key is an error, a value never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
