@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.artifact import Artifact, sha256_file
+from pipeline.branch import Branch, model_folder, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
@@ -21,7 +22,7 @@ from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
 from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
-from pipeline.road import Branch, Road, model_folder, shipped_artifact
+from pipeline.road import Road
 from pipeline.runner import Runner, device, version
 from pipeline.store import Store
 

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import recipe
 from pipeline.errors import UsageError
+from pipeline.recipe_tables import training
 
 GOOD = """
 model = "net:build"
@@ -122,7 +123,7 @@ def test_every_criterion_can_be_chosen() -> None:
 
     from pipeline.compression.criteria import CRITERIA
 
-    assert list(get_args(recipe.Criterion)) == list(CRITERIA)
+    assert list(get_args(training.Criterion)) == list(CRITERIA)
 
 
 def test_a_slice_by_tag_can_be_set_although_its_name_has_an_equals_sign(tmp_path: Path) -> None:
