@@ -21,6 +21,7 @@ from pipeline.data import Data, Split, load_split, save
 from pipeline.interface import first
 from pipeline.lengths import Lengths
 from pipeline.stages import Job, export
+from pipeline.stages.quantize import calibration_batches
 from targets import base
 from targets.base import Batch, Candidate, Model, Program, Target
 from targets.channels.local import run_agent
@@ -157,9 +158,7 @@ class Case:
 
     def batches(self) -> Iterator[Batch]:
         """The calibration set, a sample at a time (or as many as the model's batch is fixed at)."""
-        inputs, step = load_split(self.network.data, "calibration").inputs, self.model.inputs[0].shape[0] or 1
-        for start in range(0, CALIBRATION - step + 1, step):
-            yield {name: np.asarray(array[start : start + step]) for name, array in inputs.items()}
+        return calibration_batches(self.network.data, CALIBRATION, self.model)
 
     @cached_property
     def statistics(self) -> Statistics:
