@@ -5,8 +5,8 @@
     model = Loader("deploy-out/tflite")
     print(model.answer(pixels))      # {"label": "sandal", "probability": 0.98, "outputs": {...}}
 
-or `python deploy-out/tflite/loader.py pixels.npy` (or a picture). One raw sample at a time: an array, or a dict of arrays by name
-where the model has several inputs. Needs Python 3.9, NumPy and the model's runtime (onnxruntime, openvino,
+or `python deploy-out/tflite/loader.py shirt.png`, or a .npy. One raw sample at a time: an array, or a dict of arrays by
+name where the model has several inputs. Needs Python 3.9, NumPy and the model's runtime (onnxruntime, openvino,
 ai-edge-litert or tflite-runtime), and nothing else of the project that made it. A file that is not the declared one,
 and an array that does not fit, are refused in one line.
 """
