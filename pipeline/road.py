@@ -71,7 +71,8 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     for name in everyone:
         able = registry.load(name).capabilities
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies != "auto":
+            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
@@ -162,15 +163,16 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    if any(strategy in candidates.COARSE for strategy in recipe.calibrate.strategies):
+    device = road.device or target_device(branch.name)
+    strategies = candidates.strategies(recipe, branch.name, device)
+    if any(strategy in candidates.COARSE for strategy in strategies):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    candidates.quantize(branch, starts, vendors, runner, recipe)
+    candidates.quantize(branch, starts, vendors, runner, recipe, strategies)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
-    device = road.device or target_device(branch.name)
     measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(

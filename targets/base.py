@@ -134,7 +134,8 @@ class Capabilities:
     `program`: the kind of program it lowers. `batch`: "fixed" (as exported), "resizable" (by reloading), "dynamic".
     `dtypes`: input dtypes it takes. `schemes`: ids from calibration.SCHEMES. `ops`: core ATen op name ("aten.conv1d",
     "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested. `older_cpus`: CPUs with
-    fewer instructions that the runtime can be held to here -> the options for the agent that do so.
+    fewer instructions that the runtime can be held to here -> the options for the agent that do so. `saturating`:
+    the strategies that suit a CPU which adds pairs of 8-bit products in 16 bits (agent.saturates).
     """
 
     program: Literal["pt2", "onnx"]
@@ -143,6 +144,7 @@ class Capabilities:
     schemes: frozenset[str]
     ops: Mapping[str, Support]
     older_cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    saturating: tuple[str, ...] = ("default",)
 
 
 class Session(Protocol):

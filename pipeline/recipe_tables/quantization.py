@@ -17,12 +17,12 @@ class Calibrate(Table):
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
     race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
     `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
-    with every observer: `ours-RULE-STRATEGY`.
+    with every observer: `ours-RULE-STRATEGY`; "auto": what suits the CPU that measures (candidates.strategies).
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
-    strategies: tuple[Strategy, ...] = ("default",)
+    strategies: Literal["auto"] | tuple[Strategy, ...] = "auto"
     encodings: dict[str, str] = {}
 
     @field_validator("observers", mode="before")

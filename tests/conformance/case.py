@@ -20,7 +20,7 @@ from pipeline.compression.macs import count
 from pipeline.data import Data, Split, load_split, save
 from pipeline.interface import first
 from pipeline.stages import Job, export
-from targets import base
+from targets import agent, base
 from targets.base import Batch, Candidate, Model, Program, Target
 from targets.channels.local import run_agent
 
@@ -130,11 +130,18 @@ class Case:
 
     @property
     def int8(self) -> list[Candidate]:
-        return [c for c in self.candidates if c.precision == "int8"]
+        return [self.suited(c) for c in self.candidates if c.precision == "int8"]
 
     @property
     def ours(self) -> list[Candidate]:
         return [c for c in self.int8 if c.quantizer == "ours"]
+
+    def suited(self, candidate: Candidate) -> Candidate:
+        """A candidate of ours under the strategy that the target names for the CPU that runs this."""
+        strategy = self.target.capabilities.saturating[0] if agent.saturates() else "default"
+        if candidate.quantizer != "ours" or strategy == "default":
+            return candidate
+        return base.find(self.target, self.model, f"{candidate.id}-{strategy}")
 
     def batches(self) -> Iterator[Batch]:
         """The calibration set, a sample at a time (or as many as the model's batch is fixed at)."""
