@@ -96,6 +96,7 @@ class OnnxRuntimeTarget:
         schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
         saturating=("default", "half_range"),  # exact kernels, and fast ones
+        lengths="free",
     )
 
     def lower(self, program: Program, out: Path) -> Model:

@@ -163,6 +163,7 @@ class RunRow(_Record):
     `TARGET/evidence/samples-BATCH.npz`. `measured_at`: when, in seconds since 1970 (UTC). `original_latency_ms`,
     `speedup_over_original`: of the float model as it came, where the recipe asks for it. `attached`: URI of the device
     where the recipe asks for others than the run's own; its evidence lies in a folder of that number, `evidence/1/`.
+    `length`: at which the samples were cut, where an axis varies; None at the greatest.
     """
 
     device: dict[str, Any]
@@ -197,6 +198,7 @@ class RunRow(_Record):
     speedup_over_original: Interval | None = None
     attached: str | None = None
     board: BoardRow | None = None
+    length: int | None = None
 
 
 class Check(_Record):
@@ -233,6 +235,7 @@ class TargetRow(_Record):
     batches: list[int] = []
     candidates: list[CandidateRow] = []
     runs: list[RunRow] = []
+    lengths: list[RunRow] = []
     checks: list[Check] = []
 
 
