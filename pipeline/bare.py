@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.errors import DeviceError, StageError, UsageError
 from pipeline.stages import Emit
-from targets import registry, timing
+from targets import measurement, registry, timing
 from targets.base import TargetError, model_files, sha256_files
 from targets.channels import LOCAL, ChannelError, open_device
 from targets.channels.base import Interrupted
@@ -43,18 +44,18 @@ def profile(
     request = {"protocol": 1, "models": [row], "tasks": [task], "result": "result.json"}
     with tempfile.TemporaryDirectory(prefix="deploy-") as name:
         try:
-            result = there.run(request, Path(name), listen=lambda line: emit({"event": "progress", **line}))
+            result = measurement.measure(there, request, Path(name), listen=partial(_progress, emit)).result
         except Interrupted as stopped:
             result = stopped.result
         except ChannelError as error:
             raise DeviceError(str(error)) from error
         except TargetError as error:
             raise StageError(str(error)) from error
-        with np.load(Path(name) / "samples.npz") as arrays:
-            raw = arrays["model"]
-    if not len(raw):
-        raise StageError("profile: stopped before there was a sample")
-    _keep(samples, raw)
+        timed = measurement.load(Path(name) / "samples.npz")
+        raw = timed.ns["model"]
+        if not len(raw):
+            raise StageError("profile: stopped before there was a sample")
+        _keep(Path(name) / "samples.npz", samples)
     told, loaded = result["tasks"][0], result["models"]["model"]
     return {
         "model": str(model),
@@ -64,7 +65,8 @@ def profile(
         "threads": threads,
         "batch": 1,
         "latency_ms": timing.latency(raw),
-        "latency_interval_ms": timing.median_ms(raw),
+        "latency_interval_ms": timing.median_ms(raw, timed.rounds),
+        "processes": len(timed.rounds),
         "peak_memory_bytes": loaded["peak_memory_bytes"],
         "load_ms": loaded["load_ms"],
         "warmup": told["warmup"]["model"],
@@ -89,8 +91,12 @@ def seconds(text: str) -> float:
     return value
 
 
-def _keep(samples: Path, raw: Any) -> None:
+def _progress(emit: Emit, line: Mapping[str, Any]) -> None:
+    emit({"event": "progress", **line})
+
+
+def _keep(measured: Path, samples: Path) -> None:
     try:
-        np.savez_compressed(samples, model=raw)
+        shutil.copyfile(measured, samples)
     except OSError as error:
         raise UsageError(f"cannot write {samples}: {error.strerror}; name another file with --samples") from error
