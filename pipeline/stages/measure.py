@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,18 @@ def time(target: base.Target, entrants: Sequence[Entrant], folder: Path, job: Jo
     }
     whole = request(target, entrants, [task], settings["batch"], settings["threads"])
     return measurement.measure(device(settings), whole, folder, settings["processes"], progress(job))
+
+
+def layers(target: base.Target, entrant: Entrant, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Times of single layers on the settings' device: {"layers": rows or None, "layers_unavailable": why, or None}."""
+    watched = replace(entrant, options={**entrant.options, "profile": True})
+    task = {"do": "layers", "model": entrant.id, "inputs": "inputs", "runs": LAYER_RUNS}
+    whole = request(target, [watched], [task], settings["batch"], settings["threads"])
+    (told,) = device(settings).run(whole, folder)["tasks"]
+    return {"layers": told["layers"], "layers_unavailable": told["unavailable"]}
+
+
+LAYER_RUNS = 50
 
 
 def counts(result: Mapping[str, Any]) -> dict[str, Any]:

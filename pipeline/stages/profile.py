@@ -1,5 +1,5 @@
 """profile: latency of what ships, interleaved with the runtime's own float (and with the float model as it came, where
-that is given); peak memory of each alone.
+that is given); peak memory of each alone; and where the time goes, layer by layer.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def run(job: Job) -> dict[str, Any]:
         for one in entrants:  # alone in its process, so that the peak is its own
             _, result = measure.outputs(target, [one], folder, settings["batch"], settings)
             memory[one.id] = result["models"][one.id]["peak_memory_bytes"]
+        layers = measure.layers(target, entrant, folder, settings) if "shipped" in timed.ns else {}
     raw, there = timed.ns, timed.result["device"]
     if "shipped" not in raw:  # a board counts
         return {"device": there, "batch": settings["batch"], "board": measure.counts(timed.result)["shipped"]}
@@ -45,6 +46,7 @@ def run(job: Job) -> dict[str, Any]:
         "float_peak_memory_bytes": memory["float"],
         "original_latency_ms": timing.latency(raw["original"]) if originals else None,
         "speedup_over_original": timing.speedup(raw["shipped"], raw["original"], timed.rounds) if originals else None,
+        **layers,
     }
 
 
