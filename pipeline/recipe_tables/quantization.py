@@ -71,11 +71,17 @@ class Quantize(Table):
     keep_db: Positive | None = None
 
 
+Processes = Annotated[int, Field(ge=6, le=1000)]  # fewer than 6 give no interval
+
+
 class Race(Table):
-    """`[race]`: the interleaved timing of the candidates."""
+    """`[race]`: the interleaved timing of the candidates. `processes`: over how many fresh ones budget and rounds are
+    spread.
+    """
 
     budget_s: Positive = 6.0
     min_rounds: Count = 200
+    processes: Processes = 10
 
 
 class Profile(Table):
@@ -85,5 +91,6 @@ class Profile(Table):
 
     budget_s: Positive = 5.0
     min_rounds: Count = 1000
+    processes: Processes = 10
     original: bool = False
     threads: Count = 1
