@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from targets.base import TargetError
+from targets.cortex_m.call import Call, Constant, Number
 from targets.cortex_m.graph import Value
-from targets.cortex_m.lower import Call, Constant, Number
-from targets.cortex_m.program import AFTER, BEFORE, Program, constant_operands
+from targets.cortex_m.program import AFTER, BEFORE, Program, constant_operands, table_key
 
 KERNELS = Path(__file__).parent / "c"
 ADAPTERS = Path(__file__).parent / "cmsis_nn"
@@ -178,7 +178,9 @@ def _header(program: Program, name: str) -> str:
 
 
 def _source(program: Program, name: str) -> str:
-    tables, body = [], []
+    tables: list[str] = []
+    body: list[str] = []
+    known: dict[bytes, str] = {}  # content of an array -> its name
     constants = {value.index: f"constant_{value.index}" for value in constant_operands(program)}
     for value in constant_operands(program):
         assert value.data is not None
@@ -191,7 +193,7 @@ def _source(program: Program, name: str) -> str:
         node = step.node
         for n, call in enumerate(step.calls):
             label = f"op_{node.position}" if len(step.calls) == 1 else f"op_{node.position}_{n}"
-            tables += _parameters(call, label)
+            tables += _parameters(call, label, known)
             scratch = [f"arena + {program.scratch_offset(step)}"] if call.scratch_bytes else []
             arguments = ", ".join([f"&{label}", *(place(v) for v in call.inputs), place(call.output), *scratch])
             body.append(f"    {call.kernel}({arguments}); /* {node.op} {list(call.output.shape)} */")
@@ -212,15 +214,23 @@ def _source(program: Program, name: str) -> str:
     )
 
 
-def _parameters(call: Call, label: str) -> list[str]:
-    arrays = [_array(f"{label}_{key}", data) for key, data in call.constants.items() if data is not None]
-    names = ["NULL" if data is None else f"{label}_{key}" for key, data in call.constants.items()]
+def _parameters(call: Call, label: str, known: dict[bytes, str]) -> list[str]:
+    arrays, names = [], []
+    for key, data in call.constants.items():
+        if data is None:
+            names.append("NULL")
+            continue
+        content = table_key(data)
+        if content not in known:
+            known[content] = f"{label}_{key}"
+            arrays.append(_array(known[content], data))
+        names.append(known[content])
     fields = ", ".join([_number(n) for n in call.numbers] + names)
     return [*arrays, f"static const {call.params} {label} = {{{fields}}};\n"]
 
 
 def _number(value: Number) -> str:
-    return str(value) if isinstance(value, int) else "{" + ", ".join(map(str, value)) + "}"
+    return str(value) if isinstance(value, int) else "{" + ", ".join(map(_number, value)) + "}"
 
 
 def _array(name: str, data: Constant) -> str:

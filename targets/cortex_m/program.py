@@ -8,8 +8,8 @@ from pathlib import Path
 
 from targets.cortex_m import graph as graphs
 from targets.cortex_m import lower, planner, support
+from targets.cortex_m.call import Call, Constant
 from targets.cortex_m.graph import Graph, Node, Value
-from targets.cortex_m.lower import Call
 from targets.cortex_m.planner import Buffer, Plan
 
 Kernels = Callable[[Node], list[Call]]
@@ -56,8 +56,13 @@ class Program:
     @property
     def constant_bytes(self) -> int:
         """Bytes of weights, biases, multipliers and constant operands, as they lie in flash."""
-        arrays = sum(a.nbytes for call in self.calls for a in call.constants.values() if a is not None)
-        return arrays + sum(value.size for value in constant_operands(self))
+        return sum(a.nbytes for a in self.tables.values()) + sum(value.size for value in constant_operands(self))
+
+    @property
+    def tables(self) -> dict[bytes, Constant]:
+        """Arrays of constants, each content once: type and bytes -> array. Steps of an unrolled loop share weights."""
+        arrays = [a for call in self.calls for a in call.constants.values() if a is not None]
+        return {table_key(a): a for a in arrays}
 
     @property
     def macs(self) -> int:
@@ -67,6 +72,11 @@ class Program:
     def live_bytes(self, position: int) -> int:
         """Bytes of the activations that live while the op at `position` runs."""
         return sum(b.size for b in self.plan.buffers if b.first <= position <= b.last)
+
+
+def table_key(array: Constant) -> bytes:
+    """Equal for arrays that can be one in flash."""
+    return array.dtype.str.encode() + array.tobytes()
 
 
 def constant_operands(program: Program) -> list[Value]:
@@ -135,7 +145,8 @@ def _buffers(graph: Graph, steps: tuple[Step, ...]) -> tuple[dict[int, int], lis
         for value in step.node.inputs[:1] if step.node.op == "RESHAPE" else step.node.inputs:
             if value.data is None:
                 last[find(value.index)] = position
-        begin(step.node.outputs[0], position)
+        for value in step.node.outputs:
+            begin(value, position)
         if not step.calls:
             merge_into = find(step.node.inputs[0].index)
             root[step.node.outputs[0].index] = merge_into

@@ -42,7 +42,7 @@ BAD = {
     "float": (convolution(kind="float32"), "needs int8 numbers in and out"),
     "weights' zero point": (convolution(zero=3), "constant int8 weights with zero point 0"),
     "wrong size": (convolution(out=(1, 3, 4, 3)), "an output of the size that window, stride, dilation and padding"),
-    "groups": (convolution(np.ones((3, 3, 3, 1))), "no groups"),
+    "groups": (convolution(np.ones((3, 3, 3, 1))), "groups of equal size"),
     "overflow": (convolution(bias=np.full(3, 2**31 - 1)), "sums fit in 32 bits"),
     "activation": (
         one("MAX_POOL_2D", options="Pool2DOptions", fusedActivationFunction=4),
