@@ -124,6 +124,11 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     teachers, learned_from = _teachers(recipe, runner, data, everyone)
     if recipe.distill.student:
         road.model = _built(runner, data, recipe, recipe.distill.student, "", "student", everyone)
+    if recipe.rewrite and wanted("rewrite"):
+        inputs = {"model": road.model, "data": data}
+        label = ", ".join(recipe.rewrite)
+        settings = {"passes": list(recipe.rewrite), **task}
+        road.model = runner.do("rewrite", inputs, settings, branches=everyone, label=label)
     sequence = recipe.sequence()
     prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}

@@ -191,24 +191,32 @@ OPS: dict[str, tuple[Constraint, ...]] = {
 }
 
 REFUSED = {
-    "GELU": "TFLite Micro has no GELU: put x * sigmoid(1.702 x) into the model before training ends",
-    "RELU_0_TO_1": "TFLite Micro has no clamp to [0, 1]: use ReLU6 in the model before training ends",
-    "DEQUANTIZE": "the file is partly float: make every op int8 (`deploy --target tflite` names the ones that are not)",
+    "GELU": 'TFLite Micro has no GELU: rewrite = ["gelu"] in the recipe makes it x * sigmoid(1.702 x)',
+    "RELU_0_TO_1": 'TFLite Micro has no clamp to [0, 1]: rewrite = ["clamp"] in the recipe makes it of two RELUs',
+    "EMBEDDING_LOOKUP": "tables of token ids stay float here: look them up in your firmware, and begin with vectors",
 }
 
 
 def problem(node: Node) -> str | None:
     """Why a node cannot be generated, None where it can."""
+    if node.op not in REFUSED and any(v.type == "FLOAT32" for v in node.outputs):
+        return "it computes in float: quantize the whole file to int8, and put another op where it cannot be"
     if node.op not in OPS:
         return REFUSED.get(node.op, f"it is not supported; supported are {', '.join(sorted(OPS))}")
     return next((f"it needs {c.text}" for c in OPS[node.op] if not c.holds(node)), None)
+
+
+def _weight(row: tuple[Node, str]) -> int:
+    """What is refused by name comes first in a message, what only converts last."""
+    op = row[0].op
+    return 0 if op in REFUSED else 2 if op in ("QUANTIZE", "DEQUANTIZE") else 1
 
 
 def check(graph: Graph, where: str) -> None:
     """Raise TargetError "unsupported" that names the first op that cannot be generated, and how many more there are."""
     found = [(node, reason) for node in graph.nodes if (reason := problem(node)) is not None]
     if found:
-        node, reason = found[0]
+        node, reason = min(found, key=_weight)
         more = f" ({len(found) - 1} more ops cannot either)" if len(found) > 1 else ""
         raise TargetError(f"{where}: {node.label} cannot run on cortex-m: {reason}{more}", "unsupported")
     for value in (*graph.inputs, *graph.outputs):

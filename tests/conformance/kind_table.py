@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ INT8, FLOAT = 0.99, 0.5  # share of MACs from which a network counts as int8, be
 Cell = dict[str, Any]  # {"level", "float": types of float ops, "batch": "free" or "1", "reason": of a refusal}
 
 
-def network(name: str, folder: Path) -> Network:
+def network(name: str, folder: Path, rewrites: Sequence[str] = ()) -> Network:
     """One kind, handed over as the pipeline does it."""
     kind = kinds.KINDS[name]
 
@@ -45,7 +46,9 @@ def network(name: str, folder: Path) -> Network:
             rows[key] = special.get(key, noise)
         return rows
 
-    return hand_over(name, {"model": f"kinds:build_{name}", "folder": str(Path(__file__).parent)}, draw, folder)
+    return hand_over(
+        name, {"model": f"kinds:build_{name}", "folder": str(Path(__file__).parent)}, draw, folder, rewrites
+    )
 
 
 def cell(target: Target, made: Network, folder: Path) -> Cell:
