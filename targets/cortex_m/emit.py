@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from targets.base import TargetError
-from targets.cortex_m.call import Call, Constant, Number
+from targets.cortex_m.call import Call, Constant, Number, zero
 from targets.cortex_m.graph import Value
 from targets.cortex_m.program import AFTER, BEFORE, Program, constant_operands, table_key
 
@@ -96,13 +96,19 @@ extern "C" {{
 /* Write the inputs, run, read the outputs. All state is in the arena, whose address is a multiple of 4: with an arena
  * each, callers may run at the same time. A run overwrites the inputs. Nothing has to be initialised. */
 void {name}_run(int8_t *arena);
-
+{states}
 {inline}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
+"""
+
+_STATES = """
+/* reset: before a sequence; every state is 0. carry: after a run whose outputs are read; its states become inputs. */
+void {name}_reset(int8_t *arena);
+void {name}_carry(int8_t *arena);
 """
 
 _QUANTIZE = """\
@@ -174,6 +180,7 @@ def _header(program: Program, name: str) -> str:
         arena=program.plan.arena_bytes,
         sizes="\n".join(sizes),
         inline="\n".join(inline),
+        states=_STATES.format(name=name) if program.carries else "",
     )
 
 
@@ -197,6 +204,12 @@ def _source(program: Program, name: str) -> str:
             scratch = [f"arena + {program.scratch_offset(step)}"] if call.scratch_bytes else []
             arguments = ", ".join([f"&{label}", *(place(v) for v in call.inputs), place(call.output), *scratch])
             body.append(f"    {call.kernel}({arguments}); /* {node.op} {list(call.output.shape)} */")
+    carried, cleared = [], []
+    for n, call in enumerate(program.carries):
+        tables += _parameters(call, f"carry_{n}", known)
+        carried.append(f"    {call.kernel}(&carry_{n}, {place(call.inputs[0])}, {place(call.output)});")
+        cleared.append(f"    memset({place(call.output)}, {zero(call.output)}, {call.output.size});")
+    states = [("reset", cleared), ("carry", carried)] if carried else []
     return "\n".join(
         [
             f"/* {MARK}: see {name}.h. */",
@@ -210,6 +223,7 @@ def _source(program: Program, name: str) -> str:
             *(body or ["    (void)arena;"]),
             "}",
             "",
+            *(line for what, lines in states for line in (f"void {name}_{what}(int8_t *arena)", "{", *lines, "}", "")),
         ]
     )
 
