@@ -20,7 +20,7 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def beside_norms(graph: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay float: normalizations, softmax, and all that touches these without a product between.
+    """Names of the nodes that stay float: normalizations, softmax, and all that touches these with no product between.
 
     With the additions of biases behind products of more than two axes, which are a part of the product's own kernel.
     """
