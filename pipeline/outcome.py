@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.artifact import Artifact, sha256_file
+from pipeline.branch import Branch, model_folder, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
@@ -21,7 +22,7 @@ from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
 from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
-from pipeline.road import Branch, Road, model_folder, shipped_artifact
+from pipeline.road import Road
 from pipeline.runner import Runner, device, version
 from pipeline.store import Store
 
@@ -316,7 +317,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(road.model.path, aside)
             shutil.rmtree(out / PYTORCH, ignore_errors=True)
             aside.rename(out / PYTORCH)
-        (out / "explain.json").unlink(missing_ok=True)  # it speaks of another run
+        (out / report.EXPLANATION).unlink(missing_ok=True)  # it speaks of another run
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)
@@ -350,12 +351,21 @@ def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
         flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
 
 
-def render(result: report.Report, out: Path) -> None:
-    """The report for people and for CI, beside `report.json`."""
+def render(result: report.Report, folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
+    """The report of a run delivered to `folder`, for people and for CI: `files` says in which forms
+    (release/renderings.py) and where; all of them beside `report.json` without. Returns what was written.
+
+    Raises UsageError for a file that cannot be written.
+    """
     from pipeline.release import renderings  # jinja comes with it
 
-    for name, text in renderings.all_of(result, out).items():
-        write_whole(out / name, text)
+    wanted = files or {name: folder / name for name in renderings.FORMS}
+    for name, file in wanted.items():
+        try:
+            write_whole(file, renderings.FORMS[name](result, folder))
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
+    return list(wanted.values())
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import UsageError
 
 FILE = "report.json"
+EXPLANATION = "explain.json"  # beside it, from `deploy explain`
 
 VerdictName = Literal["pass", "fail", "inconclusive"]
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
