@@ -72,10 +72,15 @@ class Quantize(Table):
 
 
 class Race(Table):
-    """`[race]`: the interleaved timing of the candidates."""
+    """`[race]`: the interleaved timing of the candidates.
+
+    `cmsis_nn`: a CMSIS-NN (a checkout or the pinned wheel, by its path from the recipe) whose kernels are raced against
+    our own on emulated boards.
+    """
 
     budget_s: Positive = 6.0
     min_rounds: Count = 200
+    cmsis_nn: str | None = None
 
 
 class Profile(Table):

@@ -29,7 +29,7 @@ class CortexM:
     """See targets/base.py `Target`. The batch is fixed at one sample; float runs on this machine, and never ships."""
 
     name = "cortex-m"
-    version = "1"
+    version = "2"
     packages = (*MAKER.packages, "pyserial")
     extra = "mcu"
     runtime = str(Path(__file__).with_name("adapter.py"))
