@@ -77,11 +77,15 @@ Processes = Annotated[int, Field(ge=6, le=1000)]  # fewer than 6 give no interva
 class Race(Table):
     """`[race]`: the interleaved timing of the candidates. `processes`: over how many fresh ones budget and rounds are
     spread.
+
+    `cmsis_nn`: a CMSIS-NN (a checkout or the pinned wheel, by its path from the recipe) whose kernels are raced against
+    our own on emulated boards.
     """
 
     budget_s: Positive = 6.0
     min_rounds: Count = 200
     processes: Processes = 10
+    cmsis_nn: str | None = None
 
 
 class Profile(Table):
