@@ -53,11 +53,13 @@ class Calibrate(Table):
 class Weights(Table):
     """`[weights]`: the weight step before our own candidates are quantized; the vendors' get the weights as they are.
 
-    `samples` of the calibration split tell it what each layer gets.
+    `samples` of the calibration split tell it what each layer gets. `equalize`: channels are equalized before it where
+    that is seen to help.
     """
 
-    method: Literal["none", "bias", "rounding"] = "rounding"
+    method: Literal["none", "bias", "rounding", "adaround"] = "rounding"
     samples: Count = 64
+    equalize: bool = True
 
 
 class Quantize(Table):
