@@ -238,7 +238,7 @@ def _evidence(branch: Branch) -> list[Path]:
 MEASURED = (
     "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
     "original_latency_ms", "speedup_over_original",
-    "board",
+    "layers", "layers_unavailable", "board",
 )  # fmt: skip
 
 
@@ -332,12 +332,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
-            also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
-            for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
-                assert measured is not None
-                samples = out / "samples" / f"{name}-{stage}.npz"
-                samples.parent.mkdir(exist_ok=True)
-                shutil.copy(measured.path / "samples.npz", samples)
+            keep_timings(name, branch, out)
         if road.model is not None:
             aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
             shutil.copytree(road.model.path, aside)
@@ -355,6 +350,15 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
 PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
+
+
+def keep_timings(name: str, branch: Branch, out: Path) -> None:
+    """Copy a target's raw timings to `out/samples/`, in place of what is there."""
+    also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
+    (out / "samples").mkdir(exist_ok=True)
+    for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
+        assert measured is not None
+        shutil.copy(measured.path / "samples.npz", out / "samples" / f"{name}-{stage}.npz")
 
 
 def keep_samples(branch: Branch, data: Path, folder: Path) -> None:

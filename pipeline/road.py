@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
@@ -87,7 +88,8 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         way = able.lengths if varying else FIXED
         ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies != "auto":
+            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
@@ -199,22 +201,23 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    if any(strategy in candidates.COARSE for strategy in recipe.calibrate.strategies):
+    device = _device(road, branch.name)
+    strategies = candidates.strategies(recipe, branch.name, device)
+    if any(strategy in candidates.COARSE for strategy in strategies):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    candidates.quantize(branch, starts, vendors, runner, recipe)
+    candidates.quantize(branch, starts, vendors, runner, recipe, strategies)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
-    device = road.device or target_device(branch.name)
     measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, **_bound(recipe, branch.name)}
+        {**measured, **task, **recipe.race.model_dump(exclude={"cmsis_nn"}), **timing, **_bound(recipe, branch.name)}
         | {"candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
@@ -249,6 +252,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         there = {**chosen, "device": uri}
         verified = do("verify", judged, {**there, **asked}, extra=scores)
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
+
+
+def _device(road: Road, target: str) -> str | None:
+    """URI of where a target is measured, None for this machine; an emulated board is told where the CMSIS-NN lies."""
+    device, vendor = road.device or target_device(target), road.recipe.race.cmsis_nn
+    if vendor is None or device is None or not device.startswith("qemu://"):
+        return device
+    return f"{device}{'&' if '?' in device else '?'}{urlencode({'cmsis-nn': road.recipe.folder / vendor})}"
 
 
 def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:

@@ -144,7 +144,7 @@ class Capabilities:
     "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested. `lengths`: an axis of
     varying length stays "free" between its bounds, or is "padded" to the upper one, for models that take a mask.
     `older_cpus`: CPUs with fewer instructions that the runtime can be held to here -> the options for the agent that
-    do so.
+    do so. `saturating`: the strategies that suit a CPU which adds pairs of 8-bit products in 16 bits (agent.saturates).
     """
 
     program: Literal["pt2", "onnx"]
@@ -154,6 +154,7 @@ class Capabilities:
     ops: Mapping[str, Support]
     lengths: Literal["free", "padded"] = "padded"
     older_cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    saturating: tuple[str, ...] = ("default",)
 
 
 class Session(Protocol):

@@ -82,6 +82,7 @@ class OpenVinoTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset(TAKEN),
         ops=OPS,
+        saturating=("half_range",),  # it has no exact kernels for more
         lengths="free",
         older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
     )

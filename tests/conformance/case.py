@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,14 @@ import numpy.typing as npt
 from calibration.qparams import Ranges
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
-from pipeline import models
+from pipeline import interface, models
 from pipeline.compression.macs import count
 from pipeline.data import Data, Split, load_split, save
 from pipeline.interface import first
 from pipeline.lengths import Lengths
 from pipeline.stages import Job, export
 from pipeline.stages.quantize import calibration_batches
-from targets import base
+from targets import agent, base
 from targets.base import Batch, Candidate, Model, Program, Target
 from targets.channels.local import run_agent
 
@@ -73,10 +73,12 @@ def hand_over(
     draw: Callable[[np.random.Generator, int], Batch],
     folder: Path,
     lengths: Lengths | None = None,
+    rewrites: Sequence[str] = (),
 ) -> Network:
     """Weights, splits and programs below `folder`, through the pipeline's stages. `draw`: (rng, n) -> n samples.
 
-    Where a length varies, the .pt2 has the upper bound and the ONNX leaves it free.
+    Where a length varies, the .pt2 has the upper bound and the ONNX leaves it free. `rewrites`: passes of
+    pipeline/rewrites.py that the network goes through.
     """
     import torch
 
@@ -90,7 +92,7 @@ def hand_over(
     save(Data({"calibration": split(CALIBRATION), "gate": split(HELD_OUT)}, lengths=lengths), data)
     inputs = load_split(data, "gate").inputs
     owner = owner | {"inputs": ",".join(inputs)}
-    module = models.build(owner).eval()
+    module = interface.rewrite(models.build(owner).eval(), rewrites)
     models.save(module, [], folder / "model")
     programs = {"pt2": folder / "pt2", "onnx": folder / "onnx"} | ({"free": folder / "free"} if lengths else {})
     made: dict[str, Any] = {}
@@ -150,11 +152,18 @@ class Case:
 
     @property
     def int8(self) -> list[Candidate]:
-        return [c for c in self.candidates if c.precision == "int8"]
+        return [self.suited(c) for c in self.candidates if c.precision == "int8"]
 
     @property
     def ours(self) -> list[Candidate]:
         return [c for c in self.int8 if c.quantizer == "ours"]
+
+    def suited(self, candidate: Candidate) -> Candidate:
+        """A candidate of ours under the strategy that the target names for the CPU that runs this."""
+        strategy = self.target.capabilities.saturating[0] if agent.saturates() else "default"
+        if candidate.quantizer != "ours" or strategy == "default":
+            return candidate
+        return base.find(self.target, self.model, f"{candidate.id}-{strategy}")
 
     def batches(self) -> Iterator[Batch]:
         """The calibration set, a sample at a time (or as many as the model's batch is fixed at)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ INT8, FLOAT = 0.99, 0.5  # share of MACs from which a network counts as int8, be
 Cell = dict[str, Any]
 
 
-def network(name: str, folder: Path) -> Network:
+def network(name: str, folder: Path, rewrites: Sequence[str] = ()) -> Network:
     """One kind, handed over as the pipeline does it."""
     kind = kinds.KINDS[name]
 
@@ -50,7 +51,7 @@ def network(name: str, folder: Path) -> Network:
         return rows
 
     owner = {"model": f"kinds:build_{name}", "folder": str(Path(__file__).parent)}
-    return hand_over(name, owner, draw, folder, kind.lengths)
+    return hand_over(name, owner, draw, folder, kind.lengths, rewrites)
 
 
 def cell(target: Target, made: Network, folder: Path) -> Cell:

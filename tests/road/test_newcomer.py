@@ -124,6 +124,9 @@ def test_a_finished_run_is_measured_again(finished: Folder, tmp_path: Path, comm
         again["targets"]["onnxruntime"]["runs"][0]["metric"],
         finished.report()["targets"]["onnxruntime"]["runs"][0]["metric"],
     )
+    with np.load(copy / "samples" / "onnxruntime-profile.npz") as delivered:  # the raw ones are this measurement's
+        p50 = float(np.median(delivered["shipped"])) / 1e6
+    assert p50 == again["targets"]["onnxruntime"]["runs"][0]["latency_ms"]["p50"]
 
 
 def test_the_python_api_does_what_the_command_does(finished: Folder) -> None:
