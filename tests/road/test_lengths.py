@@ -84,7 +84,7 @@ def run(place: Path, targets: tuple[str, ...], **changes: Any) -> Report:
         "targets": list(targets),
         "large_batch": 4,
         "train": {"epochs": 12, "lr": 1e-2},
-        "calibrate": {"observers": ["mse"]},
+        "calibrate": {"observers": ["mse"], "strategies": ["default"]},
         "quantize": {"candidates": ["ours-mse"]},
         "race": quick,
         "profile": quick,

@@ -118,7 +118,7 @@ def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "stages": [],
         "targets": list(TARGETS),
         "weights": {"method": "none"},
-        "calibrate": {"samples": 16, "observers": ["mse"]},
+        "calibrate": {"samples": 16, "observers": ["mse"], "strategies": ["default"]},
         "quantize": {"candidates": ["ours-mse"], "prefer": "size"},
         "race": quick,
         "profile": quick,
