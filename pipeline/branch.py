@@ -13,10 +13,20 @@ from pipeline.release import choose
 
 
 @dataclass
+class Network:
+    """What the stages of PyTorch came to; branches share one while their keys are equal."""
+
+    model: Artifact | None = None  # what pruning and recovery made of the float model
+    program: Artifact | None = None  # that, exported
+    stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
+
+
+@dataclass
 class Branch:
     """What one target's part of the road came to."""
 
     name: str
+    network: Network = field(default_factory=Network)
     lowered: Artifact | None = None
     stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
     observed: Artifact | None = None  # statistics of it

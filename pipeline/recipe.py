@@ -20,7 +20,7 @@ from pipeline.errors import UsageError
 from pipeline.recipe_tables.base import Count, Source, Table
 from pipeline.recipe_tables.policy import Gate
 from pipeline.recipe_tables.quantization import Calibrate, Profile, Quantize, Race, Weights
-from pipeline.recipe_tables.training import Distill, Prune, Train
+from pipeline.recipe_tables.training import STOPS, Distill, Prune, Train
 from pipeline.release.evidence import SCORES, limit_of, metric_unit
 
 FILE = "deploy.toml"
@@ -214,6 +214,9 @@ def _override(table: dict[str, Any], text: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise UsageError(f"--set {text}: '{part}' is not a table")
+    if parts[0] == "prune" and parts[-1] in STOPS:  # it takes the place of the recipe's own stop
+        for other in STOPS:
+            table.pop(other, None)
     table[parts[-1]] = parsed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import candidates, source, training_road
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_of
+from pipeline.branch import Branch, Network, model_of
 from pipeline.errors import DeployError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
@@ -27,9 +27,7 @@ class Road:
     data: Artifact | None = None
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
-    model: Artifact | None = None  # what pruning and recovery made of it
-    program: Artifact | None = None  # that, exported
-    stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
+    network: Network = field(default_factory=Network)  # each branch has its own where they part
     original: Artifact | None = None  # the original float model, exported, where the profile asks for it
     branches: dict[str, Branch] = field(default_factory=dict)
 
@@ -49,10 +47,14 @@ def travel(
 
     _shared(road, tuple(targets), runner, wanted)
     for name in targets:
-        branch = road.branches[name] = Branch(name)
-        if not wanted("export-onnx"):
+        branch = road.branches[name] = Branch(name, road.network)
+        if not wanted("prune" if parts(recipe) else "export-onnx"):
             continue
         try:
+            if parts(recipe):
+                branch.network = _network(road, (name,), runner, wanted, _device(road, name))
+            if not wanted("export-onnx"):
+                continue
             _branch(road, branch, tuple(targets), runner, wanted)
         except DeployError as error:
             branch.error = error
@@ -79,19 +81,47 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         _bring(road, everyone, runner, wanted, task)
         return
     floating = training_road.float_model(recipe, runner, data, everyone)
-    road.floating = road.model = floating
+    road.floating = floating
+    road.network.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
-    road.model = training_road.compressed(recipe, runner, data, floating, everyone, wanted)
+    if not parts(recipe):
+        road.network = _network(road, everyone, runner, wanted)
+    if wanted("export-pt2") and recipe.profile.original:
+        inputs = {"model": floating, "data": data}
+        road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
+
+
+def parts(recipe: Recipe) -> bool:
+    """Do the branches of the targets part at the pruning, since it is measured on each?"""
+    return recipe.prune.measured and "prune" in recipe.stages
+
+
+def _network(road: Road, branches: tuple[str, ...], runner: Runner, wanted: Any, device: Any = None) -> Network:
+    """What becomes of the float model. `device`: what measures, where it is pruned for the one branch that it is."""
+    assert road.data is not None
+    assert road.floating is not None
+    recipe, data = road.recipe, road.data
+    model = training_road.compressed(recipe, runner, data, road.floating, branches, wanted, device)
+    network = Network(model)
     if wanted("export-pt2"):
-        road.program = road.stepped = runner.do(
-            "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
-        )
-        if recipe.profile.original:
-            inputs = {"model": floating, "data": data}
-            road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
-    if wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        label = branches[0] if device else ""
+        program = runner.do("export-pt2", {"model": model, "data": data}, {}, branches=branches, label=label)
+        network.program = network.stepped = program
+        if wanted("weights") and recipe.weights.method != "none":
+            network.stepped = _stepped(recipe, program, data, branches, runner, label)
+    return network
+
+
+def _device(road: Road, target: str) -> dict[str, Any]:
+    """Settings of a stage that measures."""
+    device = road.device or target_device(target)
+    return {
+        "target": target,
+        **({"device": device} if device else {}),
+        "threads": road.recipe.profile.threads,
+        "batch": road.recipe.batch,
+    }
 
 
 def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
@@ -102,28 +132,31 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
         raise UsageError(f"model: no file at {path}: correct 'model'")
     without = ", ".join(("train", *recipe.stages))
     runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
-    road.floating = road.model = road.reference = road.program = road.stepped = brought = runner.do(
+    road.floating = road.reference = brought = runner.do(
         "bring",
         {"data": road.data},  # type: ignore[dict-item]  # it is made by now
         {"model": recipe.model, **task},
         branches=everyone,
         extra={"sha256": sha256_file(path)},
     )
+    road.network = Network(brought, brought, brought)
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        assert road.data is not None
+        road.network.stepped = _stepped(recipe, brought, road.data, everyone, runner)
 
 
-def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
-    assert road.program is not None
-    assert road.data is not None
-    inputs = {"program": road.program, "data": road.data}
-    return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
+def _stepped(
+    recipe: Recipe, program: Artifact, data: Artifact, branches: tuple[str, ...], runner: Runner, label: str = ""
+) -> Artifact:
+    inputs = {"program": program, "data": data}
+    return runner.do("weights", inputs, recipe.weights.model_dump(), branches=branches, label=label)
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, exported, stepped = road.recipe, road.data, road.reference, road.program, road.stepped
+    recipe, data, reference, exported = road.recipe, road.data, road.reference, branch.network.program
+    stepped = branch.network.stepped
     assert data is not None
     assert reference is not None
     assert exported is not None
@@ -132,6 +165,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
+    if parts(recipe):
+        sharing = (branch.name,)
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
@@ -170,9 +205,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
-    device = road.device or target_device(branch.name)
-    measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
+    measured = {name: value for name, value in _device(road, branch.name).items() if name not in timing}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}

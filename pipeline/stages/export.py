@@ -8,11 +8,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
 from pipeline.stages import Job
 from targets.base import Program, TensorSpec, specs_from_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.data import Array
 
 PROGRAM = "program.json"
 LARGEST_BATCH = 65536
@@ -39,15 +44,22 @@ def pt2(job: Job) -> dict[str, Any]:
     """Inputs: model, data. Files: `program.pt2`, and `expected.npz`: the module's own outputs for the first calibration
     samples, float32 [n, ...] by name. Metadata `ops`: core ATen op -> the source line that calls it.
     """
+    from pipeline import models
+    from pipeline.data import load_split
+
+    model = models.load(job.user, job.inputs["model"])
+    return export(model, load_split(job.inputs["data"], "calibration").inputs, job.out)
+
+
+def export(model: nn.Module, inputs: Mapping[str, Array], folder: Path) -> dict[str, Any]:
+    """What `pt2` does, of a model in memory. `inputs`: samples by name, [n, ...] each, in the order of `forward`."""
     import numpy as np
     import torch
 
-    from pipeline import interface, models
-    from pipeline.data import load_split
+    from pipeline import interface
 
     torch.set_num_threads(1)
-    module = interface.flat(models.load(job.user, job.inputs["model"]).eval())
-    inputs = load_split(job.inputs["data"], "calibration").inputs
+    module = interface.flat(model.eval())
     example = tuple(torch.from_numpy(np.resize(array, (EXAMPLE, *array.shape[1:]))) for array in inputs.values())
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
@@ -59,14 +71,14 @@ def pt2(job: Job) -> dict[str, Any]:
         raise UsageError(f"the model cannot be exported: {_first_line(error)}{_user_line(error)}") from error
     names = interface.output_names(module)
     program = Program(
-        job.out / "program.pt2",
+        folder / "program.pt2",
         "pt2",
         tuple(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in inputs.items()),
         tuple(_output(name, one) for name, one in zip(names, _all(expected), strict=True)),
     )
     with torch.no_grad():
         answers = _all(module(*(torch.from_numpy(np.array(array[:EXPECTED])) for array in inputs.values())))
-    return save_pt2(exported, program, {n: a.float().numpy() for n, a in zip(names, answers, strict=True)}, job.out)
+    return save_pt2(exported, program, {n: a.float().numpy() for n, a in zip(names, answers, strict=True)}, folder)
 
 
 def _all(answer: Any) -> tuple[Any, ...]:
