@@ -11,12 +11,38 @@ from pipeline.artifact import Artifact
 from pipeline.errors import DeployError
 from pipeline.release import choose
 
+FIXED = ""  # of Network.exports, where no length varies
+
+
+@dataclass
+class Exported:
+    """A network as a program; `stepped`: after the weight step, the program itself where there is none; `original`: the
+    float model as it came, where the profile asks for it.
+    """
+
+    program: Artifact
+    stepped: Artifact
+    original: Artifact | None = None
+
+
+@dataclass
+class Network:
+    """What the stages of PyTorch came to; branches share one while their keys are equal.
+
+    `model`: what pruning and recovery made of the float model. `exports`: that as a program, by how a target has
+    lengths that vary.
+    """
+
+    model: Artifact | None = None
+    exports: dict[str, Exported] = field(default_factory=dict)
+
 
 @dataclass
 class Branch:
     """What one target's part of the road came to."""
 
     name: str
+    network: Network = field(default_factory=Network)
     lowered: Artifact | None = None
     stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
     observed: Artifact | None = None  # statistics of it

@@ -22,7 +22,7 @@ from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
 from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
-from pipeline.road import Road
+from pipeline.road import Road, parts
 from pipeline.runner import Runner, device, version
 from pipeline.store import Store
 
@@ -333,11 +333,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
             keep_timings(name, branch, out)
-        if road.model is not None:
-            aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
-            shutil.copytree(road.model.path, aside)
-            shutil.rmtree(out / PYTORCH, ignore_errors=True)
-            aside.rename(out / PYTORCH)
+        _deliver_networks(road, out)
         (out / report.EXPLANATION).unlink(missing_ok=True)  # it speaks of another run
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
@@ -346,6 +342,20 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
         raise UsageError(
             f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
         ) from error
+
+
+def _deliver_networks(road: Road, out: Path) -> None:
+    """One network, or a folder with one for each target where they were pruned for it."""
+    models = {name: branch.network.model for name, branch in road.branches.items()} if parts(road.recipe) else {}
+    folders = models or {"": road.network.model}
+    if not any(folders.values()):
+        return
+    aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
+    for name, model in folders.items():
+        if model is not None:
+            shutil.copytree(model.path, aside / name)
+    shutil.rmtree(out / PYTORCH, ignore_errors=True)
+    aside.rename(out / PYTORCH)
 
 
 PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself

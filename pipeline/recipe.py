@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.recipe_tables.base import Count, Source, Table
 from pipeline.recipe_tables.policy import Gate
 from pipeline.recipe_tables.quantization import Calibrate, Profile, Quantize, Race, Weights
-from pipeline.recipe_tables.training import Distill, Prune, Train
+from pipeline.recipe_tables.training import STOPS, Distill, Prune, Train
 from pipeline.release.evidence import CLASS_METRICS, SCORES, limit_of, metric_unit
 
 FILE = "deploy.toml"
@@ -207,7 +207,7 @@ def _read(path: Path, what: str, remedy: str) -> dict[str, Any]:
 def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from its keys. Raises UsageError with one line an error, each beginning with `where`."""
     for override in overrides:
-        keys.override(table, override)
+        keys.override(table, override, {"prune": STOPS})
     try:
         return Recipe(folder=folder, **table)
     except ValidationError as error:

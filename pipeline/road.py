@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_of
+from pipeline.branch import FIXED, Branch, Exported, Network, model_of
 from pipeline.errors import DeployError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
@@ -18,18 +18,7 @@ from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
-FIXED = ""  # of Road.exports, where no length varies
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The model as a program, after the weight step (the program itself where there is none), and the original float
-    model, where the profile asks for it.
-    """
-
-    program: Artifact
-    stepped: Artifact
-    original: Artifact | None = None
+Ways = dict[str, tuple[str, ...]]  # how a target has lengths that vary -> the targets that have them so
 
 
 @dataclass
@@ -41,8 +30,7 @@ class Road:
     data: Artifact | None = None
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
-    model: Artifact | None = None  # what pruning and recovery made of it
-    exports: dict[str, Exported] = field(default_factory=dict)  # by how a target has lengths that vary; FIXED: none do
+    network: Network = field(default_factory=Network)  # each branch has its own where they part
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -61,10 +49,16 @@ def travel(
 
     _shared(road, tuple(targets), runner, wanted)
     for name in targets:
-        branch = road.branches[name] = Branch(name)
-        if not wanted("export-onnx"):
+        branch = road.branches[name] = Branch(name, road.network)
+        if not wanted("prune" if parts(recipe) else "export-onnx"):
             continue
         try:
+            if parts(recipe):
+                branch.network = _network(
+                    road, {_way(road, name): (name,)}, runner, wanted, _there(road, name) | {"batch": recipe.batch}
+                )
+            if not wanted("export-onnx"):
+                continue
             _branch(road, branch, tuple(targets), runner, wanted)
         except DeployError as error:
             branch.error = error
@@ -81,11 +75,11 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
     varying = lengths.of(data.metadata, "data")
-    ways: dict[str, tuple[str, ...]] = {}
+    ways: Ways = {}
     for name in everyone:
         able = registry.load(name).capabilities
         lengths.check_target(name, able.lengths, varying)
-        way = able.lengths if varying else FIXED
+        way = _way(road, name)
         ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
         if recipe.calibrate.strategies != "auto":
@@ -99,34 +93,58 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         _bring(road, everyone, runner, wanted, task)
         return
     floating = training_road.float_model(recipe, runner, data, everyone)
-    road.floating = road.model = floating
+    road.floating = road.network.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
-    road.model = training_road.compressed(recipe, runner, data, floating, everyone, wanted)
+    if not parts(recipe):
+        road.network = _network(road, ways, runner, wanted)
+
+
+def parts(recipe: Recipe) -> bool:
+    """Do the branches of the targets part at the pruning, since it is measured on each?"""
+    return recipe.prune.measured and "prune" in recipe.stages
+
+
+def _way(road: Road, target: str) -> str:
+    """How a target has lengths that vary; FIXED where none does."""
+    from targets import registry
+
+    assert road.data is not None
+    return registry.load(target).capabilities.lengths if road.data.metadata["lengths"] else FIXED
+
+
+def _network(
+    road: Road, ways: Ways, runner: Runner, wanted: Any, measuring: Mapping[str, Any] | None = None
+) -> Network:
+    """What becomes of the float model. `measuring`: settings of what measures, where it is pruned for one branch."""
+    assert road.data is not None
+    assert road.floating is not None
+    recipe, data = road.recipe, road.data
+    branches = tuple(name for names in ways.values() for name in names)
+    model = training_road.compressed(recipe, runner, data, road.floating, branches, wanted, measuring)
+    network = Network(model)
     if wanted("export-pt2"):
         for way, names in ways.items():
-            road.exports[way] = _export(recipe, data, road.model, floating, runner, way, names, wanted)
+            label = " ".join(filter(None, (names[0] if measuring else "", way)))
+            network.exports[way] = _export(road, model, runner, way, names, label, wanted)
+    return network
 
 
 def _export(
-    recipe: Recipe,
-    data: Artifact,
-    model: Artifact,
-    floating: Artifact,
-    runner: Runner,
-    way: str,
-    targets: tuple[str, ...],
-    wanted: Any,
+    road: Road, model: Artifact, runner: Runner, way: str, targets: tuple[str, ...], label: str, wanted: Any
 ) -> Exported:
     """The model as a program for the targets that have varying lengths that way."""
+    assert road.data is not None
+    assert road.floating is not None
+    recipe, data = road.recipe, road.data
     settings = {"lengths": way} if way else {}
-    program = runner.do("export-pt2", {"model": model, "data": data}, settings, branches=targets, label=way)
+    program = runner.do("export-pt2", {"model": model, "data": data}, settings, branches=targets, label=label)
     original = None
     if recipe.profile.original:
-        inputs = {"model": floating, "data": data}
+        inputs = {"model": road.floating, "data": data}
         original = runner.do("export-pt2", inputs, settings, branches=targets, label=f"original {way}".strip())
     if wanted("weights") and recipe.weights.method != "none":
-        return Exported(program, _stepped(recipe, data, program, targets, runner, way), original)
+        return Exported(program, _stepped(recipe, data, program, targets, runner, label), original)
     return Exported(program, program, original)
 
 
@@ -139,17 +157,17 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
     without = ", ".join(("train", *recipe.stages))
     runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
     assert road.data is not None
-    road.floating = road.model = road.reference = brought = runner.do(
+    road.floating = road.reference = brought = runner.do(
         "bring",
         {"data": road.data},
         {"model": recipe.model, **task},
         branches=everyone,
         extra={"sha256": sha256_file(path)},
     )
+    stepped = brought
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
-        road.exports[FIXED] = Exported(brought, _stepped(recipe, road.data, brought, everyone, runner, FIXED))
-    else:
-        road.exports[FIXED] = Exported(brought, brought)
+        stepped = _stepped(recipe, road.data, brought, everyone, runner, "")
+    road.network = Network(brought, {FIXED: Exported(brought, stepped)})
 
 
 def _stepped(
@@ -159,6 +177,13 @@ def _stepped(
     return runner.do("weights", inputs, recipe.weights.model_dump(), branches=targets, label=label)
 
 
+def _there(road: Road, target: str) -> dict[str, Any]:
+    """Settings of a stage that measures on a target."""
+    device = _device(road, target)
+    named = {"device": device} if device else {}
+    return {"target": target, **named, "threads": road.recipe.profile.threads}
+
+
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
@@ -166,11 +191,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     assert data is not None
     assert reference is not None
     target = registry.load(branch.name)
-    made = road.exports[target.capabilities.lengths if data.metadata["lengths"] else FIXED]
+    made = branch.network.exports[_way(road, branch.name)]
     exported, stepped = made.program, made.stepped
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
-    sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
+    same = (branch.name,) if parts(recipe) else everyone
+    sharing = tuple(n for n in same if registry.load(n).capabilities.program == "onnx")
+    if parts(recipe):
+        sharing = (branch.name,)
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
@@ -211,7 +239,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
-    measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
+    measured = _there(road, branch.name)
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",

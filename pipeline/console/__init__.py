@@ -125,7 +125,19 @@ def _did(event: Mapping[str, Any]) -> str:
         parts.append(f"{data['zeros']:.0%} of the weights zero")
     if stage == "lower":
         parts.append(f"{data['size_bytes']:,} B")
-    return ", ".join(parts)
+    return ", ".join([*parts, *_stopped(data)])
+
+
+def _stopped(data: Mapping[str, Any]) -> list[str]:
+    """Where a pruning stopped that was measured, and what it left alone since cutting it would not pay."""
+    told = []
+    if "tries" in (stop := data.get("stop") or {}):
+        told.append(
+            f"{stop['name']}: {stop['reached']:.3g} (limit {stop['limit']:.3g}) after {len(stop['tries'])} tries"
+        )
+    told += [f"{name} {times:.2f}x as fast as unpruned" for name, times in data.get("faster", {}).items()]
+    idle = [f"'{one['name']}'" for one in data.get("kept") or () if isinstance(one, dict) and "faster" in one["reason"]]
+    return [*told, *([f"left alone, would not be faster: {', '.join(idle)}"] if idle else [])]
 
 
 def summary(report: Report, out: Path) -> None:

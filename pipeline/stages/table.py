@@ -35,6 +35,16 @@ STAGES: dict[str, StageInfo] = {
     "rewrite": StageInfo("pipeline.stages.rewrite:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
     "answers": StageInfo("pipeline.stages.answers:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "shapes": StageInfo("pipeline.stages.shapes:run", (*TORCH, "torch-pruning"), user=BUILDS),
+    "device-profile": StageInfo("pipeline.stages.device_profile:run", ("torch", "numpy"), isolated=True, device=True),
+    # the same where widths or the stop are measured on the target
+    "prune-measured": StageInfo(
+        "pipeline.stages.prune:run",
+        (*TORCH, "torch-pruning"),
+        isolated=True,
+        user=(*BUILDS, "metric", "loss"),
+        device=True,
+    ),
     "distill": StageInfo(
         "pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss", "distill_augment"), trains=True
     ),
