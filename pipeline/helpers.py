@@ -32,6 +32,12 @@ def is_helper() -> bool:
     return several() and os.environ["RANK"] != "0"
 
 
+def quieten() -> None:
+    """Before torch is loaded: without its remark that networks without unused parameters could train a bit faster."""
+    if several():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def lead(function: str, job: Job) -> dict[str, Any]:
     """A stage that trains, run by all processes at once."""
     if several():

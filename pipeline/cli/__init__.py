@@ -11,6 +11,7 @@ from pipeline.cli.common import app
 
 def main() -> None:
     """Entry point of the `deploy` command."""
+    helpers.quieten()
     if helpers.is_helper():
         helpers.help_out()
         return
