@@ -8,7 +8,9 @@ several that share the store and the recipe.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
@@ -55,11 +57,12 @@ def help_out() -> None:
     """Run what the first process says, until it is through. Results and errors are the first one's to tell."""
     while (order := _tell(None)) is not None:
         function, job = order
-        with tempfile.TemporaryDirectory() as aside:
-            try:
-                invoke(function, replace(job, out=Path(aside)))
-            except DeployError:
-                continue
+        with (
+            tempfile.TemporaryDirectory() as aside,
+            contextlib.redirect_stdout(sys.stderr),
+            contextlib.suppress(DeployError),
+        ):
+            invoke(function, replace(job, out=Path(aside)))
 
 
 def _tell(order: tuple[str, Job] | None) -> tuple[str, Job] | None:

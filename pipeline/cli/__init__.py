@@ -17,5 +17,7 @@ def main() -> None:
         return
     try:
         app()
-    finally:
-        helpers.dismiss()
+    except SystemExit as end:
+        if not end.code:  # of what failed, torchrun ends the helpers
+            helpers.dismiss()
+        raise

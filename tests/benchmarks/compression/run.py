@@ -80,7 +80,7 @@ def rows() -> dict[str, dict[str, Any]]:
         found[f"{example}/{settings['epochs']} epochs/{tool}, {what}/seed {seed}"] = settings
 
     for epochs in (3, 8):
-        for seed in SEEDS:
+        for seed in sorted(SEEDS, key=lambda seed: seed % EXAMPLES["fashion"]["teachers"]):
             add("fashion", "torch-pruning", "fine-tuned", seed, epochs, recover=PLAIN)
             add("fashion", "ours", "default", seed, epochs)
     for seed in SEEDS:
@@ -229,10 +229,18 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
+def write(written: dict[str, Any]) -> None:
+    """The results, with what they were measured with."""
+    measured_with = {key: value for key, value in environment().items() if key != "platform"}
+    aside = RESULTS.with_suffix(".aside")
+    aside.write_text(json.dumps(written | {"environment": measured_with}, indent=1) + "\n")
+    aside.replace(RESULTS)
+
+
 def main() -> None:
-    """Make what is not made yet, write after each row, and print the tables."""
-    written = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
-    done = {row["id"]: row for row in written}
+    """Make what is not made yet, and write after each row."""
+    written = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
+    done = {row["id"]: row for row in written["rows"]}
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     for name, row in rows().items():
         if name in done or not name.startswith(wanted):
@@ -241,10 +249,7 @@ def main() -> None:
         done[name] = {"id": name, **make(row, out)}
         shutil.rmtree(out)
         print(name, done[name]["accuracy"], done[name]["seconds"], file=sys.stderr, flush=True)
-        aside = RESULTS.with_suffix(".aside")
-        measured_with = {key: value for key, value in environment().items() if key != "platform"}
-        aside.write_text(json.dumps({"rows": list(done.values()), "environment": measured_with}, indent=1) + "\n")
-        aside.replace(RESULTS)
+        write(written | {"rows": list(done.values())})
 
 
 if __name__ == "__main__":
