@@ -43,6 +43,10 @@ def compressed(
     teachers, learned_from = _teachers(recipe, runner, data, branches)
     if recipe.distill.student:
         model = _built(runner, data, recipe, recipe.distill.student, "", "student", branches)
+    if recipe.rewrite and wanted("rewrite"):
+        settings: dict[str, Any] = {"passes": list(recipe.rewrite), **task}
+        label = ", ".join(recipe.rewrite)
+        model = runner.do("rewrite", {"model": model, "data": data}, settings, branches=branches, label=label)
     sequence = recipe.sequence()
     prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import interface, tasks, user
+from pipeline import interface, lengths, tasks, user
 from pipeline.compression import checkpoint, parallel
 from pipeline.compression.optimizers import OPTIMIZERS
 from pipeline.compression.penalties import PENALTIES, soft_threshold
@@ -130,23 +130,30 @@ def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION) -> tup
     return round(tasks.merit(task, found), 6), float(tasks.loss(task, outputs, labels))
 
 
-def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
-    """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
-
-    Raises UsageError with the shapes.
-    """
-    split = load_split(data, "train")
-    names = json.loads((data / "declared.json").read_text())["labels"]
-    example = tensors(split.inputs, slice(0, 2))
-    shapes = [list(tensor.shape) for tensor in example]
-    model.eval()
+def _answers(model: nn.Module, example: tuple[Tensor, ...], where: str) -> Outputs:
+    """What the model answers. Raises UsageError naming the shapes and the user's line."""
     try:
         with torch.no_grad():
-            outputs = model(*example)
+            return model(*example)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     except Exception as error:
+        shapes = [list(tensor.shape) for tensor in example]
         raise UsageError(f"{where}: the model fails on inputs {shapes}: {user.blame(error)}") from error
+
+
+def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
+    """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
+
+    Where a length varies, the lowest must go through too. Raises UsageError with the shapes.
+    """
+    split, varying = load_split(data, "train"), lengths.load(data)
+    names = json.loads((data / "declared.json").read_text())["labels"]
+    model.eval()
+    if varying:
+        _answers(model, tensors(varying.shortened(split, varying.lowest).inputs, slice(0, 2)), where)
+    example = tensors(split.inputs, slice(0, 2))
+    shapes, outputs = [list(tensor.shape) for tensor in example], _answers(model, example, where)
     logits = interface.first(outputs)
     if not task.classifies:
         _check_scores(outputs, split.labels[:2], task, where)

@@ -32,6 +32,7 @@ STAGES: dict[str, StageInfo] = {
         "pipeline.stages.train:run", TORCH, user=("model", "metric", "loss", "train_augment"), trains=True
     ),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
+    "rewrite": StageInfo("pipeline.stages.rewrite:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
     "answers": StageInfo("pipeline.stages.answers:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "distill": StageInfo(
