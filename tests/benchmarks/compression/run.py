@@ -9,6 +9,7 @@ whose id begins so.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import shutil
@@ -79,8 +80,9 @@ def rows() -> dict[str, dict[str, Any]]:
         settings["epochs"] = epochs or EXAMPLES[example]["epochs"]
         found[f"{example}/{settings['epochs']} epochs/{tool}, {what}/seed {seed}"] = settings
 
-    for epochs in (3, 8):
-        for seed in sorted(SEEDS, key=lambda seed: seed % EXAMPLES["fashion"]["teachers"]):
+    teachers = EXAMPLES["fashion"]["teachers"]
+    for own, epochs in itertools.product(range(teachers), (3, 8)):
+        for seed in SEEDS[own::teachers]:
             add("fashion", "torch-pruning", "fine-tuned", seed, epochs, recover=PLAIN)
             add("fashion", "ours", "default", seed, epochs)
     for seed in SEEDS:
