@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from pipeline import data, models, user
-from pipeline.compression import distillation, macs, training
+from pipeline.compression import distillation, learner, macs, training
 from pipeline.outcome import environment
 from pipeline.stages import Job, answers, distill, prune, silent, train
 
@@ -179,7 +179,7 @@ def recover(row: dict[str, Any], model: torch.nn.Module, told: Path, scratch: Pa
             return torch.nn.functional.cross_entropy(outputs, labels)
         return distillation.loss(outputs, taught[index], labels, recovery["temperature"], recovery["alpha"])
 
-    plan = training.schedule(recovery)
+    plan = learner.schedule(recovery)
     return training.fit(
         model, BUILD / row["example"] / "data", plan, loss, row["seed"], silent, "distill", scratch=scratch
     )
