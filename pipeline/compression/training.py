@@ -199,7 +199,8 @@ def fit(
             parallel.average([mean := value.detach().clone()])
             amount = mean.item()
             if not math.isfinite(amount):
-                kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(scratch, weights)}" if scratch else ""
+                keeps = scratch if parallel.first() else None
+                kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(keeps, weights)}" if keeps else ""
                 raise StageError(
                     f"{stage}: the loss is {amount} in epoch {epoch}, batch {batch + 1} of {len(starts)}: "
                     f"lower {stage}.lr (now {plan.lr:g}){kept_in}"
