@@ -10,7 +10,7 @@ from pipeline.recipe_tables.base import Count, Positive, Reference, Share, Table
 
 
 class Training(Table):
-    """One run of the training loop (`compression.training.Schedule`).
+    """One run of the training loop (`compression.learner.Schedule`).
 
     `optimizer`: "muon" steps the matrices inside of the network along orthogonal directions. `warmup`: the share of
     steps in which the learning rate climbs, before it falls along a cosine. `patience`: epochs without a better

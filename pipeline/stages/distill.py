@@ -17,7 +17,7 @@ def run(job: Job) -> dict[str, Any]:
     model folder.
 
     Settings: method ("distill", "finetune", or "auto": both from the same start, the better on the selection split
-    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional what else compression.training.Schedule
+    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional what else compression.learner.Schedule
     has, augment (as in `train`; the teacher is then asked anew for every batch), features (student's layer ->
     teacher's, for "distill") with feature_weight.
     Metadata: metric, loss (selection), epoch, epochs_run, params, macs, teacher_metric (of all teachers together),
@@ -28,14 +28,14 @@ def run(job: Job) -> dict[str, Any]:
     import torch
 
     from pipeline import models, tasks, user
-    from pipeline.compression import distillation, training
+    from pipeline.compression import distillation, learner, training
     from pipeline.compression.features import Match
     from pipeline.data import load_split
     from pipeline.interface import by_name, first
     from pipeline.stages import answers
 
     settings, data = job.settings, job.inputs["data"]
-    schedule, task = training.schedule(settings), tasks.of(job.settings, job.user)
+    schedule, task = learner.schedule(settings), tasks.of(job.settings, job.user)
     methods = ("distill", "finetune") if settings["method"] == "auto" else (settings["method"],)
     augment = settings.get("augment")
     change = user.resolve(augment, job.user["folder"]) if augment else None

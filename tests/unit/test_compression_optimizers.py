@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.compression import optimizers
-from pipeline.compression.training import Schedule
+from pipeline.compression.learner import Schedule
 from pipeline.stages import answers, distill, prune, train
 from tests.unit.test_compression_stages import DISTILL, FLOAT, PRUNE, digest, do, place  # noqa: F401
 
