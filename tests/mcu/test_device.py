@@ -133,9 +133,10 @@ def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(random_graphs.graph(1))
     master, slave = os.openpty()
     try:
-        with serial.Serial(os.ttyname(slave), exclusive=True), pytest.raises(
-            ChannelError, match=r"cannot open the port .*lock.*: check the cable, and who"
-        ) as caught:
+        with (
+            serial.Serial(os.ttyname(slave), exclusive=True),
+            pytest.raises(ChannelError, match=r"cannot open the port .*lock.*: check the cable, and who") as caught,
+        ):
             open_device(f"serial://{os.ttyname(slave)}").run(request(tmp_path), tmp_path)
         assert "\n" not in str(caught.value)
     finally:
