@@ -200,7 +200,7 @@ def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
 
 
 def _run(run: RunRow) -> str:
-    parts = [f"gate split, batch {run.batch}"]
+    parts = [f"gate split, batch {run.batch}" + (f", cut to a length of {run.length}" if run.length else "")]
     if run.flips.lost is not None:
         parts += [
             f"accuracy {_share(run.metric, 2)}",
