@@ -17,9 +17,9 @@ from tests.mcu.writer import Writer
 CODE = (0.05, 3)
 
 
-def one(op: str, shape=(1, 4, 4, 2), out=None, options: str | None = None, **values) -> bytes:
+def one(op: str, shape=(1, 4, 4, 2), out=None, options: str | None = None, kind: str = "int8", **values) -> bytes:
     w = Writer()
-    x, y = w.tensor(shape, *CODE), w.tensor(out or shape, *CODE)
+    x, y = w.tensor(shape, *CODE, kind=kind), w.tensor(out or shape, *CODE, kind=kind)
     return w.file([x], [w.op(op, [x], y, options, **values)])
 
 
@@ -70,6 +70,10 @@ BAD = {
     "gelu": (one("GELU"), 'TFLite Micro has no GELU: rewrite = ["gelu"] in the recipe'),
     "partly float": (partly_float(), "op 1 FLOOR ('t3') cannot run on cortex-m: it computes in float"),
     "float": (convolution(kind="float32"), "op 0 CONV_2D ('t1') cannot run on cortex-m: it computes in float"),
+    "left in float": (
+        one("LEAKY_RELU", kind="float32"),
+        "op 0 LEAKY_RELU ('t1') cannot run on cortex-m: it computes in float: rewrite = [\"leaky_relu\"]",
+    ),
     "sixteen bits": (convolution(kind="int16"), "needs int8 numbers in and out"),
     "dynamic shape": (one("RELU", shape=(1, 0, 4, 2)), "has the shape [1, 0, 4, 2]: export with fixed sizes"),
     "clamp": (one("RELU_0_TO_1"), 'TFLite Micro has no clamp to [0, 1]: rewrite = ["clamp"]'),
@@ -146,3 +150,5 @@ def test_foreign_folders_stay(tmp_path: Path) -> None:
 def test_document_is_the_table() -> None:
     text = support.document()
     assert all(f"| {op} |" in text for op in (*support.OPS, *support.REFUSED))
+    page = Path(support.__file__).with_name("OPS.md").read_text()
+    assert page == text, "run `.venv/bin/python -m targets.cortex_m.support > targets/cortex_m/OPS.md`"

@@ -104,6 +104,15 @@ def test_modules_that_clamp(module: nn.Module) -> None:
     assert torch.allclose(got, module(x), atol=2e-6)
 
 
+@pytest.mark.parametrize("slope", [0.01, 0.3])
+def test_a_leaky_relu_is_what_it_was(slope: float) -> None:
+    x, module = torch.linspace(-9, 9, 500), nn.LeakyReLU(slope)
+    with rewrites.Rewriting(["leaky_relu"]) as mode:
+        got = module(x)
+    assert mode.done["leaky_relu"] == 1
+    assert torch.allclose(got, module(x), atol=2e-6)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_the_last_step_is_the_final_state(batch_first: bool) -> None:
     net, x = Recurrent(batch_first=batch_first).eval(), torch.randn(5, 7, 3)
