@@ -44,6 +44,13 @@ def partly_float() -> bytes:
     return w.file([x], [w.op("QUANTIZE", floats[1:], y, "QuantizeOptions")])
 
 
+def free(signature) -> bytes:
+    w = Writer()
+    x, y = w.tensor((1, 4, 4, 2), *CODE), w.tensor((1, 4, 4, 2), *CODE)
+    w.graph.tensors[x].shapeSignature = signature
+    return w.file([x], [w.op("RELU", [x], y)])
+
+
 def joined(count: int) -> bytes:
     w = Writer()
     x = w.tensor((1, 4), *CODE)
@@ -76,6 +83,7 @@ BAD = {
     ),
     "sixteen bits": (convolution(kind="int16"), "needs int8 numbers in and out"),
     "dynamic shape": (one("RELU", shape=(1, 0, 4, 2)), "has the shape [1, 0, 4, 2]: export with fixed sizes"),
+    "free axis": (free([-1, -1, 4, 2]), "the input 't0' has the free shape [-1, -1, 4, 2]: export with fixed sizes"),
     "clamp": (one("RELU_0_TO_1"), 'TFLite Micro has no clamp to [0, 1]: rewrite = ["clamp"]'),
     "eleven inputs": (joined(11), "at most 10 inputs, all int8, as in TFLite Micro"),
     "slice outside": (cut([0, 0, 3, 0], [1, 4, 4, 2]), "constant int32 ranges inside the input"),
@@ -116,6 +124,8 @@ def test_the_good_neighbour_passes(tmp_path: Path) -> None:
     path = tmp_path / "good.tflite"
     path.write_bytes(convolution())
     assert program.compile_file(path).macs == 4 * 4 * 3 * 18
+    path.write_bytes(free([-1, 4, 4, 2]))  # a free batch is one sample here
+    assert program.compile_file(path).graph.inputs[0].shape == (1, 4, 4, 2)
 
 
 def test_damage_anywhere_is_one_line_or_a_valid_model(tmp_path: Path) -> None:
