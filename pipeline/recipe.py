@@ -71,7 +71,9 @@ class Recipe(Table):
     pretrained: bool = False  # the factory's own weights are the float model: nothing is loaded or trained
     stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
-    rewrite: tuple[Literal["gelu", "clamp", "rnn_head"], ...] = ()  # before the first of `stages`: pipeline/rewrites.py
+    rewrite: tuple[
+        Literal["gelu", "clamp", "leaky_relu", "rnn_head"], ...
+    ] = ()  # before `stages`: pipeline/rewrites.py
     seed: Annotated[int, Field(ge=0)] = 0
     batch: Count = 1
     large_batch: Count = 32

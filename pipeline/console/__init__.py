@@ -111,7 +111,7 @@ def _did(event: Mapping[str, Any]) -> str:
     if stage == "observe" and data["absurd"]:
         return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
     parts = [f"{name} in {count} calls" for name, count in data.get("calls", {}).items()]
-    if stage == "rewrite":
+    if data.get("metric_before") is not None:
         parts.append(f"selection before {data['metric_before']:.1%}")
     if data.get("method"):
         parts.append(str(data["method"]))
