@@ -14,13 +14,13 @@ from targets.cortex_m.program import Program
 # Bytes of code of each kernel: the largest of Cortex-M0+, M3, M4, M7 and M55 with arm-none-eabi-gcc 12.2 -O2 (a test
 # measures them again).
 KERNEL_CODE_BYTES = {
-    "nn_add": 916,
+    "nn_add": 1064,
     "nn_average_pool_2d": 380,
     "nn_concat": 48,
-    "nn_conv_2d_packed": 2308,
+    "nn_conv_2d_packed": 2520,
     "nn_depthwise_conv_2d": 592,
     "nn_depthwise_conv_2d_fours": 1692,
-    "nn_fully_connected_packed": 872,
+    "nn_fully_connected_packed": 1112,
     "nn_max_pool_2d": 352,
     "nn_mean": 528,
     "nn_mul": 204,
