@@ -8,6 +8,7 @@ from typing import Any
 
 from targets.base import TargetError
 from targets.cortex_m.boards import BOARDS
+from targets.cortex_m.call import Number
 from targets.cortex_m.compiled import Compiled
 from targets.cortex_m.program import Program
 
@@ -15,19 +16,29 @@ from targets.cortex_m.program import Program
 # measures them again).
 KERNEL_CODE_BYTES = {
     "nn_add": 1064,
+    "nn_add_broadcast": 636,
     "nn_average_pool_2d": 380,
     "nn_concat": 48,
+    "nn_conv_2d_grouped": 660,
     "nn_conv_2d_packed": 2520,
+    "nn_copy": 188,
     "nn_depthwise_conv_2d": 592,
     "nn_depthwise_conv_2d_fours": 1692,
+    "nn_extreme": 208,
     "nn_fully_connected_packed": 1112,
+    "nn_lookup": 36,
+    "nn_matmul": 592,
     "nn_max_pool_2d": 352,
     "nn_mean": 528,
     "nn_mul": 204,
+    "nn_mul_broadcast": 392,
     "nn_pad": 148,
+    "nn_pick": 128,
     "nn_rescale": 188,
     "nn_softmax": 1160,
-    "nn_transpose": 128,
+    "nn_squared_difference": 616,
+    "nn_sub": 636,
+    "nn_transpose_conv": 712,
 }
 # The same of the pinned CMSIS-NN's convolutions, with all that they call.
 VENDOR_CODE_BYTES = {"nn_cmsis_conv_2d": 5182, "nn_cmsis_depthwise_conv_2d": 5757}
@@ -109,6 +120,10 @@ def memory(board: str | None, flash: str | None, ram: str | None) -> tuple[int, 
     )
 
 
+def _count(number: Number) -> int:
+    return 1 if isinstance(number, int) else sum(map(_count, number))
+
+
 def fit(
     program: Program,
     flash_bytes: int,
@@ -151,10 +166,4 @@ def fit(
 
 
 def _parameter_bytes(program: Program) -> int:
-    fields = [
-        n
-        for call in program.calls
-        for number in call.numbers
-        for n in (number if isinstance(number, tuple) else (number,))
-    ]
-    return 4 * (len(fields) + sum(len(call.constants) for call in program.calls))
+    return 4 * sum(_count(call.numbers) + len(call.constants) for call in program.calls)

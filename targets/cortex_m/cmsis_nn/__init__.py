@@ -21,8 +21,8 @@ import numpy as np
 
 from targets.base import TargetError
 from targets.cortex_m import lower, overlap
+from targets.cortex_m.call import Call, code_range, zero
 from targets.cortex_m.graph import Node
-from targets.cortex_m.lower import Call
 
 ADAPTERS = Path(__file__).parent
 PINNED = ADAPTERS / "requirements.txt"
@@ -121,7 +121,7 @@ def _call(kernel: str, node: Node, scratch: int) -> Call:
     assert shift is not None
     bias = constants["bias"] if constants["bias"] is not None else np.zeros(y.shape[-1], np.int32)
     band = _band(sizes)
-    numbers = (*sizes, -lower.zero(x), lower.zero(y), *lower.code_range(node), band, scratch)
+    numbers = (*sizes, -zero(x), zero(y), *code_range(node), band, scratch)
     tables = {**constants, "bias": bias, "shift": shift.astype(np.int32)}
     lag = None
     if sizes[0] == 1:
