@@ -25,6 +25,9 @@ static void multiply(const uint32_t *weights, const nn_column *column, int32_t w
 static void multiply(const uint32_t *weights, const nn_column *column, int32_t words, int32_t *sums)
 {
     int32_t a = sums[0], b = sums[1];
+#if NN_DSP
+#pragma GCC unroll 4
+#endif
     for (const uint32_t *end = weights + words; weights != end; weights += 2, column += 2) {
         a = nn_dot(nn_even_bytes(weights[0]), column[0], a);
         b = nn_dot(nn_odd_bytes(weights[0]), column[0], b);
