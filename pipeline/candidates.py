@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifact import Artifact
 from pipeline.branch import Branch
@@ -12,7 +12,11 @@ from pipeline.errors import StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.runner import Runner
 
+if TYPE_CHECKING:
+    from targets.base import Candidate
+
 COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
+OURS = "ours-"  # how the ids of candidates with our ranges begin
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 
@@ -24,29 +28,14 @@ def quantize(
     recipe: Recipe,
 ) -> None:
     """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
-    rows = vendors["float"].metadata["candidates"]
-    proposed = {row["id"]: row for row in rows if row["quantizer"] != "ours"}
-    if len(proposed) < len(rows):  # the target takes ranges of ours
-        own = next(row for row in rows if row["quantizer"] == "ours")
-        observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
-        proposed |= {
-            f"ours-{name}" + ("" if strategy == "default" else f"-{strategy}"): own
-            for strategy in recipe.calibrate.strategies
-            for name in observers
-        }
-    wished = recipe.quantize.candidates
-    if wished and not set(wished) & set(proposed):
-        raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
-    chosen = {
-        n: row["precision"] for n, row in proposed.items() if not wished or n in wished or row["precision"] == "f32"
-    }
-    for name in chosen:
+    chosen = _chosen(branch, vendors["float"], recipe)
+    for name, candidate in chosen.items():
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
-        settings["weights"] = recipe.weights.method if proposed[name]["quantizer"] == "ours" else "none"
-        if name == f"ours-{ENCODINGS}":
+        settings["weights"] = recipe.weights.method if candidate.quantizer == "ours" else "none"
+        if candidate.observer == ENCODINGS:
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
-        kind = "ours-plain" if name.endswith(COARSE) else proposed[name]["quantizer"]
+        kind = "ours-plain" if is_coarse(name) else candidate.quantizer
         if kind == "ours-plain":
             settings["weights"] = "none"
         given = inputs.get(kind, vendors)
@@ -58,14 +47,60 @@ def quantize(
         except StageError as error:  # a vendor's quantizer that breaks on this model is a result, and shown as one
             branch.failed[name] = str(error)
             runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": str(error)})
-    integers = [name for name, kind in chosen.items() if kind == "int8"]
+    integers = [name for name, candidate in chosen.items() if candidate.precision == "int8"]
     if integers and not any(name in branch.candidates for name in integers):
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
 
 
+def _chosen(branch: Branch, lowered: Artifact, recipe: Recipe) -> dict[str, Candidate]:
+    """Float, and those that the recipe names, or else what the target proposes with the recipe's observers.
+
+    Raises UsageError where the target has none of those named.
+    """
+    from targets import base, registry  # numpy comes with these
+
+    target, model = registry.load(branch.name), base.read_manifest(lowered.path)
+    proposed = target.candidates(model)
+    names = [candidate.id for candidate in proposed if candidate.quantizer != "ours"]
+    if len(names) < len(proposed):  # the target takes ranges of ours
+        observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
+        names += [
+            f"{OURS}{name}" + ("" if strategy == "default" else f"-{strategy}")
+            for strategy in recipe.calibrate.strategies
+            for name in observers
+        ]
+    found, why = {}, ""
+    for name in [*names[:1], *(recipe.quantize.candidates or names[1:])]:
+        try:
+            found[name] = base.find(target, model, name)
+        except base.TargetError as error:  # it may be another target's
+            why = str(error)
+    if recipe.quantize.candidates and not set(found) & set(recipe.quantize.candidates):
+        raise UsageError(f"quantize.candidates: {why}; {branch.name} proposes {names}")
+    return found
+
+
+def observer_kind(recipe: Recipe) -> str:
+    """The class of observers that the recipe's rules need. Raises UsageError for a candidate with an unknown rule."""
+    from calibration.errors import CalibrationError  # numpy comes with these
+    from calibration.rules import least
+
+    named = (one.removeprefix(OURS).partition("@")[0] for one in recipe.quantize.candidates if one.startswith(OURS))
+    rules = [rule for rule in (name.partition("-")[0] for name in named) if rule != ENCODINGS]
+    try:
+        return least([*recipe.calibrate.observers, *rules]).__name__
+    except CalibrationError as error:
+        raise UsageError(f"quantize.candidates: {error}") from error
+
+
+def is_coarse(name: str) -> bool:
+    """Does this candidate round weights to other codes than the weight step did?"""
+    return name.partition("@")[0].endswith(COARSE)
+
+
 def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
     """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
-    ours = [name for name in branch.candidates if name.startswith("ours-") and not name.endswith(COARSE)]
+    ours = [name for name in branch.candidates if name.startswith(OURS) and not is_coarse(name)]
     if not ours:
         return
     name = "ours-mse" if "ours-mse" in ours else ours[0]

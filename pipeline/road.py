@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import candidates, source
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_of
+from pipeline.branch import Branch, model_of, rows_of
 from pipeline.errors import DeployError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
@@ -244,34 +244,44 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("observe"):
         return
     do = partial(do, label=branch.name)
-    samples = {"samples": recipe.calibrate.samples}
+    samples = {"samples": recipe.calibrate.samples, "kind": candidates.observer_kind(recipe)}
     branch.observed = observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    if any(strategy in candidates.COARSE for strategy in recipe.calibrate.strategies):
+    if any(map(candidates.is_coarse, (*recipe.calibrate.strategies, *recipe.quantize.candidates))):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
     candidates.quantize(branch, starts, vendors, runner, recipe)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
-    if not wanted("race"):
+    if not wanted("answers"):
         return
     device = road.device or target_device(branch.name)
     measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
+    common = {"data": data, "float": lowered}
+    models = {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()}
+    said = {**measured, **task, "batch": recipe.batch, **_bound(recipe, branch.name)}
+    branch.answers = do(
+        "answers", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
+    )
+    if not wanted("race"):
+        return
+    rows, policy = rows_of(branch), recipe.policy(branch.name)
+    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
+    branch.untimed = choose.untimed(
+        rows, margin, policy["confidence"], recipe.race.max_candidates, keep_failed=recipe.race.time_failed
+    )
+    runners = [name for name in branch.candidates if name not in branch.untimed]
     branch.race = do(
         "race",
-        {"data": data, "reference": reference, "float": lowered}
-        | {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, **_bound(recipe, branch.name)}
-        | {"candidates": list(branch.candidates)},
+        {**common, **{key: models[key] for key in (f"candidate:{name}" for name in runners)}},
+        {**measured, **timing, "candidates": runners}
+        | {"budget_s": recipe.race.budget_s, "min_rounds": recipe.race.min_rounds},
     )
-    rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-    policy = recipe.policy(branch.name)
-    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, margin, policy["confidence"])
+    branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
     shipped = model_of(branch.candidates[branch.choice.shipped], lowered)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
 SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
-STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor")
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", "u8s8-signed")
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -46,6 +46,13 @@ CANDIDATES = (
 # For networks of products: ranges that differ from sample to sample, and nothing to calibrate. Convolutions in dynamic
 # int8 are an order of magnitude slower than in float, so it is not proposed for networks of these.
 PRODUCTS = Candidate("ort-dynamic", "onnxruntime", "int8", DYNAMIC)
+HALF = Candidate("float16", "onnxruntime", "f16")
+VARIANTS = {f"graph-{level}": {"graph": level} for level in ("none", "basic", "extended")}
+LACKING = {
+    "int16": "its CPU provider has no integer kernels for activations of 16 bits and would run them in float",
+    "half_range": "its quantizer knows no weights of half the range",
+    "bf16": "its CPU provider has no bf16 arithmetic",
+}
 
 # What onnxruntime.quantization quantizes AND the CPU provider has an integer kernel for.
 _INT8 = {
@@ -94,6 +101,9 @@ class OnnxRuntimeTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
+        further=(PRODUCTS, HALF),
+        variants=VARIANTS,
+        lacking=LACKING,
     )
 
     def lower(self, program: Program, out: Path) -> Model:
@@ -110,11 +120,12 @@ class OnnxRuntimeTarget:
                 raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
         graph = onnx_graph.load(out / FILE)
         onnx_graph.save(graph, out / FILE)
+        clamped = onnx_graph.clamped(graph)
         return Model(
             out / FILE,
             onnx_graph.specs(graph, program.inputs),
             onnx_graph.specs(graph, program.outputs),
-            onnx_graph.activations(graph),
+            tuple(name for name in onnx_graph.activations(graph) if name not in clamped),
         )
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
@@ -133,6 +144,9 @@ class OnnxRuntimeTarget:
         With our ranges the logits stay float: an output that a Gemm or MatMul makes is not quantized again, which
         saves an op and, on keyword spotting, 4 dB.
         """
+        if candidate.precision == "f16":
+            onnx_graph.save(onnx_graph.half_weights(onnx_graph.load(model.path)), out / FILE)
+            return Model(out / FILE, model.inputs, model.outputs, model.tensors)
         takes = STATIC if candidate.quantizer == "ours" else (SCHEME, DYNAMIC)
         if candidate.scheme is None or candidate.scheme not in takes:
             raise TargetError(
@@ -159,7 +173,7 @@ class OnnxRuntimeTarget:
             cache = Path(folder) / "ranges.json"
             if candidate.quantizer == "ours":
                 assert ranges is not None
-                _write_ranges(ranges, cache)
+                _write_ranges(ranges, onnx_graph.clamped(onnx_graph.load(model.path)), cache)
             try:
                 quantize_static(
                     str(model.path),
@@ -167,7 +181,7 @@ class OnnxRuntimeTarget:
                     None if cache.exists() else _reader(batches, model),
                     quant_format=QuantFormat.QDQ,
                     per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
-                    activation_type=QuantType.QUInt8,
+                    activation_type=QuantType.QInt8 if scheme.activation.signed else QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
@@ -216,7 +230,7 @@ class OnnxRuntimeTarget:
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
         """One thread; the file decides the precision."""
-        return {"threads": 1, "precision": candidate.precision}
+        return {"threads": 1, "precision": candidate.precision, **candidate.runtime}
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
@@ -303,8 +317,11 @@ def _check_ranges(model: Model, ranges: Ranges, scheme: Scheme) -> None:
         raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
 
 
-def _write_ranges(ranges: Ranges, path: Path) -> None:
-    """In the file that onnxruntime's calibrators leave; it wants NumPy scalars."""
+def _write_ranges(ranges: Ranges, clamped: Mapping[str, str], path: Path) -> None:
+    """In the file that onnxruntime's calibrators leave; it wants NumPy scalars.
+
+    A clamped tensor has the range of what is left of it: beyond that its values end up at the same clamp.
+    """
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 
@@ -315,6 +332,7 @@ def _write_ranges(ranges: Ranges, path: Path) -> None:
             hi = 127.5 * qparams.scale.astype(np.float64)
             lo = -hi
         rows[name] = TensorData(lowest=np.float32(lo), highest=np.float32(hi))
+    rows |= {name: rows[after] for name, after in clamped.items() if after in rows}
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, rows), str(path))
 
 
@@ -341,6 +359,9 @@ def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
         settings.intra_op_num_threads = options["threads"]
         settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
         settings.optimized_model_filepath = str(Path(folder) / FILE)
+        settings.graph_optimization_level = getattr(
+            ort.GraphOptimizationLevel, agent.GRAPH_LEVELS[options.get("graph", "all")]
+        )
         try:
             ort.InferenceSession(
                 str(model.path), settings, providers=["CPUExecutionProvider"], disabled_optimizers=agent.KEEP_FLOAT

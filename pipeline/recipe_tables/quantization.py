@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from pipeline.recipe_tables.base import Count, Positive, Table
 
-Strategy = Literal["default", "symmetric", "per_tensor", "half_range"]  # those of calibration.schemes that have ranges
+# Those of calibration.schemes.STRATEGIES whose ranges are calibrated.
+Strategy = Literal["default", "symmetric", "per_tensor", "half_range", "signed", "int16"]
 
 
 class Calibrate(Table):
@@ -72,10 +73,16 @@ class Quantize(Table):
 
 
 class Race(Table):
-    """`[race]`: the interleaved timing of the candidates."""
+    """`[race]`: the interleaved timing of the candidates.
+
+    `max_candidates`: so many are timed, float among them; the others that hold parity are further from float.
+    `time_failed`: time also those that are shown not to hold parity, for the record.
+    """
 
     budget_s: Positive = 6.0
     min_rounds: Count = 200
+    max_candidates: Annotated[int, Field(ge=2)] = 12
+    time_failed: bool = False
 
 
 class Profile(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ class Entrant:
     model: base.Model
     candidate: base.Candidate
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def entrants(job: Job, target: base.Target, floating: base.Model) -> list[Entrant]:
+    """The models of the job's inputs `candidate:ID`, in the order of its setting `candidates`."""
+    return [
+        Entrant(name, base.read_manifest(job.inputs[f"candidate:{name}"]), base.find(target, floating, name))
+        for name in job.settings["candidates"]
+    ]
 
 
 @contextmanager
@@ -95,19 +104,32 @@ def outputs(
     return answers, result
 
 
+FEWEST_ROUNDS = 6  # with fewer, a speed-up has no interval
+
+
 def time(
-    target: base.Target, entrants: Sequence[Entrant], folder: Path, job: Job
+    target: base.Target,
+    entrants: Sequence[Entrant],
+    folder: Path,
+    job: Job,
+    name: str = "samples.npz",
+    share: float = 1.0,
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Interleaved timing, by the job's settings: id -> ns int64 [rounds], and the agent's own result.
 
-    The raw samples stay in the job's folder. A model that its device does not time has none; see `counts`.
+    The raw samples stay in the job's folder under `name`. `share` of the time and the rounds that the settings give. A
+    model that its device does not time has no samples; see `counts`.
     """
-    settings, samples = job.settings, job.out / "samples.npz"
+    settings, samples = job.settings, job.out / name
     task = {
         "do": "time",
         "models": [entrant.id for entrant in entrants],
         "inputs": "inputs",
-        **{name: settings[name] for name in ("warmup_s", "budget_s", "min_rounds", "max_rounds")},
+        **{key: settings[key] for key in ("warmup_s", "max_rounds")},
+        "budget_s": share * settings["budget_s"],
+        "min_rounds": max(FEWEST_ROUNDS, math.ceil(share * settings["min_rounds"]))
+        if share < 1
+        else settings["min_rounds"],
         "seed": job.seed,
         "samples": str(samples),
     }

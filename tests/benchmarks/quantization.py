@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline import branch as branches
 from pipeline import recipe, road
 from pipeline.api import default_store
 from pipeline.outcome import environment
@@ -25,7 +26,7 @@ def rows_of(branch: road.Branch, model: str, first: bool) -> list[dict[str, Any]
         raise branch.error
     assert branch.race is not None
     rows = []
-    for raced in branch.race.metadata["candidates"]:
+    for raced in branches.rows_of(branch):
         artifact = branch.candidates[raced["id"]]
         made = artifact.metadata
         ours = made["quantizer"] == "ours"
@@ -54,7 +55,7 @@ def main() -> None:
     """Run, write, print."""
     rows: list[dict[str, Any]] = []
     for method in METHODS:
-        loaded = recipe.load(recipe.EXAMPLE, [f"weights.method={method}"])
+        loaded = recipe.load(recipe.EXAMPLE, [f"weights.method={method}", "race.time_failed=true"])
         runner = Runner(
             default_store(), loaded.folder, {"model": loaded.model, "data": loaded.data}, loaded.cache_key, loaded.seed
         )
