@@ -72,11 +72,6 @@ def scheme_id(base: str, strategy: str) -> str:
     return base if strategy == "default" else f"{base}-{strategy}"
 
 
-def strategy_of(identifier: str) -> str:
-    """The strategy in a scheme's id: "default" of "u8s8"."""
-    return identifier.partition("-")[2] or "default"
-
-
 _BASES = [Scheme(base, activation, _WEIGHT) for base, activation in _ACTIVATION.items()]
 SCHEMES: dict[str, Scheme] = {scheme.id: scheme for scheme in _BASES} | {
     made.id: made

@@ -22,13 +22,13 @@ ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the us
 
 def quantize(
     branch: Branch,
-    chosen: Mapping[str, Candidate],
     inputs: Mapping[str, Mapping[str, Artifact]],
     vendors: Mapping[str, Artifact],
     runner: Runner,
     recipe: Recipe,
 ) -> None:
     """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
+    chosen = _chosen(branch, vendors["float"], recipe)
     for name, candidate in chosen.items():
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         settings["weights"] = recipe.weights.method if candidate.quantizer == "ours" else "none"
@@ -52,25 +52,21 @@ def quantize(
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
 
 
-def choose(branch: Branch, lowered: Artifact, recipe: Recipe) -> dict[str, Candidate]:
+def _chosen(branch: Branch, lowered: Artifact, recipe: Recipe) -> dict[str, Candidate]:
     """Float, and those that the recipe names, or else what the target proposes with the recipe's observers.
 
     Raises UsageError where the target has none of those named.
     """
-    from calibration.schemes import strategy_of  # numpy comes with these
-    from targets import base, registry
+    from targets import base, registry  # numpy comes with these
 
     target, model = registry.load(branch.name), base.read_manifest(lowered.path)
     proposed = target.candidates(model)
     names = [candidate.id for candidate in proposed if candidate.quantizer != "ours"]
     if len(names) < len(proposed):  # the target takes ranges of ours
         observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
-        strategies: tuple[str, ...] = recipe.calibrate.strategies
-        if strategies == ("default",):  # and what the target proposes beside it
-            strategies = tuple(dict.fromkeys(strategy_of(c.scheme or "") for c in proposed if c.quantizer == "ours"))
         names += [
             f"{OURS}{name}" + ("" if strategy == "default" else f"-{strategy}")
-            for strategy in strategies
+            for strategy in recipe.calibrate.strategies
             for name in observers
         ]
     found, why = {}, ""

@@ -250,11 +250,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    chosen = candidates.choose(branch, lowered, recipe)
-    if any(map(candidates.is_coarse, chosen)):
+    if any(map(candidates.is_coarse, (*recipe.calibrate.strategies, *recipe.quantize.candidates))):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    candidates.quantize(branch, chosen, starts, vendors, runner, recipe)
+    candidates.quantize(branch, starts, vendors, runner, recipe)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("answers"):
@@ -286,17 +285,17 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("verify"):
         return
     shipped = model_of(branch.candidates[branch.choice.shipped], lowered)
-    on_it = {**measured, "candidate": branch.choice.shipped}
+    chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
     judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
     asked = {**task, "scores": own, "batches": branch.batches}
     scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
-    branch.verify = do("verify", judged, {**on_it, **asked}, extra=scores)
+    branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
-    if target.capabilities.otherwise and integers and wanted("older-cpus"):
-        here = {name: value for name, value in on_it.items() if name != "device"}
+    if target.capabilities.older_cpus and integers and wanted("older-cpus"):
+        here = {name: value for name, value in chosen.items() if name != "device"}
         inputs = {"data": data, "float": lowered, "shipped": shipped}
         branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
@@ -304,9 +303,9 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     timed = {"data": data, "float": lowered, "shipped": shipped}
     timed |= {"original": graphs["original"]} if "original" in graphs else {}
     settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
-    branch.profile = do("profile", timed, {**on_it, **settings})
+    branch.profile = do("profile", timed, {**chosen, **settings})
     for uri in recipe.also.get(branch.name, ()):
-        there = {**on_it, "device": uri}
+        there = {**chosen, "device": uri}
         verified = do("verify", judged, {**there, **asked}, extra=scores)
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
 

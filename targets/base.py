@@ -135,9 +135,8 @@ class Capabilities:
 
     `program`: the kind of program it lowers. `batch`: "fixed" (as exported), "resizable" (by reloading), "dynamic".
     `dtypes`: input dtypes it takes. `schemes`: ids from calibration.SCHEMES. `ops`: core ATen op name ("aten.conv1d",
-    "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested. `otherwise`: ways of
-    computing the same file that the runtime can be held to here (a CPU with fewer instructions; no integer kernels) ->
-    the options for the agent that do so.
+    "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested. `older_cpus`: CPUs with
+    fewer instructions that the runtime can be held to here -> the options for the agent that do so.
     `further`: candidates that are raced where a recipe names them. `variants`: "ID@VARIANT" is a candidate under these
     options for the agent. `lacking`: schemes and variants that a user may expect -> why this runtime has none.
     """
@@ -147,7 +146,7 @@ class Capabilities:
     dtypes: frozenset[str]
     schemes: frozenset[str]
     ops: Mapping[str, Support]
-    otherwise: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    older_cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     further: tuple[Candidate, ...] = ()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)

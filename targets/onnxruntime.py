@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity, Scheme
-from targets import agent, cpu, onnx_graph
+from targets import agent, onnx_graph
 from targets.base import (
     Batch,
     Candidate,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
 SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
-STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", "u8s8-half_range", "u8s8-signed")
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", "u8s8-signed")
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -46,12 +46,11 @@ CANDIDATES = (
 # For networks of products: ranges that differ from sample to sample, and nothing to calibrate. Convolutions in dynamic
 # int8 are an order of magnitude slower than in float, so it is not proposed for networks of these.
 PRODUCTS = Candidate("ort-dynamic", "onnxruntime", "int8", DYNAMIC)
-# Where pairs of products overflow; see targets/cpu.py.
-SAFE = Candidate("ours-mse-half_range", "ours", "int8", "u8s8-half_range", "mse")
 HALF = Candidate("float16", "onnxruntime", "f16")
 VARIANTS = {f"graph-{level}": {"graph": level} for level in ("none", "basic", "extended")}
 LACKING = {
     "int16": "its CPU provider has no integer kernels for activations of 16 bits and would run them in float",
+    "half_range": "its quantizer knows no weights of half the range",
     "bf16": "its CPU provider has no bf16 arithmetic",
 }
 
@@ -102,7 +101,6 @@ class OnnxRuntimeTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
-        otherwise={"exact arithmetic": {"graph": "none"}},
         further=(PRODUCTS, HALF),
         variants=VARIANTS,
         lacking=LACKING,
@@ -131,11 +129,8 @@ class OnnxRuntimeTarget:
         )
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
-        """Dynamic int8 too where products with weights do most of the work; weights of half the range where this CPU's
-        kernels overflow.
-        """
-        dynamic = (PRODUCTS,) if _of_products(onnx_graph.load(model.path)) else ()
-        return (*CANDIDATES, *((SAFE,) if cpu.overflows() else ()), *dynamic)
+        """Dynamic int8 too where products with weights do most of the work."""
+        return (*CANDIDATES, PRODUCTS) if _of_products(onnx_graph.load(model.path)) else CANDIDATES
 
     def layers(self, model: Model) -> Sequence[str]:
         """Outputs of convolutions and products with stored weights."""
@@ -188,7 +183,6 @@ class OnnxRuntimeTarget:
                     per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
                     activation_type=QuantType.QInt8 if scheme.activation.signed else QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
-                    reduce_range=scheme.weight.bits == 7,
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
                     nodes_to_exclude=left,
@@ -240,7 +234,7 @@ class OnnxRuntimeTarget:
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
-        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model, candidate.runtime))
+        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
 
 
 def _prepare(source: Path, file: Path) -> None:
@@ -365,7 +359,9 @@ def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
         settings.intra_op_num_threads = options["threads"]
         settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
         settings.optimized_model_filepath = str(Path(folder) / FILE)
-        settings.graph_optimization_level = _level(options)
+        settings.graph_optimization_level = getattr(
+            ort.GraphOptimizationLevel, agent.GRAPH_LEVELS[options.get("graph", "all")]
+        )
         try:
             ort.InferenceSession(
                 str(model.path), settings, providers=["CPUExecutionProvider"], disabled_optimizers=agent.KEEP_FLOAT
@@ -375,13 +371,7 @@ def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
         return onnx_graph.load(Path(folder) / FILE)
 
 
-def _level(options: Mapping[str, Any]) -> Any:
-    import onnxruntime as ort
-
-    return getattr(ort.GraphOptimizationLevel, agent.GRAPH_LEVELS[options.get("graph", "all")])
-
-
-def _tap(model: Model, options: Mapping[str, Any]) -> Tap:
+def _tap(model: Model) -> Tap:
     """One session for each set of names asked, with these as outputs."""
     import onnx
     import onnxruntime as ort
@@ -404,7 +394,6 @@ def _tap(model: Model, options: Mapping[str, Any]) -> Tap:
             tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
             settings = ort.SessionOptions()
             settings.intra_op_num_threads, settings.log_severity_level = 1, 3
-            settings.graph_optimization_level = _level(options)
             sessions[made] = ort.InferenceSession(
                 tapped.SerializeToString(),
                 settings,

@@ -18,7 +18,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity
-from targets import agent, cpu, onnx_graph, openvino_graph
+from targets import agent, onnx_graph, openvino_graph
 from targets.base import (
     Batch,
     Candidate,
@@ -47,7 +47,6 @@ INTEGER = (
     Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
 )
 
-SAFE = Candidate("ours-mse-half_range", "ours", "int8", "u8s8-half_range", "mse")  # see targets/cpu.py
 HALF = Candidate("float16", "openvino", "f16")
 # NNCF's presets and ways to estimate ranges (names of its RangeEstimatorParametersSet): "nncf-PRESET-RANGES".
 RANGES = {"minmax": "MINMAX", "mean": "MEAN_MINMAX", "median": "MEDIAN_MINMAX", "histogram": "HISTOGRAM"}
@@ -102,7 +101,7 @@ class OpenVinoTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset(TAKEN),
         ops=OPS,
-        otherwise={"x86 without VNNI": {"max_isa": "AVX512_CORE"}, "exact arithmetic": {"low_precision": False}},
+        older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
         further=FURTHER,
         variants=VARIANTS,
         lacking=LACKING,
@@ -133,8 +132,8 @@ class OpenVinoTarget:
         )
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
-        """Float in bf16 only where this CPU has it; weights of half the range where its kernels overflow."""
-        return (FLOAT, *((BFLOAT,) if _has_bf16() else ()), *INTEGER, *((SAFE,) if cpu.overflows() else ()))
+        """Float in bf16 only where this CPU has it."""
+        return (FLOAT, *((BFLOAT,) if _has_bf16() else ()), *INTEGER)
 
     def layers(self, model: Model) -> Sequence[str]:
         """Names of convolutions and products with stored weights."""
@@ -221,8 +220,7 @@ class OpenVinoTarget:
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
-        tapped = {**self.options(FLOAT), **candidate.runtime}
-        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model, tapped))
+        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model, self.options(FLOAT)))
 
     def _adapter(self, model: Model, options: dict[str, Any]) -> Any:
         try:

@@ -42,8 +42,8 @@ def _islands(found: Sequence[str]) -> str:
 def _saturation(found: Mapping[str, float]) -> str:
     where = ", ".join(f"{name} ({db:.1f} dB from here)" for name, db in found.items())
     return (
-        f"other answers on {where}: pairs of products overflow 16 bits there, or here where exact arithmetic differs; "
-        "ship a candidate with half-range weights ([calibrate] strategies), or measure on such a device (--device)"
+        f"other answers on {where}: pairs of products overflow 16 bits there; measure on such a device (--device), or "
+        "ship a candidate with half-range weights ([quantize] candidates)"
     )
 
 

@@ -1,8 +1,7 @@
-"""older-cpus: what ships, run as a CPU with fewer instructions would and in exact arithmetic, beside itself as it runs.
+"""older-cpus: what ships, run as a CPU with fewer instructions would, beside itself as it runs here.
 
 Integer kernels without wide accumulators (x86 before VNNI) add pairs of products in 16 bits, which saturate: the same
-file gives other answers there. Runtimes that can be held to an instruction set show it on a newer machine, and those
-that can do without integer kernels on an older one.
+file gives other answers there. Runtimes that can be held to an instruction set show it on this machine.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def run(job: Job) -> dict[str, Any]:
     floating, shipped = (base.read_manifest(job.inputs[role]) for role in ("float", "shipped"))
     candidate = base.find(target, floating, settings["candidate"])
     split = load_split(job.inputs["data"], "selection")
-    limits = {"here": {}, **target.capabilities.otherwise}
+    limits = {"here": {}, **target.capabilities.older_cpus}
     answers = {}
     with measure.workspace(split, floating, limit=SAMPLES) as folder:
         for name, options in limits.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pipeline.compression.macs import count
 from pipeline.data import Data, Split, load_split, save
 from pipeline.interface import first
 from pipeline.stages import Job, export
-from targets import base, cpu
+from targets import base
 from targets.base import Batch, Candidate, Model, Program, Target
 from targets.channels.local import run_agent
 
@@ -132,15 +132,6 @@ class Case:
     def int8(self) -> list[Candidate]:
         return [c for c in self.candidates if c.precision == "int8"]
 
-    def exact(self, candidate: Candidate) -> Candidate:
-        """The candidate in exact arithmetic where the kernels of this CPU overflow, which is not the file's fault.
-
-        The file itself is judged all the same; that such kernels overflow, a finding says.
-        """
-        ways = self.target.capabilities.otherwise
-        overflows = candidate.precision == "int8" and "exact arithmetic" in ways and cpu.overflows()
-        return replace(candidate, runtime=ways["exact arithmetic"]) if overflows else candidate
-
     @property
     def ours(self) -> list[Candidate]:
         return [c for c in self.int8 if c.quantizer == "ours"]
@@ -182,10 +173,9 @@ class Case:
 
     def outputs(self, candidate: Candidate) -> Batch:
         """All outputs for the held-out samples at once, in this process."""
-        key = f"{candidate.id} {dict(candidate.runtime)}"
-        if key not in self._outputs:
-            self._outputs[key] = self.run(self.artifact(candidate), candidate, self.network.held_out)
-        return self._outputs[key]
+        if candidate.id not in self._outputs:
+            self._outputs[candidate.id] = self.run(self.artifact(candidate), candidate, self.network.held_out)
+        return self._outputs[candidate.id]
 
     def logits(self, candidate: Candidate) -> Array:
         """The first output."""
