@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact
 from pipeline.branch import Branch
 from pipeline.errors import StageError, UsageError
 from pipeline.recipe import Recipe
-from pipeline.runner import Runner
+from pipeline.runner import Runner, attached_device
 
 if TYPE_CHECKING:
     from targets.base import Candidate
@@ -20,15 +20,30 @@ OURS = "ours-"  # how the ids of candidates with our ranges begin
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 
+def strategies(recipe: Recipe, target: str, device: str | None) -> tuple[str, ...]:
+    """Those of the recipe. "auto" is the default one; on a CPU that adds pairs of products in 16 bits (of `device`, a
+    URI; None: this machine) those that the target's table names for it.
+    """
+    from targets import agent, registry
+
+    wished = recipe.calibrate.strategies
+    if wished != "auto":
+        return wished
+    able = registry.load(target).capabilities.saturating
+    if able == ("default",):
+        return able
+    return able if (attached_device(device)["saturates"] if device else agent.saturates()) else ("default",)
+
+
 def quantize(
     branch: Branch,
+    chosen: Mapping[str, Candidate],
     inputs: Mapping[str, Mapping[str, Artifact]],
     vendors: Mapping[str, Artifact],
     runner: Runner,
     recipe: Recipe,
 ) -> None:
     """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
-    chosen = _chosen(branch, vendors["float"], recipe)
     for name, candidate in chosen.items():
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         settings["weights"] = recipe.weights.method if candidate.quantizer == "ours" else "none"
@@ -52,10 +67,10 @@ def quantize(
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
 
 
-def _chosen(branch: Branch, lowered: Artifact, recipe: Recipe) -> dict[str, Candidate]:
+def choose(branch: Branch, lowered: Artifact, recipe: Recipe, wanted: Sequence[str]) -> dict[str, Candidate]:
     """Float, and those that the recipe names, or else what the target proposes with the recipe's observers.
 
-    Raises UsageError where the target has none of those named.
+    `wanted`: the strategies of those that take ranges of ours. Raises UsageError where none of those named is there.
     """
     from targets import base, registry  # numpy comes with these
 
@@ -66,7 +81,7 @@ def _chosen(branch: Branch, lowered: Artifact, recipe: Recipe) -> dict[str, Cand
         observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
         names += [
             f"{OURS}{name}" + ("" if strategy == "default" else f"-{strategy}")
-            for strategy in recipe.calibrate.strategies
+            for strategy in wanted
             for name in observers
         ]
     found, why = {}, ""
@@ -100,10 +115,10 @@ def is_coarse(name: str) -> bool:
 
 def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
     """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
-    ours = [name for name in branch.candidates if name.startswith(OURS) and not is_coarse(name)]
+    ours = [name for name in branch.candidates if name.startswith(OURS)]
     if not ours:
         return
-    name = "ours-mse" if "ours-mse" in ours else ours[0]
+    name = min(ours, key=lambda one: (is_coarse(one), "mse" not in one))  # the nearest to float, as a rule
     given, settings = branch.made[name]
     title = f"{branch.name}/{name}-keep"
     try:

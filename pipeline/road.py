@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pipeline import candidates, source
+from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import Branch, model_of, rows_of
 from pipeline.errors import DeployError, UsageError
@@ -16,6 +16,19 @@ from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
+
+FIXED = ""  # of Road.exports, where no length varies
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The model as a program, after the weight step (the program itself where there is none), and the original float
+    model, where the profile asks for it.
+    """
+
+    program: Artifact
+    stepped: Artifact
+    original: Artifact | None = None
 
 
 @dataclass
@@ -28,9 +41,7 @@ class Road:
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
     model: Artifact | None = None  # what pruning and recovery made of it
-    program: Artifact | None = None  # that, exported
-    stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
-    original: Artifact | None = None  # the original float model, exported, where the profile asks for it
+    exports: dict[str, Exported] = field(default_factory=dict)  # by how a target has lengths that vary; FIXED: none do
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -68,70 +79,54 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     files = source.digest_files(recipe.data_files, recipe.folder)
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
+    varying = lengths.of(data.metadata, "data")
+    ways: dict[str, tuple[str, ...]] = {}
     for name in everyone:
         able = registry.load(name).capabilities
+        lengths.check_target(name, able.lengths, varying)
+        way = able.lengths if varying else FIXED
+        ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies != "auto":
+            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
     if recipe.program:
+        if varying:
+            raise UsageError(f"lengths: {recipe.model} is a finished program of fixed lengths: name a module:function")
         _bring(road, everyone, runner, wanted, task)
         return
-    if recipe.pretrained:
-        floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
-    elif recipe.checkpoint is None:
-        settings = recipe.train.model_dump(exclude_none=True) | task
-        floating = runner.do("train", {"data": data}, settings, branches=everyone, extra=_start(recipe))
-    else:
-        path = (recipe.folder / recipe.checkpoint).resolve()
-        if not path.is_file():
-            raise UsageError(f"checkpoint: no file at {path}: correct 'checkpoint', or leave it out to train")
-        floating = runner.do(
-            "load",
-            {"data": data},
-            {"checkpoint": recipe.checkpoint} | task,
-            branches=everyone,
-            extra={"sha256": sha256_file(path)},
-        )
+    floating = training_road.float_model(recipe, runner, data, everyone)
     road.floating = road.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
-    teachers, learned_from = _teachers(recipe, runner, data, everyone)
-    if recipe.distill.student:
-        road.model = _built(runner, data, recipe, recipe.distill.student, "", "student", everyone)
-    sequence = recipe.sequence()
-    prunings = sequence.count("prune")
-    done = {"prune": 0, "distill": 0}
-    for stage in sequence:
-        if not wanted(stage):
-            return
-        done[stage] += 1
-        label = str(done[stage]) if sequence.count(stage) > 1 else ""
-        inputs = {"model": road.model, "data": data}
-        extra: dict[str, Any] = {}
-        if stage == "prune":
-            # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
-            part = done["prune"] / prunings
-            share = recipe.prune.macs**part
-            zeros = {"sparsity": 1 - (1 - recipe.prune.sparsity) ** part}  # of what is left, likewise
-            schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
-            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, **zeros, "schedule": schedule}
-            inputs["float"] = floating
-        else:
-            settings = recipe.distill.model_dump(exclude={"student", "teachers"})
-            inputs |= teachers or {"teacher": floating}
-            extra = learned_from
-        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label, extra=extra)
+    road.model = training_road.compressed(recipe, runner, data, floating, everyone, wanted)
     if wanted("export-pt2"):
-        road.program = road.stepped = runner.do(
-            "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
-        )
-        if recipe.profile.original:
-            inputs = {"model": floating, "data": data}
-            road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
+        for way, names in ways.items():
+            road.exports[way] = _export(recipe, data, road.model, floating, runner, way, names, wanted)
+
+
+def _export(
+    recipe: Recipe,
+    data: Artifact,
+    model: Artifact,
+    floating: Artifact,
+    runner: Runner,
+    way: str,
+    targets: tuple[str, ...],
+    wanted: Any,
+) -> Exported:
+    """The model as a program for the targets that have varying lengths that way."""
+    settings = {"lengths": way} if way else {}
+    program = runner.do("export-pt2", {"model": model, "data": data}, settings, branches=targets, label=way)
+    original = None
+    if recipe.profile.original:
+        inputs = {"model": floating, "data": data}
+        original = runner.do("export-pt2", inputs, settings, branches=targets, label=f"original {way}".strip())
     if wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        return Exported(program, _stepped(recipe, data, program, targets, runner, way), original)
+    return Exported(program, program, original)
 
 
 def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
@@ -142,81 +137,36 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
         raise UsageError(f"model: no file at {path}: correct 'model'")
     without = ", ".join(("train", *recipe.stages))
     runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
-    road.floating = road.model = road.reference = road.program = road.stepped = brought = runner.do(
+    assert road.data is not None
+    road.floating = road.model = road.reference = brought = runner.do(
         "bring",
-        {"data": road.data},  # type: ignore[dict-item]  # it is made by now
+        {"data": road.data},
         {"model": recipe.model, **task},
         branches=everyone,
         extra={"sha256": sha256_file(path)},
     )
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        road.exports[FIXED] = Exported(brought, _stepped(recipe, road.data, brought, everyone, runner, FIXED))
+    else:
+        road.exports[FIXED] = Exported(brought, brought)
 
 
-def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
-    assert road.program is not None
-    assert road.data is not None
-    inputs = {"program": road.program, "data": road.data}
-    return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
-
-
-def _start(recipe: Recipe) -> dict[str, Any]:
-    """What training starts from, as a part of its key. Raises UsageError when it is not there."""
-    if recipe.train.start is None:
-        return {}
-    path = (recipe.folder / recipe.train.start).resolve()
-    if not path.exists():
-        raise UsageError(f"train.start: nothing at {path}: give a checkpoint, or the folder OUT/pytorch of a run")
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return {"start": {file.name: sha256_file(file) for file in files}}
-
-
-def _teachers(
-    recipe: Recipe, runner: Runner, data: Artifact, everyone: tuple[str, ...]
-) -> tuple[dict[str, Artifact], dict[str, Any]]:
-    """The teachers that the recipe names, by their role, and their source as a part of the student's key."""
-    named = recipe.distill.teachers
-    roles = [f"teacher{index}" for index in range(len(named))]
-    built = {
-        role: _built(runner, data, recipe, one.model, one.checkpoint, role, everyone)
-        for role, one in zip(roles, named, strict=True)
-    }
-    return built, {"teachers": [_source(recipe, one.model) for one in named]} if named else {}
-
-
-def _built(
-    runner: Runner,
-    data: Artifact,
-    recipe: Recipe,
-    factory: str,
-    checkpoint: str,
-    label: str,
-    everyone: tuple[str, ...],
+def _stepped(
+    recipe: Recipe, data: Artifact, program: Artifact, targets: tuple[str, ...], runner: Runner, label: str
 ) -> Artifact:
-    """A student or teacher that has a factory of its own."""
-    extra = {"factory": _source(recipe, factory)}
-    if checkpoint:
-        path = (recipe.folder / checkpoint).resolve()
-        if not path.is_file():
-            raise UsageError(f"distill.teachers: no checkpoint at {path}: correct it, or leave it out")
-        extra["sha256"] = sha256_file(path)
-    settings = {"checkpoint": checkpoint, "factory": factory, "task": recipe.task.model_dump()}
-    return runner.do("load", {"data": data}, settings, branches=everyone, label=label, extra=extra)
-
-
-def _source(recipe: Recipe, factory: str) -> str:
-    return source.digest(factory.partition(":")[0], [recipe.folder])
+    inputs = {"program": program, "data": data}
+    return runner.do("weights", inputs, recipe.weights.model_dump(), branches=targets, label=label)
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, exported, stepped = road.recipe, road.data, road.reference, road.program, road.stepped
+    recipe, data, reference = road.recipe, road.data, road.reference
     assert data is not None
     assert reference is not None
-    assert exported is not None
-    assert stepped is not None
     target = registry.load(branch.name)
+    made = road.exports[target.capabilities.lengths if data.metadata["lengths"] else FIXED]
+    exported, stepped = made.program, made.stepped
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
@@ -224,7 +174,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
-    programs = {"": exported, "stepped": stepped} | ({"original": road.original} if road.original else {})
+    programs = {"": exported, "stepped": stepped} | ({"original": made.original} if made.original else {})
     for label, start in programs.items():
         if label and start is exported:  # no weight step: one graph is both
             graphs[label] = graphs[""]
@@ -250,15 +200,16 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    if any(map(candidates.is_coarse, (*recipe.calibrate.strategies, *recipe.quantize.candidates))):
+    device = road.device or target_device(branch.name)
+    chosen = candidates.choose(branch, lowered, recipe, candidates.strategies(recipe, branch.name, device))
+    if any(map(candidates.is_coarse, chosen)):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    candidates.quantize(branch, starts, vendors, runner, recipe)
+    candidates.quantize(branch, chosen, starts, vendors, runner, recipe)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("answers"):
         return
-    device = road.device or target_device(branch.name)
     measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     common = {"data": data, "float": lowered}
@@ -279,23 +230,25 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         "race",
         {**common, **{key: models[key] for key in (f"candidate:{name}" for name in runners)}},
         {**measured, **timing, "candidates": runners}
-        | {"budget_s": recipe.race.budget_s, "min_rounds": recipe.race.min_rounds},
+        | recipe.race.model_dump(include={"budget_s", "min_rounds", "processes"}),
     )
     branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
     shipped = model_of(branch.candidates[branch.choice.shipped], lowered)
-    chosen = {**measured, "candidate": branch.choice.shipped}
+    on_it = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
     judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
     asked = {**task, "scores": own, "batches": branch.batches}
+    if data.metadata["lengths"]:
+        asked["lengths"] = target.capabilities.lengths
     scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
-    branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
+    branch.verify = do("verify", judged, {**on_it, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
-        here = {name: value for name, value in chosen.items() if name != "device"}
+        here = {name: value for name, value in on_it.items() if name != "device"}
         inputs = {"data": data, "float": lowered, "shipped": shipped}
         branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
@@ -303,9 +256,9 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     timed = {"data": data, "float": lowered, "shipped": shipped}
     timed |= {"original": graphs["original"]} if "original" in graphs else {}
     settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
-    branch.profile = do("profile", timed, {**chosen, **settings})
+    branch.profile = do("profile", timed, {**on_it, **settings})
     for uri in recipe.also.get(branch.name, ()):
-        there = {**chosen, "device": uri}
+        there = {**on_it, "device": uri}
         verified = do("verify", judged, {**there, **asked}, extra=scores)
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
 

@@ -22,6 +22,7 @@ WORK: dict[str, tuple[tuple[int, ...], Callable[[Any], Any], int]] = {
 WORK_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})  # their names once compiled
 RECURRENT = frozenset({"GRUSequence", "LSTMSequence", "RNNSequence"})
 DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO names the scaling that it moves behind an integer op
+_NORMS = frozenset({"MVN", "Softmax"})
 _MOVES = frozenset({"MaxPool", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})  # integers pass through unchanged
 
 
@@ -65,10 +66,10 @@ def placement(model: Any, without: frozenset[str] = frozenset()) -> list[tuple[A
     """Where activations are quantized: (node, input index, tensor name), in execution order.
 
     The data input of every convolution and product (both inputs where none is a weight), and both inputs of an
-    addition of two activations. The place moves up through ops that only move values, so that these run on integers.
-    Ops called as `without` says are passed over.
+    addition of two activations, unless a normalization or a softmax is beside it. The place moves up through ops that
+    only move values, so that these run on integers. Ops called as `without` says are passed over.
     """
-    places = []
+    places, without = [], without | _beside_norms(model)
     for node in model.get_ordered_ops():
         if node.get_friendly_name() in without:
             continue
@@ -85,6 +86,24 @@ def placement(model: Any, without: frozenset[str] = frozenset()) -> list[tuple[A
             if port.get_element_type().get_type_name() == "f32":
                 places.append((place, index, min(port.get_names())))
     return places
+
+
+def _beside_norms(model: Any) -> set[str]:
+    """Friendly names of all that touches a normalization or a softmax without a product between.
+
+    8 bits for what these read, outlier channels and masks of -3.4e38 included, is what ruins transformers.
+    """
+    stop = frozenset({*WORK, *RECURRENT, "ScaledDotProductAttention", "Constant", "Parameter", "Result"})
+    found: set[str] = set()
+    todo = [node for node in model.get_ordered_ops() if node.get_type_name() in _NORMS]
+    while todo:
+        node = todo.pop()
+        if node.get_friendly_name() in found or node.get_type_name() in stop:
+            continue
+        found.add(node.get_friendly_name())
+        todo += [port.get_node() for port in node.input_values()]
+        todo += [reader.get_node() for port in node.outputs() for reader in port.get_target_inputs()]
+    return found
 
 
 def channels_of(node: Any, rank: int) -> tuple[int, ...]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
-
 from calibration.statistics import KINDS, Statistics
 from pipeline.data import load_split
 from pipeline.stages import Job
+from pipeline.stages.quantize import calibration_batches
 from targets import base, registry
 from targets.session import tap_ahead
 
@@ -24,19 +23,23 @@ def run(job: Job) -> dict[str, Any]:
     """
     target = registry.load(job.settings["target"])
     model = base.read_manifest(job.inputs["float"])
-    split = load_split(job.inputs["data"], "calibration")
-    samples = min(job.settings["samples"], len(split))
+    samples = min(job.settings["samples"], len(load_split(job.inputs["data"], "calibration")))
     floating = next(c for c in target.candidates(model) if c.precision == "f32")
     statistics = Statistics(model.sha256, kind=KINDS[job.settings["kind"]])
     began = time.perf_counter()
-    step = model.inputs[0].shape[0] or 1  # a fixed batch is fed as it is; a free one sample by sample
-    starts = range(0, samples - step + 1, step)
-    batches = ({name: np.asarray(a[start : start + step]) for name, a in split.inputs.items()} for start in starts)
+    step = model.inputs[0].shape[0] or 1
+    batches = calibration_batches(job.inputs["data"], samples, model)
     with target.open(model, floating) as session:
-        for start, seen in zip(starts, tap_ahead(session, batches, model.tensors), strict=True):
+        for done, seen in enumerate(tap_ahead(session, batches, model.tensors), 1):
             statistics.update(seen)
-            left_s = (time.perf_counter() - began) / (start + step) * (samples - start - step)
-            job.emit({"event": "progress", "done": start + step, "total": samples, "left_s": left_s})
+            job.emit(
+                {
+                    "event": "progress",
+                    "done": done * step,
+                    "total": samples,
+                    "left_s": (time.perf_counter() - began) / done * (samples / step - done),
+                }
+            )
     statistics.save(job.out / "statistics.npz")
     constant = sorted(name for name, seen in statistics.tensors.items() if seen.n > 1 and seen.lo == seen.hi)
     return {"samples": samples, "tensors": len(model.tensors), "absurd": statistics.absurd, "constant": constant}

@@ -42,20 +42,20 @@ def run(job: Job) -> dict[str, Any]:
 def _heat(
     target: base.Target, entrants: Sequence[measure.Entrant], folder: Path, job: Job, name: str, share: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    raw, result = measure.time(target, entrants, folder, job, name, share)
+    timed = measure.time(target, entrants, folder, job, name, share)
+    raw, counts = timed.ns, measure.counts(timed.result)
     reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
-    counts = measure.counts(result)
     rows = {
         entrant.id: {
             "id": entrant.id,
             "latency_ms": timing.latency(raw[entrant.id]) if entrant.id in raw else None,
-            "speedup": timing.speedup(raw[entrant.id], raw[reference]) if entrant.id in raw else None,
+            "speedup": timing.speedup(raw[entrant.id], raw[reference], timed.rounds) if entrant.id in raw else None,
             "board": counts.get(entrant.id),
             "left": None,
         }
         for entrant in entrants
     }
-    return rows, result
+    return rows, timed.result
 
 
 def losers(rows: Mapping[str, Mapping[str, Any]], stay: Collection[str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ STAGES: dict[str, StageInfo] = {
     "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
     "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model", "metric", "loss")),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
+    "rewrite": StageInfo("pipeline.stages.rewrite:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
     "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "export-pt2": StageInfo(

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from targets.base import TargetError
+from targets.cortex_m.call import Call, Constant, Number, zero
 from targets.cortex_m.graph import Value
-from targets.cortex_m.lower import Call, Constant, Number
-from targets.cortex_m.program import AFTER, BEFORE, Program, constant_operands
+from targets.cortex_m.program import AFTER, BEFORE, Program, constant_operands, table_key
 
 KERNELS = Path(__file__).parent / "c"
 ADAPTERS = Path(__file__).parent / "cmsis_nn"
@@ -96,13 +96,19 @@ extern "C" {{
 /* Write the inputs, run, read the outputs. All state is in the arena, whose address is a multiple of 4: with an arena
  * each, callers may run at the same time. A run overwrites the inputs. Nothing has to be initialised. */
 void {name}_run(int8_t *arena);
-
+{states}
 {inline}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
+"""
+
+_STATES = """
+/* reset: before a sequence; every state is 0. carry: after a run whose outputs are read; its states become inputs. */
+void {name}_reset(int8_t *arena);
+void {name}_carry(int8_t *arena);
 """
 
 _QUANTIZE = """\
@@ -174,11 +180,14 @@ def _header(program: Program, name: str) -> str:
         arena=program.plan.arena_bytes,
         sizes="\n".join(sizes),
         inline="\n".join(inline),
+        states=_STATES.format(name=name) if program.carries else "",
     )
 
 
 def _source(program: Program, name: str) -> str:
-    tables, body = [], []
+    tables: list[str] = []
+    body: list[str] = []
+    known: dict[bytes, str] = {}  # content of an array -> its name
     constants = {value.index: f"constant_{value.index}" for value in constant_operands(program)}
     for value in constant_operands(program):
         assert value.data is not None
@@ -191,10 +200,16 @@ def _source(program: Program, name: str) -> str:
         node = step.node
         for n, call in enumerate(step.calls):
             label = f"op_{node.position}" if len(step.calls) == 1 else f"op_{node.position}_{n}"
-            tables += _parameters(call, label)
+            tables += _parameters(call, label, known)
             scratch = [f"arena + {program.scratch_offset(step)}"] if call.scratch_bytes else []
             arguments = ", ".join([f"&{label}", *(place(v) for v in call.inputs), place(call.output), *scratch])
             body.append(f"    {call.kernel}({arguments}); /* {node.op} {list(call.output.shape)} */")
+    carried, cleared = [], []
+    for n, call in enumerate(program.carries):
+        tables += _parameters(call, f"carry_{n}", known)
+        carried.append(f"    {call.kernel}(&carry_{n}, {place(call.inputs[0])}, {place(call.output)});")
+        cleared.append(f"    memset({place(call.output)}, {zero(call.output)}, {call.output.size});")
+    states = [("reset", cleared), ("carry", carried)] if carried else []
     return "\n".join(
         [
             f"/* {MARK}: see {name}.h. */",
@@ -208,19 +223,28 @@ def _source(program: Program, name: str) -> str:
             *(body or ["    (void)arena;"]),
             "}",
             "",
+            *(line for what, lines in states for line in (f"void {name}_{what}(int8_t *arena)", "{", *lines, "}", "")),
         ]
     )
 
 
-def _parameters(call: Call, label: str) -> list[str]:
-    arrays = [_array(f"{label}_{key}", data) for key, data in call.constants.items() if data is not None]
-    names = ["NULL" if data is None else f"{label}_{key}" for key, data in call.constants.items()]
+def _parameters(call: Call, label: str, known: dict[bytes, str]) -> list[str]:
+    arrays, names = [], []
+    for key, data in call.constants.items():
+        if data is None:
+            names.append("NULL")
+            continue
+        content = table_key(data)
+        if content not in known:
+            known[content] = f"{label}_{key}"
+            arrays.append(_array(known[content], data))
+        names.append(known[content])
     fields = ", ".join([_number(n) for n in call.numbers] + names)
     return [*arrays, f"static const {call.params} {label} = {{{fields}}};\n"]
 
 
 def _number(value: Number) -> str:
-    return str(value) if isinstance(value, int) else "{" + ", ".join(map(str, value)) + "}"
+    return str(value) if isinstance(value, int) else "{" + ", ".join(map(_number, value)) + "}"
 
 
 def _array(name: str, data: Constant) -> str:

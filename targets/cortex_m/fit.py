@@ -8,25 +8,36 @@ from typing import Any
 
 from targets.base import TargetError
 from targets.cortex_m.boards import BOARDS
+from targets.cortex_m.call import Number
 from targets.cortex_m.program import Program
 
 # Bytes of code of each kernel: the largest of Cortex-M0+, M3, M4, M7 and M55 with arm-none-eabi-gcc 12.2 -O2 (a test
 # measures them again).
 KERNEL_CODE_BYTES = {
     "nn_add": 408,
+    "nn_add_broadcast": 612,
     "nn_average_pool_2d": 380,
     "nn_concat": 48,
+    "nn_conv_2d_grouped": 660,
     "nn_conv_2d_packed": 2316,
+    "nn_copy": 188,
     "nn_depthwise_conv_2d": 592,
     "nn_depthwise_conv_2d_fours": 1008,
+    "nn_extreme": 208,
     "nn_fully_connected_packed": 776,
+    "nn_lookup": 36,
+    "nn_matmul": 592,
     "nn_max_pool_2d": 352,
     "nn_mean": 528,
     "nn_mul": 204,
+    "nn_mul_broadcast": 392,
     "nn_pad": 148,
+    "nn_pick": 128,
     "nn_rescale": 188,
     "nn_softmax": 1160,
-    "nn_transpose": 128,
+    "nn_squared_difference": 608,
+    "nn_sub": 616,
+    "nn_transpose_conv": 712,
 }
 RUN_CODE_BYTES, CALL_CODE_BYTES = 64, 24  # of NAME_run: once, and for each kernel call
 STACK_BYTES = 4096  # assumed where none is given
@@ -101,18 +112,20 @@ def memory(board: str | None, flash: str | None, ram: str | None) -> tuple[int, 
     )
 
 
+def _count(number: Number) -> int:
+    return 1 if isinstance(number, int) else sum(map(_count, number))
+
+
 def fit(
     program: Program, flash_bytes: int, ram_bytes: int, stack_bytes: int = STACK_BYTES, board: str | None = None
 ) -> Fit:
     """Constants and parameters are exact, code is what the kernels' sizes add up to, the arena is the plan's."""
     calls = program.calls
-    fields = [
-        n for call in calls for number in call.numbers for n in (number if isinstance(number, tuple) else (number,))
-    ]
+    fields = sum(_count(call.numbers) + len(call.constants) for call in calls)
     flash = Room(
         {
             "weights and tables": program.constant_bytes,
-            "parameters": 4 * (len(fields) + sum(len(call.constants) for call in calls)),
+            "parameters": 4 * fields,
             "code (estimate)": sum(KERNEL_CODE_BYTES[kernel] for kernel in program.kernels)
             + RUN_CODE_BYTES
             + CALL_CODE_BYTES * len(calls),

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from pipeline.release.html import charts, flips, words
 from pipeline.release.html.explained import explained
+from pipeline.release.html.layers import layers
 from pipeline.release.html.steps import steps
 from pipeline.release.report import Report, TargetRow
 
@@ -46,6 +47,7 @@ def page(report: Report, folder: Path) -> str:
         drops=charts.drops(report),
         races={name: _races(name, row, metric) for name, row in report.targets.items()},
         latencies={name: _latencies(folder, name, row) for name, row in report.targets.items() if row.shipped},
+        layers=[one for name, row in report.targets.items() for one in layers(name, row)],
         islands={name: _islands(row) for name, row in report.targets.items() if row.shipped},
         cards=flips.cards(report, folder),
         explained=explained(report, folder),

@@ -13,8 +13,8 @@ import numpy as np
 
 from targets.base import TargetError
 from targets.cortex_m import lower
+from targets.cortex_m.call import Call, code_range, zero
 from targets.cortex_m.graph import Node
-from targets.cortex_m.lower import Call
 
 ADAPTERS = Path(__file__).parent
 FOLDERS = ("ConvolutionFunctions", "NNSupportFunctions")
@@ -49,7 +49,7 @@ def _call(kernel: str, node: Node, sizes: tuple[int, ...], factors: list[float],
     shift = constants["shift"]
     assert shift is not None
     bias = constants["bias"] if constants["bias"] is not None else np.zeros(y.shape[-1], np.int32)
-    numbers = (*sizes, -lower.zero(x), lower.zero(y), *lower.code_range(node), scratch)
+    numbers = (*sizes, -zero(x), zero(y), *code_range(node), scratch)
     tables = {**constants, "bias": bias, "shift": shift.astype(np.int32)}
     return Call(kernel, "nn_cmsis_params", numbers, (x,), y, tables, scratch)
 
