@@ -33,15 +33,16 @@ class MinMax:
         """Take in every value of `x` (any shape; float, integer or bool) but those beyond +-`most`: how many these are.
 
         Where some are left out no rows are left: the others count as one sample. Raises CalibrationError with a count,
-        and takes nothing in, where values are NaN or infinite as float32.
+        and takes nothing in, where values are NaN, or infinite as float32 and no `most` is given.
         """
         values, rows = _values(x), np.shape(x)[0] if np.ndim(x) else 1
         if values.size == 0:
             return 0
         lo, hi = float(values.min()) + 0.0, float(values.max()) + 0.0  # + 0.0: no -0, which would depend on order
-        if not (math.isfinite(lo) and math.isfinite(hi)):
-            bad = int((~np.isfinite(values)).sum())
-            raise CalibrationError(f"{bad} of {values.size} values are NaN or infinite (as float32)")
+        unbounded = math.isinf(most)
+        if math.isnan(lo) or (unbounded and not (math.isfinite(lo) and math.isfinite(hi))):
+            bad = int((~np.isfinite(values) if unbounded else np.isnan(values)).sum())
+            raise CalibrationError(f"{bad} of {values.size} values are NaN" + unbounded * " or infinite (as float32)")
         if max(-lo, hi) > most:
             kept = values[np.abs(values) <= most]
             self.update(kept[None])

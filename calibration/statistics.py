@@ -28,8 +28,8 @@ class Statistics:
     """What was seen of each tensor of the graph with this hash.
 
     `kind` is the class of the observers that `update` makes for new names: Samples answer every rule, a Histogram all
-    but "moving_average", a MinMax only "minmax". Finite values beyond +-ABSURD are left out, so that they saturate at
-    the ends of the range that the others need; `absurd` counts them: tensor name -> how many.
+    but "moving_average", a MinMax only "minmax". Values beyond +-ABSURD, infinity too, are left out, so that they
+    saturate at the ends of the range that the others need; `absurd` counts them: tensor name -> how many.
     """
 
     graph_sha256: str

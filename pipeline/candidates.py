@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from targets.base import Candidate
 
 COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
+KEPT = "-keep"  # and how those with layers left in float end
 OURS = "ours-"  # how the ids of candidates with our ranges begin
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
@@ -27,7 +28,7 @@ def strategies(recipe: Recipe, target: str, device: str | None) -> tuple[str, ..
     from targets import agent, registry
 
     wished = recipe.calibrate.strategies
-    if wished != "auto":
+    if wished is not None:
         return wished
     able = registry.load(target).capabilities.saturating
     if able == ("default",):
@@ -95,6 +96,36 @@ def choose(branch: Branch, lowered: Artifact, recipe: Recipe, wanted: Sequence[s
     return found
 
 
+def check_names(recipe: Recipe, targets: Sequence[str]) -> None:
+    """Raise UsageError for a name in quantize.candidates whose rule, strategy or variant no target has; before work.
+
+    The vendors' own candidates depend on the lowered model, and are looked up when it is there.
+    """
+    from targets import registry  # numpy comes with it
+
+    observer_kind(recipe)
+    able = {name: registry.load(name).capabilities for name in targets}
+    for wished in recipe.quantize.candidates:
+        plain, at, variant = wished.removesuffix(KEPT).partition("@")
+        strategy = plain.removeprefix(OURS).partition("-")[2] if plain.startswith(OURS) else ""
+        lacks = [(variant, all(variant not in one.variants for one in able.values()))] if at else []
+        if strategy:
+            ends = f"-{strategy}"
+            lacks += [(strategy, not any(s.endswith(ends) for one in able.values() for s in one.schemes))]
+        for what, missing in lacks:
+            if missing:
+                why = "; ".join(f"{name}: {one.lacking[what]}" for name, one in able.items() if what in one.lacking)
+                known = sorted({v for one in able.values() for v in (*one.variants, *map(_strategy, one.schemes))})
+                raise UsageError(
+                    f"quantize.candidates: no target here has '{what}' for '{wished}'{f' ({why})' if why else ''}: "
+                    f"there are {', '.join(filter(None, known))}"
+                )
+
+
+def _strategy(scheme: str) -> str:
+    return scheme.partition("-")[2]
+
+
 def observer_kind(recipe: Recipe) -> str:
     """The class of observers that the recipe's rules need. Raises UsageError for a candidate with an unknown rule."""
     from calibration.errors import CalibrationError  # numpy comes with these
@@ -141,13 +172,14 @@ def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> N
 
 def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:
     """The ranges of activations in the user's file, as JSON: content, not path, is what a stage depends on."""
-    from calibration import encodings  # numpy comes with it
-    from calibration.errors import CalibrationError
+    from calibration.errors import CalibrationError  # numpy comes with these
+    from targets import encodings
+    from targets.base import TargetError
 
     path = recipe.folder / recipe.calibrate.encodings[target]
     try:
         return {name: asdict(one) for name, one in encodings.read(path).activations.items()}
-    except CalibrationError as error:
+    except (CalibrationError, TargetError) as error:
         raise UsageError(f"calibrate.encodings: {error}") from error
     except OSError as error:
         raise UsageError(f"calibrate.encodings: cannot read {path}: {error.strerror}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
@@ -16,6 +16,9 @@ from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
+
+if TYPE_CHECKING:
+    from targets.base import Capabilities
 
 FIXED = ""  # of Road.exports, where no length varies
 
@@ -87,8 +90,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         way = able.lengths if varying else FIXED
         ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        if recipe.calibrate.strategies != "auto":
-            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies is not None:
+            _check_strategies(name, able, recipe.calibrate.strategies)
+    candidates.check_names(recipe, everyone)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
@@ -286,11 +290,12 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
             )
 
 
-def _check_strategies(target: str, schemes: frozenset[str], strategies: Sequence[str]) -> None:
+def _check_strategies(target: str, able: Capabilities, strategies: Sequence[str]) -> None:
     for strategy in strategies:
-        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in schemes):
+        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in able.schemes):
             raise UsageError(
-                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(schemes))}"
+                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(able.schemes))}"
+                + (f"; {able.lacking[strategy]}" if strategy in able.lacking else "")
             )
 
 

@@ -16,15 +16,21 @@ class Calibrate(Table):
     """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
 
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
-    race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
-    `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
-    with every observer: `ours-RULE-STRATEGY`; "auto": what suits the CPU that measures (candidates.strategies).
+    race decides. `encodings`: target -> a file of ranges (AIMET's JSON or a quantized model, from the recipe's folder):
+    one more candidate, `ours-encodings`, has these in place of the first observer's. `strategies`: of
+    calibration.schemes.STRATEGIES, each with every observer: `ours-RULE-STRATEGY`; "auto": what suits the CPU that
+    measures (candidates.strategies).
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
-    strategies: Literal["auto"] | tuple[Strategy, ...] = "auto"
+    strategies: tuple[Strategy, ...] | None = None  # None: "auto"
     encodings: dict[str, str] = {}
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _suiting(cls, given: Any) -> Any:
+        return None if given == "auto" else given
 
     @field_validator("observers", mode="before")
     @classmethod
