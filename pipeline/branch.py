@@ -49,6 +49,8 @@ class Branch:
     candidates: dict[str, Artifact] = field(default_factory=dict)
     made: dict[str, tuple[Mapping[str, Artifact], dict[str, Any]]] = field(default_factory=dict)  # id -> of what, how
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
+    answers: Artifact | None = None  # of every candidate on the selection split
+    untimed: dict[str, str] = field(default_factory=dict)  # candidate -> why the race does not time it
     race: Artifact | None = None
     choice: choose.Choice | None = None
     batches: list[int] = field(default_factory=list)  # planned for verify, the deployment batch first
@@ -57,6 +59,25 @@ class Branch:
     profile: Artifact | None = None
     also: list[tuple[Artifact, Artifact]] = field(default_factory=list)  # verify and profile on each further device
     error: DeployError | None = None
+
+
+def rows_of(branch: Branch) -> list[dict[str, Any]]:
+    """What is known of every candidate so far, a row each: how it was made, its answers, its times."""
+    timed = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
+    said = {row["id"]: row for row in branch.answers.metadata["candidates"]} if branch.answers else {}
+    return [
+        {
+            "id": name,
+            "latency_ms": None,
+            "speedup": None,
+            "board": None,
+            "left": branch.untimed.get(name),
+            **artifact.metadata,
+            **said.get(name, {}),
+            **timed.get(name, {}),
+        }
+        for name, artifact in branch.candidates.items()
+    ]
 
 
 def model_of(candidate: Artifact, lowered: Artifact) -> Artifact:

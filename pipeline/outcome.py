@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_folder, shipped_artifact
+from pipeline.branch import Branch, model_folder, rows_of, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
@@ -293,12 +293,11 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
 
 
 def _candidates(branch: Branch) -> list[report.CandidateRow]:
-    raced = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
     empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "kept": [], "why": ""}
     rows: list[dict[str, Any]] = []
-    for name, artifact in branch.candidates.items():
+    for made in rows_of(branch):
+        name = made["id"]
         verdict, why = branch.choice.verdicts[name] if branch.choice else ("error", "the run stopped before the race")
-        made = {**artifact.metadata, **raced.get(name, {})}
         folder = str(model_folder(branch, name))
         rows.append(
             _known(made, report.CandidateRow) | {"id": name, "artifact": folder, "verdict": verdict, "why": why}

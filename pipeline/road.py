@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import FIXED, Branch, Exported, Network, model_of
+from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
 from pipeline.errors import DeployError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
+
+if TYPE_CHECKING:
+    from targets.base import Capabilities
 
 Ways = dict[str, tuple[str, ...]]  # how a target has lengths that vary -> the targets that have them so
 
@@ -82,8 +85,9 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         way = _way(road, name)
         ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        if recipe.calibrate.strategies != "auto":
-            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies is not None:
+            _check_strategies(name, able, recipe.calibrate.strategies)
+    candidates.check_names(recipe, everyone)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
@@ -223,39 +227,49 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("observe"):
         return
     do = partial(do, label=branch.name)
-    samples = {"samples": recipe.calibrate.samples}
+    samples = {"samples": recipe.calibrate.samples, "kind": candidates.observer_kind(recipe)}
     branch.observed = observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
     device = _device(road, branch.name)
-    strategies = candidates.strategies(recipe, branch.name, device)
-    if any(strategy in candidates.COARSE for strategy in strategies):
+    chosen = candidates.choose(branch, lowered, recipe, candidates.strategies(recipe, branch.name, device))
+    if any(map(candidates.is_coarse, chosen)):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    candidates.quantize(branch, starts, vendors, runner, recipe, strategies)
+    candidates.quantize(branch, chosen, starts, vendors, runner, recipe)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
-    if not wanted("race"):
+    if not wanted("answers"):
         return
     measured = _there(road, branch.name)
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
+    common = {"data": data, "float": lowered}
+    models = {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()}
+    said = {**measured, **task, "batch": recipe.batch, **_bound(recipe, branch.name)}
+    branch.answers = do(
+        "answers", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
+    )
+    if not wanted("race"):
+        return
+    rows, policy = rows_of(branch), recipe.policy(branch.name)
+    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
+    branch.untimed = choose.untimed(
+        rows, margin, policy["confidence"], recipe.race.max_candidates, keep_failed=recipe.race.time_failed
+    )
+    runners = [name for name in branch.candidates if name not in branch.untimed]
     branch.race = do(
         "race",
-        {"data": data, "reference": reference, "float": lowered}
-        | {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(exclude={"cmsis_nn"}), **timing, **_bound(recipe, branch.name)}
-        | {"candidates": list(branch.candidates)},
+        {**common, **{key: models[key] for key in (f"candidate:{name}" for name in runners)}},
+        {**measured, **timing, "candidates": runners}
+        | recipe.race.model_dump(include={"budget_s", "min_rounds", "processes"}),
     )
-    rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-    policy = recipe.policy(branch.name)
-    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, margin, policy["confidence"])
+    branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
     shipped = model_of(branch.candidates[branch.choice.shipped], lowered)
-    chosen = {**measured, "candidate": branch.choice.shipped}
+    on_it = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
@@ -264,10 +278,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if data.metadata["lengths"]:
         asked["lengths"] = target.capabilities.lengths
     scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
-    branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
+    branch.verify = do("verify", judged, {**on_it, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
-        here = {name: value for name, value in chosen.items() if name != "device"}
+        here = {name: value for name, value in on_it.items() if name != "device"}
         inputs = {"data": data, "float": lowered, "shipped": shipped}
         branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
@@ -275,9 +289,9 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     timed = {"data": data, "float": lowered, "shipped": shipped}
     timed |= {"original": graphs["original"]} if "original" in graphs else {}
     settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
-    branch.profile = do("profile", timed, {**chosen, **settings})
+    branch.profile = do("profile", timed, {**on_it, **settings})
     for uri in recipe.also.get(branch.name, ()):
-        there = {**chosen, "device": uri}
+        there = {**on_it, "device": uri}
         verified = do("verify", judged, {**there, **asked}, extra=scores)
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
 
@@ -313,11 +327,12 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
             )
 
 
-def _check_strategies(target: str, schemes: frozenset[str], strategies: Sequence[str]) -> None:
+def _check_strategies(target: str, able: Capabilities, strategies: Sequence[str]) -> None:
     for strategy in strategies:
-        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in schemes):
+        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in able.schemes):
             raise UsageError(
-                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(schemes))}"
+                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(able.schemes))}"
+                + (f"; {able.lacking[strategy]}" if strategy in able.lacking else "")
             )
 
 

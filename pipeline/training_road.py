@@ -82,7 +82,7 @@ def compressed(
         if recipe.distill.method != "finetune" and not recipe.distill.augment:
             asked = task | ({"temperature": recipe.distill.temperature} if len(taught_by) > 1 else {})
             role = {**taught_by, "data": data}
-            inputs["answers"] = runner.do("answers", role, asked, branches=branches, extra=learned_from)
+            inputs["soft_labels"] = runner.do("soft-labels", role, asked, branches=branches, extra=learned_from)
         model = runner.do(stage, inputs, settings, branches=branches, label=label, extra=learned_from)
     return model
 

@@ -32,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline.compression.features import Match
     from pipeline.data import load_split
     from pipeline.interface import by_name, first
-    from pipeline.stages import answers
+    from pipeline.stages import soft_labels
 
     settings, data = job.settings, job.inputs["data"]
     schedule, task = learner.schedule(settings), tasks.of(job.settings, job.user)
@@ -40,7 +40,7 @@ def run(job: Job) -> dict[str, Any]:
     augment = settings.get("augment")
     change = user.resolve(augment, job.user["folder"]) if augment else None
     with training.deterministic(job.seed):
-        teacher = answers.teacher(job)
+        teacher = soft_labels.teacher(job)
         before, _ = training.evaluate(models.load(job.user, job.inputs["model"]), load_split(data, "selection"), task)
         # Where training samples do not change, the frozen teacher answers each of them once.
         known = _known(job, teacher) if "distill" in methods and not change else {}
@@ -117,10 +117,10 @@ def _known(job: Job, teacher: nn.Module) -> dict[str, Tensor]:
     from pipeline.compression import training
     from pipeline.data import load_named, load_split
     from pipeline.interface import by_name
-    from pipeline.stages import answers
+    from pipeline.stages import soft_labels
 
-    if "answers" in job.inputs:
-        said = load_named(job.inputs["answers"] / answers.FILE)
+    if "soft_labels" in job.inputs:
+        said = load_named(job.inputs["soft_labels"] / soft_labels.FILE)
         return {name: torch.from_numpy(values) for name, values in said.items()}
     return by_name(training.predict(teacher, load_split(job.inputs["data"], "train")))
 

@@ -61,13 +61,13 @@ def test_a_changed_augmentation_trains_anew_and_teachers_answer_once(folder: Fol
         return {line.split()[0]: "stored" in line for line in lines}
 
     short = ("distill.epochs=1", "distill.method=distill")
-    assert not stages(*short)["answers"]
+    assert not stages(*short)["soft-labels"]
     again = stages(*short, "distill.alpha=0.9")
-    assert again["answers"]
+    assert again["soft-labels"]
     assert not again["distill"]
     (folder.path / "change.py").write_text("def flip(inputs, rng):\n    return {k: -x for k, x in inputs.items()}\n")
     changed = stages(*short, "distill.augment=change:flip")
-    assert "answers" not in changed  # the teacher is asked for every batch
+    assert "soft-labels" not in changed  # the teacher is asked for every batch
     assert stages(*short, "distill.augment=change:flip")["distill"]
     (folder.path / "change.py").write_text("def flip(inputs, rng):\n    return {k: 2 * x for k, x in inputs.items()}\n")
     assert not stages(*short, "distill.augment=change:flip")["distill"]

@@ -25,7 +25,7 @@ import torch
 from pipeline import data, models, user
 from pipeline.compression import distillation, learner, macs, training
 from pipeline.outcome import environment
-from pipeline.stages import Job, answers, distill, prune, silent, train
+from pipeline.stages import Job, distill, prune, silent, soft_labels, train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -138,7 +138,7 @@ def teacher(example: str, seed: int) -> Path:
     if not (place / "data").is_dir():
         once(place / "data", lambda out: data.save(data.from_factory(user.call("data:splits", about["data"]), ""), out))
     made = once(place / f"teacher-{seed}", lambda out: train.run(job(example, "train", about["train"], out, seed)))
-    once(place / f"said-{seed}", lambda out: answers.run(job(example, "answers", {}, out, seed, teacher=made)))
+    once(place / f"said-{seed}", lambda out: soft_labels.run(job(example, "soft-labels", {}, out, seed, teacher=made)))
     return made
 
 
@@ -171,7 +171,7 @@ def recovery_of(row: dict[str, Any]) -> dict[str, Any]:
 def recover(row: dict[str, Any], model: torch.nn.Module, told: Path, scratch: Path) -> training.Fit:
     """The recovery of the stage "distill" for a network that is no stage's."""
     recovery = recovery_of(row)
-    said = data.load_named(told / answers.FILE)
+    said = data.load_named(told / soft_labels.FILE)
     taught = torch.from_numpy(next(iter(said.values())))
 
     def loss(outputs: Any, labels: torch.Tensor, index: Any, inputs: Any) -> torch.Tensor:
@@ -208,7 +208,7 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
         if row["tool"] == "ours" and not row.get("fresh"):
-            inputs = {"model": out, "teacher": floating, "answers": place / f"said-{taught_by}"}
+            inputs = {"model": out, "teacher": floating, "soft_labels": place / f"said-{taught_by}"}
             told = distill.run(job(example, "distill", recovery_of(row), out / "done", seed, **inputs))
             model, selection = models.load(owner, out / "done"), told["metric"]
         else:
