@@ -147,7 +147,7 @@ def summary(report: Report, out: Path) -> None:
     for name, row in report.targets.items():
         if row.candidates:
             OUT.print(_candidates(name, row))
-        lines = [_run(run) for run in row.runs]
+        lines = [_run(run) for run in (*row.runs, *row.lengths)]
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
         lines += [row.race] if row.race else []
         lines += [f"{found.check}: {found.text}" for found in row.findings]
