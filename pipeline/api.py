@@ -36,16 +36,17 @@ def run(
     seed: int | None = None,
     only: str | None = None,
     refresh_from: str | None = None,
-    device: str | None = None,
+    devices: Sequence[str] = (),
     store: Store | None = None,
     emit: Emit = silent,
 ) -> Report | None:
     """Run a recipe and deliver `out/TARGET/` and `out/report.json`; what `deploy --target ...` does.
 
     `overrides`: KEY=VALUE as in `--set`. `only`: stop after this stage (then there is no report: None).
-    `refresh_from`: make this stage and all after it again. `device`: URI of where race, verify and profile run, this
-    machine without one. Raises DeployError (its `exit_code` is the command's) for
-    what concerns the whole run; a target that fails alone is in the report.
+    `refresh_from`: make this stage and all after it again. `devices`: URIs; race, verify and profile run on the first
+    (this machine without one), and what ships is verified and timed on the others too, each a run of its own. Raises
+    DeployError (its `exit_code` is the command's) for what concerns the whole run; a target that fails alone is in the
+    report.
     """
     for name in (only, refresh_from):
         if name is not None and name not in ORDER:
@@ -55,6 +56,10 @@ def run(
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     names = chosen_targets(recipe, targets)
+    device = next(iter(devices), None)
+    if devices[1:]:
+        further = {name: tuple(dict.fromkeys((*recipe.also.get(name, ()), *devices[1:]))) for name in names}
+        recipe = recipe.model_copy(update={"also": recipe.also | further})
     for uri in (device, *_also(recipe, names)):
         reach(uri)
     _writable(Path(out))
@@ -103,6 +108,7 @@ def again(
     for name, branch in travelled.branches.items():
         assert travelled.data is not None
         outcome.keep_samples(branch, travelled.data.path, _report_file(run_folder).parent / name)
+        outcome.keep_timings(name, branch, _report_file(run_folder).parent)
     outcome.write_whole(_report_file(run_folder), result.to_json())
     outcome.render(result, _report_file(run_folder).parent)
     return result
@@ -188,7 +194,13 @@ def runner_of(
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions(), **recipe.distill.functions()},
+        factories={
+            "model": recipe.model,
+            "data": recipe.data,
+            **recipe.task.functions(),
+            **recipe.train.functions(),
+            **recipe.distill.functions(),
+        },
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,

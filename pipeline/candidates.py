@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,10 +10,25 @@ from pipeline.artifact import Artifact
 from pipeline.branch import Branch
 from pipeline.errors import StageError, UsageError
 from pipeline.recipe import Recipe
-from pipeline.runner import Runner
+from pipeline.runner import Runner, attached_device
 
 COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
+
+
+def strategies(recipe: Recipe, target: str, device: str | None) -> tuple[str, ...]:
+    """Those of the recipe. "auto" is the default one; on a CPU that adds pairs of products in 16 bits (of `device`, a
+    URI; None: this machine) those that the target's table names for it.
+    """
+    from targets import agent, registry
+
+    wished = recipe.calibrate.strategies
+    if wished != "auto":
+        return wished
+    able = registry.load(target).capabilities.saturating
+    if able == ("default",):
+        return able
+    return able if (attached_device(device)["saturates"] if device else agent.saturates()) else ("default",)
 
 
 def quantize(
@@ -22,8 +37,12 @@ def quantize(
     vendors: Mapping[str, Artifact],
     runner: Runner,
     recipe: Recipe,
+    wanted: Sequence[str],
 ) -> None:
-    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
+    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there.
+
+    `wanted`: the strategies of those that take ranges of ours.
+    """
     rows = vendors["float"].metadata["candidates"]
     proposed = {row["id"]: row for row in rows if row["quantizer"] != "ours"}
     if len(proposed) < len(rows):  # the target takes ranges of ours
@@ -31,7 +50,7 @@ def quantize(
         observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
         proposed |= {
             f"ours-{name}" + ("" if strategy == "default" else f"-{strategy}"): own
-            for strategy in recipe.calibrate.strategies
+            for strategy in wanted
             for name in observers
         }
     wished = recipe.quantize.candidates
@@ -43,7 +62,7 @@ def quantize(
     for name in chosen:
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         settings["weights"] = recipe.weights.method if proposed[name]["quantizer"] == "ours" else "none"
-        if name == f"ours-{ENCODINGS}":
+        if name.startswith(f"ours-{ENCODINGS}"):
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
         kind = "ours-plain" if name.endswith(COARSE) else proposed[name]["quantizer"]
@@ -65,10 +84,10 @@ def quantize(
 
 def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
     """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
-    ours = [name for name in branch.candidates if name.startswith("ours-") and not name.endswith(COARSE)]
+    ours = [name for name in branch.candidates if name.startswith("ours-")]
     if not ours:
         return
-    name = "ours-mse" if "ours-mse" in ours else ours[0]
+    name = min(ours, key=lambda one: (one.endswith(COARSE), "mse" not in one))  # the nearest to float, as a rule
     given, settings = branch.made[name]
     title = f"{branch.name}/{name}-keep"
     try:

@@ -123,6 +123,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         batches=branch.batches,
         candidates=candidates,
         runs=_runs(road.recipe, branch),
+        lengths=_at_lengths(road.recipe, branch),
     )
     return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], _evidence(branch))
 
@@ -140,29 +141,16 @@ def judged(
     read where the policy asks for other metrics than accuracy.
     """
     asked = gate.Policy(**policy, groups=split.groups is not None)
-    metrics = [_metrics(run, asked, samples) for run in row.runs]
+    metrics, at_lengths = ([_metrics(run, asked, samples) for run in runs] for runs in (row.runs, row.lengths))
     evidence = gate.Evidence(
         n=split.n,
         batches=tuple(row.batches),
-        runs=tuple(
-            gate.Run(
-                batch=run.batch,
-                n=run.n,
-                lost=run.flips.lost,
-                gained=run.flips.gained,
-                finite=run.finite,
-                metric=run.metric,
-                sqnr_db=run.sqnr_db,
-                latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
-                slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
-                metrics=found,
-                device=run.device,
-                peak_memory_bytes=run.peak_memory_bytes,
-                measured_at=run.measured_at,
-                worst_error=run.worst_error,
-            )
-            for run, found in zip(row.runs, metrics, strict=True)
-        ),
+        runs=tuple(_as_evidence(run, found) for run, found in zip(row.runs, metrics, strict=True)),
+        lengths={
+            run.length: _as_evidence(run, found)
+            for run, found in zip(row.lengths, at_lengths, strict=True)
+            if run.length is not None
+        },
         verified_sha256=row.sha256,
         artifact_sha256=artifact_sha256,
         leaked=split.shared_samples,
@@ -176,15 +164,39 @@ def judged(
     verdict = gate.judge(asked, evidence)
     return row.model_copy(
         update={
-            "runs": [
-                run.model_copy(update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in found.items()}})
-                for run, found in zip(row.runs, metrics, strict=True)
-            ],
+            "runs": _with_metrics(row.runs, metrics),
+            "lengths": _with_metrics(row.lengths, at_lengths),
             "verdict": verdict.verdict,
             "reasons": list(verdict.reasons),
             "checks": [report.Check(**vars(check)) for check in verdict.checks],
         }
     )
+
+
+def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric]) -> gate.Run:
+    return gate.Run(
+        batch=run.batch,
+        n=run.n,
+        lost=run.flips.lost,
+        gained=run.flips.gained,
+        finite=run.finite,
+        metric=run.metric,
+        sqnr_db=run.sqnr_db,
+        latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
+        slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
+        metrics=metrics,
+        device=run.device,
+        peak_memory_bytes=run.peak_memory_bytes,
+        measured_at=run.measured_at,
+        worst_error=run.worst_error,
+    )
+
+
+def _with_metrics(runs: Sequence[report.RunRow], metrics: Sequence[Mapping[str, gate.Metric]]) -> list[report.RunRow]:
+    return [
+        run.model_copy(update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in found.items()}})
+        for run, found in zip(runs, metrics, strict=True)
+    ]
 
 
 def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -> dict[str, gate.Metric]:
@@ -197,7 +209,7 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -
         return {}
     from pipeline.release import metrics, samples  # numpy comes with them
 
-    files = [folder / samples.file_name(run.batch) for folder in folders]
+    files = [folder / samples.file_name(run.batch, run.length) for folder in folders]
     file = next((f for f in files if f.is_file() and sha256_file(f) == run.samples_sha256), files[0])
     try:
         if sha256_file(file) != run.samples_sha256:
@@ -226,7 +238,7 @@ def _evidence(branch: Branch) -> list[Path]:
 MEASURED = (
     "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
     "original_latency_ms", "speedup_over_original",
-    "board",
+    "layers", "layers_unavailable", "board",
 )  # fmt: skip
 
 
@@ -239,11 +251,22 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
     return rows
 
 
+def _at_lengths(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
+    """At the lengths below the greatest, where one varies; not timed."""
+    assert branch.verify is not None
+    return _rows(recipe, branch.name, branch.verify.metadata["lengths"], {"batch": None}, None)
+
+
 def _runs_of(recipe: Recipe, name: str, verify: Artifact, timed: Artifact, uri: str | None) -> list[report.RunRow]:
     """Those of one device; `uri` where it is not the run's own."""
-    profile = timed.metadata
+    return _rows(recipe, name, verify.metadata["runs"], timed.metadata, uri)
+
+
+def _rows(
+    recipe: Recipe, name: str, runs: Sequence[Mapping[str, Any]], profile: Mapping[str, Any], uri: str | None
+) -> list[report.RunRow]:
     rows = []
-    for run in verify.metadata["runs"]:
+    for run in runs:
         record = _known(run, report.RunRow) | {
             "margin_points": recipe.gate.of(name)["margin_points"],
             "drop_upper_points": None,
@@ -294,6 +317,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
     Each is written aside and renamed.
     """
+    from pipeline.loader import ship  # numpy comes with it
+
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -302,16 +327,12 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             aside = out / f".{name}-{uuid.uuid4().hex[:8]}"
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
-            shutil.copy(road.data.path / "declared.json", aside / "declared.json")
+            precision = branch.candidates[str(result.targets[name].shipped)].metadata["precision"]
+            ship.write(aside, road.data.path, precision, "softmax" if road.recipe.task.classifies else "none")
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
-            also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
-            for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
-                assert measured is not None
-                samples = out / "samples" / f"{name}-{stage}.npz"
-                samples.parent.mkdir(exist_ok=True)
-                shutil.copy(measured.path / "samples.npz", samples)
+            keep_timings(name, branch, out)
         if road.model is not None:
             aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
             shutil.copytree(road.model.path, aside)
@@ -329,6 +350,15 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
 PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
+
+
+def keep_timings(name: str, branch: Branch, out: Path) -> None:
+    """Copy a target's raw timings to `out/samples/`, in place of what is there."""
+    also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
+    (out / "samples").mkdir(exist_ok=True)
+    for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
+        assert measured is not None
+        shutil.copy(measured.path / "samples.npz", out / "samples" / f"{name}-{stage}.npz")
 
 
 def keep_samples(branch: Branch, data: Path, folder: Path) -> None:

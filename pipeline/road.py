@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
-from pipeline import candidates, source, training_road
+from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import Branch, model_of
 from pipeline.errors import DeployError, UsageError
@@ -16,6 +17,19 @@ from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
+
+FIXED = ""  # of Road.exports, where no length varies
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The model as a program, after the weight step (the program itself where there is none), and the original float
+    model, where the profile asks for it.
+    """
+
+    program: Artifact
+    stepped: Artifact
+    original: Artifact | None = None
 
 
 @dataclass
@@ -28,9 +42,7 @@ class Road:
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
     model: Artifact | None = None  # what pruning and recovery made of it
-    program: Artifact | None = None  # that, exported
-    stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
-    original: Artifact | None = None  # the original float model, exported, where the profile asks for it
+    exports: dict[str, Exported] = field(default_factory=dict)  # by how a target has lengths that vary; FIXED: none do
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -68,14 +80,22 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     files = source.digest_files(recipe.data_files, recipe.folder)
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
+    varying = lengths.of(data.metadata, "data")
+    ways: dict[str, tuple[str, ...]] = {}
     for name in everyone:
         able = registry.load(name).capabilities
+        lengths.check_target(name, able.lengths, varying)
+        way = able.lengths if varying else FIXED
+        ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies != "auto":
+            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
     if recipe.program:
+        if varying:
+            raise UsageError(f"lengths: {recipe.model} is a finished program of fixed lengths: name a module:function")
         _bring(road, everyone, runner, wanted, task)
         return
     floating = training_road.float_model(recipe, runner, data, everyone)
@@ -84,14 +104,30 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
     road.model = training_road.compressed(recipe, runner, data, floating, everyone, wanted)
     if wanted("export-pt2"):
-        road.program = road.stepped = runner.do(
-            "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
-        )
-        if recipe.profile.original:
-            inputs = {"model": floating, "data": data}
-            road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
+        for way, names in ways.items():
+            road.exports[way] = _export(recipe, data, road.model, floating, runner, way, names, wanted)
+
+
+def _export(
+    recipe: Recipe,
+    data: Artifact,
+    model: Artifact,
+    floating: Artifact,
+    runner: Runner,
+    way: str,
+    targets: tuple[str, ...],
+    wanted: Any,
+) -> Exported:
+    """The model as a program for the targets that have varying lengths that way."""
+    settings = {"lengths": way} if way else {}
+    program = runner.do("export-pt2", {"model": model, "data": data}, settings, branches=targets, label=way)
+    original = None
+    if recipe.profile.original:
+        inputs = {"model": floating, "data": data}
+        original = runner.do("export-pt2", inputs, settings, branches=targets, label=f"original {way}".strip())
     if wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        return Exported(program, _stepped(recipe, data, program, targets, runner, way), original)
+    return Exported(program, program, original)
 
 
 def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
@@ -102,33 +138,36 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
         raise UsageError(f"model: no file at {path}: correct 'model'")
     without = ", ".join(("train", *recipe.stages))
     runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
-    road.floating = road.model = road.reference = road.program = road.stepped = brought = runner.do(
+    assert road.data is not None
+    road.floating = road.model = road.reference = brought = runner.do(
         "bring",
-        {"data": road.data},  # type: ignore[dict-item]  # it is made by now
+        {"data": road.data},
         {"model": recipe.model, **task},
         branches=everyone,
         extra={"sha256": sha256_file(path)},
     )
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        road.exports[FIXED] = Exported(brought, _stepped(recipe, road.data, brought, everyone, runner, FIXED))
+    else:
+        road.exports[FIXED] = Exported(brought, brought)
 
 
-def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
-    assert road.program is not None
-    assert road.data is not None
-    inputs = {"program": road.program, "data": road.data}
-    return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
+def _stepped(
+    recipe: Recipe, data: Artifact, program: Artifact, targets: tuple[str, ...], runner: Runner, label: str
+) -> Artifact:
+    inputs = {"program": program, "data": data}
+    return runner.do("weights", inputs, recipe.weights.model_dump(), branches=targets, label=label)
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, exported, stepped = road.recipe, road.data, road.reference, road.program, road.stepped
+    recipe, data, reference = road.recipe, road.data, road.reference
     assert data is not None
     assert reference is not None
-    assert exported is not None
-    assert stepped is not None
     target = registry.load(branch.name)
+    made = road.exports[target.capabilities.lengths if data.metadata["lengths"] else FIXED]
+    exported, stepped = made.program, made.stepped
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
@@ -136,7 +175,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
-    programs = {"": exported, "stepped": stepped} | ({"original": road.original} if road.original else {})
+    programs = {"": exported, "stepped": stepped} | ({"original": made.original} if made.original else {})
     for label, start in programs.items():
         if label and start is exported:  # no weight step: one graph is both
             graphs[label] = graphs[""]
@@ -162,22 +201,23 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    if any(strategy in candidates.COARSE for strategy in recipe.calibrate.strategies):
+    device = _device(road, branch.name)
+    strategies = candidates.strategies(recipe, branch.name, device)
+    if any(strategy in candidates.COARSE for strategy in strategies):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    candidates.quantize(branch, starts, vendors, runner, recipe)
+    candidates.quantize(branch, starts, vendors, runner, recipe, strategies)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
-    device = road.device or target_device(branch.name)
     measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}
         | {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, **_bound(recipe, branch.name)}
+        {**measured, **task, **recipe.race.model_dump(exclude={"cmsis_nn"}), **timing, **_bound(recipe, branch.name)}
         | {"candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
@@ -193,6 +233,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
     judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
     asked = {**task, "scores": own, "batches": branch.batches}
+    if data.metadata["lengths"]:
+        asked["lengths"] = target.capabilities.lengths
     scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
     branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
@@ -210,6 +252,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         there = {**chosen, "device": uri}
         verified = do("verify", judged, {**there, **asked}, extra=scores)
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
+
+
+def _device(road: Road, target: str) -> str | None:
+    """URI of where a target is measured, None for this machine; an emulated board is told where the CMSIS-NN lies."""
+    device, vendor = road.device or target_device(target), road.recipe.race.cmsis_nn
+    if vendor is None or device is None or not device.startswith("qemu://"):
+        return device
+    return f"{device}{'&' if '?' in device else '?'}{urlencode({'cmsis-nn': road.recipe.folder / vendor})}"
 
 
 def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:

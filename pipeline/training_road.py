@@ -43,6 +43,10 @@ def compressed(
     teachers, learned_from = _teachers(recipe, runner, data, branches)
     if recipe.distill.student:
         model = _built(runner, data, recipe, recipe.distill.student, "", "student", branches)
+    if recipe.rewrite and wanted("rewrite"):
+        settings: dict[str, Any] = {"passes": list(recipe.rewrite), **task}
+        label = ", ".join(recipe.rewrite)
+        model = runner.do("rewrite", {"model": model, "data": data}, settings, branches=branches, label=label)
     sequence = recipe.sequence()
     prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
@@ -63,8 +67,13 @@ def compressed(
             inputs["float"] = floating
         else:
             settings = recipe.distill.model_dump(exclude={"student", "teachers"})
-            inputs |= teachers or {"teacher": floating}
+            taught_by = teachers or {"teacher": floating}
+            inputs |= taught_by
             extra = learned_from
+            if recipe.distill.method != "finetune" and not recipe.distill.augment:
+                asked = task | ({"temperature": recipe.distill.temperature} if len(taught_by) > 1 else {})
+                role = {**taught_by, "data": data}
+                inputs["answers"] = runner.do("answers", role, asked, branches=branches, extra=extra)
         model = runner.do(stage, inputs, {**settings, **task}, branches=branches, label=label, extra=extra)
     return model
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import onnx
 
 SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
-STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor")
+HALF_RANGE = "u8s8-half_range"
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", HALF_RANGE)
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -94,6 +95,8 @@ class OnnxRuntimeTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
+        saturating=("default", "half_range"),  # exact kernels, and fast ones
+        lengths="free",
     )
 
     def lower(self, program: Program, out: Path) -> Model:
@@ -172,6 +175,7 @@ class OnnxRuntimeTarget:
                     per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
+                    reduce_range=candidate.scheme == HALF_RANGE,  # codes within +-64
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
                     nodes_to_exclude=left,
@@ -218,12 +222,15 @@ class OnnxRuntimeTarget:
         return onnx_graph.weight_bytes(onnx_graph.load(model.path))
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
-        """One thread; the file decides the precision."""
-        return {"threads": 1, "precision": candidate.precision}
+        """One thread; the file decides the precision, and whether fast kernels would be wrong."""
+        fast = {"fast_products": True} if candidate.scheme == HALF_RANGE else {}
+        return {"threads": 1, "precision": candidate.precision, **fast}
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
-        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
+        return AdapterSession(
+            model, self.runtime, self.options(candidate), lambda: _tap(model, self.options(candidate))
+        )
 
 
 def _prepare(source: Path, file: Path) -> None:
@@ -312,27 +319,19 @@ def _reader(batches: Iterable[Batch], model: Model) -> Any:
     return Reader()
 
 
-def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
-    import onnxruntime as ort
-
+def _optimized(model: Model, options: dict[str, Any]) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options["threads"]
-        settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
-        settings.optimized_model_filepath = str(Path(folder) / FILE)
+        file = Path(folder) / FILE
         try:
-            ort.InferenceSession(
-                str(model.path), settings, providers=["CPUExecutionProvider"], disabled_optimizers=agent.KEEP_FLOAT
-            )
+            agent.onnxruntime_session(str(model.path), options, str(file))
         except Exception as error:
             raise TargetError(f"{model.path} does not load in onnxruntime: {_line(error)}") from error
-        return onnx_graph.load(Path(folder) / FILE)
+        return onnx_graph.load(file)
 
 
-def _tap(model: Model) -> Tap:
+def _tap(model: Model, options: dict[str, Any]) -> Tap:
     """One session for each set of names asked, with these as outputs."""
     import onnx
-    import onnxruntime as ort
 
     graph = onnx_graph.load(model.path)
     stands_for = onnx_graph.dequantized(graph)  # none in a float graph
@@ -350,14 +349,7 @@ def _tap(model: Model) -> Tap:
             tapped.CopyFrom(graph)
             tapped.graph.ClearField("output")
             tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
-            settings = ort.SessionOptions()
-            settings.intra_op_num_threads, settings.log_severity_level = 1, 3
-            sessions[made] = ort.InferenceSession(
-                tapped.SerializeToString(),
-                settings,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=agent.KEEP_FLOAT,
-            )
+            sessions[made] = agent.onnxruntime_session(tapped.SerializeToString(), options)
         values = sessions[made].run(list(made), batch) if made else []
         return dict(zip(made, values, strict=True))
 

@@ -17,12 +17,12 @@ class Calibrate(Table):
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
     race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
     `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
-    with every observer: `ours-RULE-STRATEGY`.
+    with every observer: `ours-RULE-STRATEGY`; "auto": what suits the CPU that measures (candidates.strategies).
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
-    strategies: tuple[Strategy, ...] = ("default",)
+    strategies: Literal["auto"] | tuple[Strategy, ...] = "auto"
     encodings: dict[str, str] = {}
 
     @field_validator("observers", mode="before")
@@ -73,11 +73,21 @@ class Quantize(Table):
     keep_db: Positive | None = None
 
 
+Processes = Annotated[int, Field(ge=6, le=1000)]  # fewer than 6 give no interval
+
+
 class Race(Table):
-    """`[race]`: the interleaved timing of the candidates."""
+    """`[race]`: the interleaved timing of the candidates. `processes`: over how many fresh ones budget and rounds are
+    spread.
+
+    `cmsis_nn`: a CMSIS-NN (a checkout or the pinned wheel, by its path from the recipe) whose kernels are raced against
+    our own on emulated boards.
+    """
 
     budget_s: Positive = 6.0
     min_rounds: Count = 200
+    processes: Processes = 10
+    cmsis_nn: str | None = None
 
 
 class Profile(Table):
@@ -87,5 +97,6 @@ class Profile(Table):
 
     budget_s: Positive = 5.0
     min_rounds: Count = 1000
+    processes: Processes = 10
     original: bool = False
     threads: Count = 1

@@ -2,7 +2,7 @@
 
 Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
 is below the margin. Among those that hold it the fastest ships (or the smallest); candidates whose speed-up intervals
-come within 2 % of the best one's are tied, and of those within 5 % of the smallest the one with the highest SQNR does.
+meet the best one's are tied, and of those within 5 % of the smallest the one with the highest SQNR does.
 A board counts what it cannot time: there the fewest instructions win, and float, which it cannot run, never ships.
 """
 
@@ -15,7 +15,6 @@ from typing import Any, Literal
 from pipeline.release.statistics import noninferior, samples_to_decide
 
 SIZE_TIE = 1.05
-TIME_TIE = 1.02  # equal models in one process differ by up to 1.7 % (make bench-resolution)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def choose(
         tied = [row for row in eligible if row["board"]["count"] == min(r["board"]["count"] for r in eligible)]
     elif prefer == "latency":
         best = max(eligible, key=lambda row: float(row["speedup"]["median"]))
-        tied = [row for row in eligible if TIME_TIE * row["speedup"]["high"] >= best["speedup"]["low"]]
+        tied = [row for row in eligible if row["speedup"]["high"] >= best["speedup"]["low"]]
     else:
         tied = eligible
     smallest = min(row["size_bytes"] for row in tied)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from calibration.metrics import agreement, flips, sqnr_db, worst_error
 from pipeline import tasks
 from pipeline.data import Array, Split
 from pipeline.stages import Job
-from targets import base
+from targets import base, measurement
 from targets.channels import LOCAL, Device, Listen, open_device
 
 PROTOCOL = 1
@@ -95,26 +95,34 @@ def outputs(
     return answers, result
 
 
-def time(
-    target: base.Target, entrants: Sequence[Entrant], folder: Path, job: Job
-) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Interleaved timing, by the job's settings: id -> ns int64 [rounds], and the agent's own result.
+def time(target: base.Target, entrants: Sequence[Entrant], folder: Path, job: Job) -> measurement.Timed:
+    """Interleaved timing in several processes, by the job's settings. The raw samples stay in the job's folder.
 
-    The raw samples stay in the job's folder. A model that its device does not time has none; see `counts`.
+    A model that its device does not time has none; see `counts`.
     """
-    settings, samples = job.settings, job.out / "samples.npz"
+    settings = job.settings
     task = {
         "do": "time",
         "models": [entrant.id for entrant in entrants],
         "inputs": "inputs",
         **{name: settings[name] for name in ("warmup_s", "budget_s", "min_rounds", "max_rounds")},
         "seed": job.seed,
-        "samples": str(samples),
+        "samples": str(job.out / "samples.npz"),
     }
     whole = request(target, entrants, [task], settings["batch"], settings["threads"])
-    result = device(settings).run(whole, folder, listen=progress(job))
-    with np.load(samples) as arrays:
-        return {entrant.id: arrays[entrant.id] for entrant in entrants if entrant.id in arrays}, result
+    return measurement.measure(device(settings), whole, folder, settings["processes"], progress(job))
+
+
+def layers(target: base.Target, entrant: Entrant, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Times of single layers on the settings' device: {"layers": rows or None, "layers_unavailable": why, or None}."""
+    watched = replace(entrant, options={**entrant.options, "profile": True})
+    task = {"do": "layers", "model": entrant.id, "inputs": "inputs", "runs": LAYER_RUNS}
+    whole = request(target, [watched], [task], settings["batch"], settings["threads"])
+    (told,) = device(settings).run(whole, folder)["tasks"]
+    return {"layers": told["layers"], "layers_unavailable": told["unavailable"]}
+
+
+LAYER_RUNS = 50
 
 
 def counts(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,19 +34,20 @@ def run(job: Job) -> dict[str, Any]:
     task = tasks.of(settings, job.user)
     with measure.workspace(split, floating) as folder:
         answers, _ = measure.outputs(target, entrants, folder, settings["batch"], settings)
-        raw, timed = measure.time(target, entrants, folder, job)
+        timed = measure.time(target, entrants, folder, job)
+    raw, counted = timed.ns, measure.counts(timed.result)
     reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
     rows = [
         {
             "id": entrant.id,
             **_evidence(settings, task, split, original, answers[reference], answers[entrant.id]),
             "latency_ms": timing.latency(raw[entrant.id]) if entrant.id in raw else None,
-            "speedup": timing.speedup(raw[entrant.id], raw[reference]) if entrant.id in raw else None,
-            "board": measure.counts(timed).get(entrant.id),
+            "speedup": timing.speedup(raw[entrant.id], raw[reference], timed.rounds) if entrant.id in raw else None,
+            "board": counted.get(entrant.id),
         }
         for entrant in entrants
     ]
-    return {"candidates": rows, "device": timed["device"], "models": timed["models"], "n": len(split)}
+    return {"candidates": rows, "device": timed.result["device"], "models": timed.result["models"], "n": len(split)}
 
 
 def _evidence(

@@ -24,6 +24,7 @@ from targets.channels.base import Channel, ChannelError, Completed, Interrupted,
 AGENT = Path(agent_file.__file__)
 LIMIT_S = 3600.0  # what a request may take where its caller does not say
 WAITS_S = (1.0, 4.0)  # before the second and the third try, where a fault may pass
+LEASE_S = 30  # a job there ends when it has heard nothing of us for so long
 SILENCE_S = 15.0  # then the device is asked whether it lives
 SPARE_BYTES = 16 << 20  # what a request may write there beyond what is pushed
 
@@ -190,10 +191,15 @@ class RemoteDevice:
     def _execute(
         self, python: str, path: str, agent: str, work: str, limit_s: float, listen: Listen | None
     ) -> stream.Said:
-        """Start the agent there below a `timeout` of the device's own; it is ended with us, whatever happens."""
+        """Start the agent there; it is ended with us, whatever happens: by its pipe, by the time limit, and LEASE_S
+        after the last that the device heard of us, for a silent link closes no pipe. That is watched in the shell: the
+        agent itself may hang.
+        """
         command = (
-            f"d={quote(work)}; export PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1; "
-            f'timeout -k 10 {limit_s:.0f} {quote(python)} -X utf8 {quote(agent)} "$d"/request.json; '
+            f"d={quote(work)}; export PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1; exec 3<&0; "
+            f'{{ while [ "$(timeout {LEASE_S} head -c 1)" ]; do :; done; exec <&-; {_kill(work, "TERM")}; sleep 5; '
+            f"{_kill(work, 'KILL')}; }} <&3 3<&- >/dev/null 2>&1 & "
+            f'timeout -k 10 {limit_s:.0f} {quote(python)} -X utf8 {quote(agent)} "$d"/request.json </dev/null 3<&-; '
             f"printf '\\n%s%s\\n' {quote(stream.ENDED)} $?"
         )
         process = self.channel.start(command)
@@ -219,14 +225,11 @@ class RemoteDevice:
         return said
 
     def signal(self, work: str, name: str) -> None:
-        """To every process there whose command line names this run (a pid might be another's by now)."""
-        run = PurePosixPath(work).name
-        pattern = f"'{run[:-1]}[{run[-1]}]/request.json'"  # brackets: or it would find itself
-        kill = f"grep -qs {pattern} $p/cmdline && kill -{name} ${{p#/proc/}}"
-        self.shell(f"for p in /proc/[0-9]*; do {kill}; done 2>/dev/null; true", timeout_s=20)
+        """To every process there that works on this run (a pid might be another's by now)."""
+        self.shell(_kill(work, name), timeout_s=20)
 
     def stop(self, work: str) -> None:
-        """End the run's job, if the device still answers: else its own `timeout` does, and the pipe that broke."""
+        """End the run's job, if the device still answers: else it ends itself, see `_execute`."""
         for _ in WAITS_S:
             try:
                 self.signal(work, "TERM")
@@ -296,6 +299,13 @@ DEATHS = (  # exit code of the agent and words on stderr -> what happened, what 
     (1, "Cannot allocate memory", "out of memory there", SMALLER),
     (1, "MemoryError", "out of memory there", SMALLER),
 )
+
+
+def _kill(work: str, signal: str) -> str:
+    """A script that sends a signal to every process whose command line names a run, and not to itself: brackets."""
+    run = PurePosixPath(work).name
+    found = f"grep -qs '{run[:-1]}[{run[-1]}]/request.json' $p/cmdline && kill -{signal} ${{p#/proc/}}"
+    return f"for p in /proc/[0-9]*; do {found}; done 2>/dev/null; true"
 
 
 def quote(text: str) -> str:
