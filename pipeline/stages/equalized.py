@@ -23,7 +23,7 @@ SIMULATED = 64  # samples of the selection split for the simulation
 def equalized(
     exported: Any, inputs: Sequence[TensorSpec], calibration: Split, selection: Split, samples: int
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """The program (with these inputs), equalized by the pass that gains most, or as it was; and a row for each pass that was tried.
+    """The program, which has `inputs`, equalized by the pass that gains most, or as it was; and a row for each pass.
 
     A row's `sqnr_db` is that of the first output on the selection split with nearest int8 weights and 8-bit inputs of
     all layers (a simulation), `gain_db` that over the program as it was. A pass is used where it gains LEAST_DB.
