@@ -29,6 +29,9 @@ STAGES: dict[str, StageInfo] = {
     "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
     "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model", "metric", "loss")),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
+    "sensitivity": StageInfo(
+        "pipeline.stages.sensitivity:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")
+    ),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
     "shapes": StageInfo("pipeline.stages.shapes:run", (*TORCH, "torch-pruning"), user=BUILDS),
     "device-profile": StageInfo("pipeline.stages.device_profile:run", ("torch", "numpy"), isolated=True, device=True),
