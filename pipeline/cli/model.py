@@ -59,24 +59,9 @@ def storage(
 ) -> None:
     """Bytes of a model's weights in sparse and clustered formats, beside dense and the entropy bound."""
     with one_line_errors(False):
-        import dataclasses
+        from pipeline.cli.common import stored
 
-        from pipeline import api, console, stored_weights
-        from pipeline.compression import storage as formats
-
-        weights, sqnr_db = stored_weights.reshape(stored_weights.read(model, api.default_store()), levels, int8)
-        rows = stored_weights.rows(weights)
-        if out is not None:
-            try:
-                out.write_bytes(formats.pack(weights))
-            except OSError as error:
-                raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
-        totals = stored_weights.totals(rows)
-        if json_:
-            tensors = [dataclasses.asdict(row) for row in rows]
-            console.print_json({"tensors": tensors, "totals": totals, "sqnr_db": sqnr_db})
-        else:
-            console.storage(rows, totals, sqnr_db)
+        stored(model, int8, levels, out, json_)
 
 
 @app.command()
