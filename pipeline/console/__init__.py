@@ -320,8 +320,10 @@ def store(rows: list[dict[str, Any]], root: Path) -> None:
     OUT.print(table)
 
 
-def storage(rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | None) -> None:
-    """A row for each tensor with its smallest format, then every format for the whole model."""
+def storage(
+    rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | None, saves: Mapping[str, Mapping[str, str]]
+) -> None:
+    """A row for each tensor with its smallest format, every format for the whole model, then what that is good for."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("tensor")
     for header in ("shape", "dtype", "zeros", "dense B", "smallest B", "bound B"):
@@ -336,9 +338,10 @@ def storage(rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | N
         OUT.print(f"  {name.replace('_bytes', ''):<14} {size:>12,.0f} B", markup=False)
     if sqnr_db is not None:
         OUT.print(f"  the weights changed: SQNR {sqnr_db:.1f} dB", markup=False)
-    OUT.print(
-        "  saves storage and transfer only: every target unpacks to dense and runs as fast as before", markup=False
-    )
+    for target, told in saves.items():
+        only = ", ".join(name for name, what in told.items() if what == "storage only")
+        more = "; ".join(f"{name}: {what}" for name, what in told.items() if what != "storage only")
+        OUT.print(f"  {target}: {only}: storage only, it runs dense weights; {more}", markup=False, soft_wrap=True)
 
 
 def fit(found: Mapping[str, Any]) -> None:

@@ -53,6 +53,9 @@ def run(job: Job) -> dict[str, Any]:
         rebuilt = units.prepare(kinds, model, example)
         counted = macs.count(model, example)
         groups, kept = units.groups(kinds, model, example)
+        if kept:
+            whole_ones = "; ".join(f"'{one.name}': {one.reason}" for one in kept)
+            job.emit({"event": "note", "message": f"stays whole: {whole_ones}"})
         cost = structure.cost(model, groups, counted.layers)
         whole = macs.count(original, example).macs
         work = Work(job, model, groups, kept, *_widths(job, model, groups))
@@ -73,10 +76,19 @@ def run(job: Job) -> dict[str, Any]:
         now = macs.count(model, example).macs
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
+        try:
+            facts = training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user))
+        except RuntimeError as error:  # it ran on the samples that it was traced with
+            unseen = ", ".join(f"'{one.name}'" for one in kept if "not run" in one.reason) or "none"
+            raise UsageError(
+                f"prune: the pruned network does not run on the selection split: {' '.join(str(error).split())[:160]}. "
+                f"What it runs depends on the data (layers not run while it was traced: {unseen}): write it without "
+                "such branches"
+            ) from error
         steps = [*models.edits_of(job.inputs["model"]), *([rebuilt] if rebuilt else []), edits]
         models.save(model, steps, job.out, *models.kept_of(job.inputs["model"]))
         return {
-            **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
+            **facts,
             "float_macs": whole,
             "macs_share": round(now / whole, 6),
             "rounds": planned.rounds,

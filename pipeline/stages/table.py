@@ -33,6 +33,9 @@ STAGES: dict[str, StageInfo] = {
     ),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
     "rewrite": StageInfo("pipeline.stages.rewrite:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "sensitivity": StageInfo(
+        "pipeline.stages.sensitivity:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")
+    ),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
     "soft-labels": StageInfo("pipeline.stages.soft_labels:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "shapes": StageInfo("pipeline.stages.shapes:run", (*TORCH, "torch-pruning"), user=BUILDS),
