@@ -25,7 +25,7 @@ KERNEL_CODE_BYTES = {
     "nn_depthwise_conv_2d": 592,
     "nn_depthwise_conv_2d_fours": 1692,
     "nn_extreme": 208,
-    "nn_fully_connected_packed": 1112,
+    "nn_fully_connected_packed": 1052,
     "nn_lookup": 36,
     "nn_matmul": 592,
     "nn_max_pool_2d": 352,

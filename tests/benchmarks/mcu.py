@@ -32,7 +32,7 @@ NETWORKS = {
     "autoencoder": "anomaly_detection",
 }
 BOARDS = ("mps2-an386", "mps3-an547")
-SAMPLES = 20
+SAMPLES = 10
 # In a process of its own, as tests/mcu/oracle.py says; TFLite Micro prints to stderr.
 ALLOCATIONS = """\
 import sys
