@@ -114,10 +114,15 @@ def again(
     return result
 
 
-def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = ()) -> Report:
-    """The gate's verdict on a finished run, from its report and its files alone; `overrides` change the policy."""
+def judge(
+    run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (), policy_file: Path | None = None
+) -> Report:
+    """The gate's verdict on a finished run, from its report and its files alone.
+
+    `policy_file`: keys of `[gate]` in place of the run's own; `overrides` change either.
+    """
     before = reports.read(run_folder)
-    recipe = recipe_of(before, overrides)
+    recipe = recipe_of(before, overrides, policy_file)
     rows = {}
     for name in targets or list(before.targets):
         if name not in before.targets:
@@ -132,20 +137,9 @@ def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
 
 
-def render(run_folder: Path, files: Mapping[str, Path]) -> list[Path]:
-    """Write a finished run's report in other forms: `files` says which (release/renderings.py) and where to. All of
-    them beside `report.json` where it is empty. Returns what was written.
-    """
-    from pipeline.release import renderings  # jinja comes with it
-
-    finished, folder = reports.read(run_folder), _report_file(run_folder).parent
-    wanted = files or {name: folder / name for name in renderings.FORMS}
-    for name, file in wanted.items():
-        try:
-            outcome.write_whole(file, renderings.FORMS[name](finished, folder))
-        except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
-    return list(wanted.values())
+def render(run_folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
+    """Write a finished run's report in other forms, as `outcome.render` says."""
+    return outcome.render(reports.read(run_folder), _report_file(run_folder).parent, files)
 
 
 def _also(recipe: Recipe, targets: Iterable[str]) -> list[str]:
@@ -164,10 +158,13 @@ def reach(device: str | None) -> None:
         raise UsageError(str(error)) from error
 
 
-def recipe_of(finished: Report, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that a report was made from."""
+def recipe_of(finished: Report, overrides: Sequence[str] = (), policy_file: Path | None = None) -> Recipe:
+    """The recipe that a report was made from; with `policy_file` its gate is that one's."""
     table = {key: value for key, value in finished.recipe.items() if key != "set"}
-    return recipes.from_table(table, Path(table.pop("folder")), "the run's recipe", overrides)
+    folder, where = Path(table.pop("folder")), "the run's recipe"
+    if policy_file is not None:
+        table["gate"], where = recipes.read_policy(policy_file), str(policy_file)
+    return recipes.from_table(table, folder, where, overrides)
 
 
 def chosen_targets(recipe: Recipe, wanted: Iterable[str]) -> list[str]:
@@ -197,7 +194,13 @@ def runner_of(
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions(), **recipe.distill.functions()},
+        factories={
+            "model": recipe.model,
+            "data": recipe.data,
+            **recipe.task.functions(),
+            **recipe.train.functions(),
+            **recipe.distill.functions(),
+        },
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.artifact import Artifact, sha256_file
+from pipeline.branch import Branch, model_folder, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
@@ -21,7 +22,7 @@ from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
 from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
-from pipeline.road import Branch, Road, model_folder, shipped_artifact
+from pipeline.road import Road
 from pipeline.runner import Runner, device, version
 from pipeline.store import Store
 
@@ -122,6 +123,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         batches=branch.batches,
         candidates=candidates,
         runs=_runs(road.recipe, branch),
+        lengths=_at_lengths(road.recipe, branch),
     )
     return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], _evidence(branch))
 
@@ -139,29 +141,16 @@ def judged(
     read where the policy asks for other metrics than accuracy.
     """
     asked = gate.Policy(**policy, groups=split.groups is not None)
-    metrics = [_metrics(run, asked, samples) for run in row.runs]
+    metrics, at_lengths = ([_metrics(run, asked, samples) for run in runs] for runs in (row.runs, row.lengths))
     evidence = gate.Evidence(
         n=split.n,
         batches=tuple(row.batches),
-        runs=tuple(
-            gate.Run(
-                batch=run.batch,
-                n=run.n,
-                lost=run.flips.lost,
-                gained=run.flips.gained,
-                finite=run.finite,
-                metric=run.metric,
-                sqnr_db=run.sqnr_db,
-                latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
-                slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
-                metrics=found,
-                device=run.device,
-                peak_memory_bytes=run.peak_memory_bytes,
-                measured_at=run.measured_at,
-                worst_error=run.worst_error,
-            )
-            for run, found in zip(row.runs, metrics, strict=True)
-        ),
+        runs=tuple(_as_evidence(run, found) for run, found in zip(row.runs, metrics, strict=True)),
+        lengths={
+            run.length: _as_evidence(run, found)
+            for run, found in zip(row.lengths, at_lengths, strict=True)
+            if run.length is not None
+        },
         verified_sha256=row.sha256,
         artifact_sha256=artifact_sha256,
         leaked=split.shared_samples,
@@ -175,15 +164,39 @@ def judged(
     verdict = gate.judge(asked, evidence)
     return row.model_copy(
         update={
-            "runs": [
-                run.model_copy(update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in found.items()}})
-                for run, found in zip(row.runs, metrics, strict=True)
-            ],
+            "runs": _with_metrics(row.runs, metrics),
+            "lengths": _with_metrics(row.lengths, at_lengths),
             "verdict": verdict.verdict,
             "reasons": list(verdict.reasons),
             "checks": [report.Check(**vars(check)) for check in verdict.checks],
         }
     )
+
+
+def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric]) -> gate.Run:
+    return gate.Run(
+        batch=run.batch,
+        n=run.n,
+        lost=run.flips.lost,
+        gained=run.flips.gained,
+        finite=run.finite,
+        metric=run.metric,
+        sqnr_db=run.sqnr_db,
+        latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
+        slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
+        metrics=metrics,
+        device=run.device,
+        peak_memory_bytes=run.peak_memory_bytes,
+        measured_at=run.measured_at,
+        worst_error=run.worst_error,
+    )
+
+
+def _with_metrics(runs: Sequence[report.RunRow], metrics: Sequence[Mapping[str, gate.Metric]]) -> list[report.RunRow]:
+    return [
+        run.model_copy(update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in found.items()}})
+        for run, found in zip(runs, metrics, strict=True)
+    ]
 
 
 def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -> dict[str, gate.Metric]:
@@ -196,7 +209,7 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -
         return {}
     from pipeline.release import metrics, samples  # numpy comes with them
 
-    files = [folder / samples.file_name(run.batch) for folder in folders]
+    files = [folder / samples.file_name(run.batch, run.length) for folder in folders]
     file = next((f for f in files if f.is_file() and sha256_file(f) == run.samples_sha256), files[0])
     try:
         if sha256_file(file) != run.samples_sha256:
@@ -238,11 +251,22 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
     return rows
 
 
+def _at_lengths(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
+    """At the lengths below the greatest, where one varies; not timed."""
+    assert branch.verify is not None
+    return _rows(recipe, branch.name, branch.verify.metadata["lengths"], {"batch": None}, None)
+
+
 def _runs_of(recipe: Recipe, name: str, verify: Artifact, timed: Artifact, uri: str | None) -> list[report.RunRow]:
     """Those of one device; `uri` where it is not the run's own."""
-    profile = timed.metadata
+    return _rows(recipe, name, verify.metadata["runs"], timed.metadata, uri)
+
+
+def _rows(
+    recipe: Recipe, name: str, runs: Sequence[Mapping[str, Any]], profile: Mapping[str, Any], uri: str | None
+) -> list[report.RunRow]:
     rows = []
-    for run in verify.metadata["runs"]:
+    for run in runs:
         record = _known(run, report.RunRow) | {
             "margin_points": recipe.gate.of(name)["margin_points"],
             "drop_upper_points": None,
@@ -293,6 +317,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
     Each is written aside and renamed.
     """
+    from pipeline.loader import ship  # numpy comes with it
+
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -301,7 +327,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             aside = out / f".{name}-{uuid.uuid4().hex[:8]}"
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
-            shutil.copy(road.data.path / "declared.json", aside / "declared.json")
+            precision = branch.candidates[str(result.targets[name].shipped)].metadata["precision"]
+            ship.write(aside, road.data.path, precision, "softmax" if road.recipe.task.classifies else "none")
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
@@ -311,7 +338,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(road.model.path, aside)
             shutil.rmtree(out / PYTORCH, ignore_errors=True)
             aside.rename(out / PYTORCH)
-        (out / "explain.json").unlink(missing_ok=True)  # it speaks of another run
+        (out / report.EXPLANATION).unlink(missing_ok=True)  # it speaks of another run
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)
@@ -354,12 +381,21 @@ def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
         flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
 
 
-def render(result: report.Report, out: Path) -> None:
-    """The report for people and for CI, beside `report.json`."""
+def render(result: report.Report, folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
+    """The report of a run delivered to `folder`, for people and for CI: `files` says in which forms
+    (release/renderings.py) and where; all of them beside `report.json` without. Returns what was written.
+
+    Raises UsageError for a file that cannot be written.
+    """
     from pipeline.release import renderings  # jinja comes with it
 
-    for name, text in renderings.all_of(result, out).items():
-        write_whole(out / name, text)
+    wanted = files or {name: folder / name for name in renderings.FORMS}
+    for name, file in wanted.items():
+        try:
+            write_whole(file, renderings.FORMS[name](result, folder))
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
+    return list(wanted.values())
 
 
 def write_whole(file: Path, text: str) -> None:

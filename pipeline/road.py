@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from pipeline import source
+from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.errors import DeployError, StageError, UsageError
+from pipeline.branch import Branch, model_of
+from pipeline.errors import DeployError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
-COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
-ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
+FIXED = ""  # of Road.exports, where no length varies
 
 
-@dataclass
-class Branch:
-    """What one target's part of the road came to."""
+@dataclass(frozen=True)
+class Exported:
+    """The model as a program, after the weight step (the program itself where there is none), and the original float
+    model, where the profile asks for it.
+    """
 
-    name: str
-    lowered: Artifact | None = None
-    stepped: Artifact | None = None  # the float graph after the weight step; `lowered` itself where there is none
-    observed: Artifact | None = None  # statistics of it
-    candidates: dict[str, Artifact] = field(default_factory=dict)
-    made: dict[str, tuple[Mapping[str, Artifact], dict[str, Any]]] = field(default_factory=dict)  # id -> of what, how
-    failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
-    race: Artifact | None = None
-    choice: choose.Choice | None = None
-    batches: list[int] = field(default_factory=list)  # planned for verify, the deployment batch first
-    verify: Artifact | None = None
-    older_cpus: Artifact | None = None
-    profile: Artifact | None = None
-    also: list[tuple[Artifact, Artifact]] = field(default_factory=list)  # verify and profile on each further device
-    error: DeployError | None = None
+    program: Artifact
+    stepped: Artifact
+    original: Artifact | None = None
 
 
 @dataclass
@@ -52,9 +42,7 @@ class Road:
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
     model: Artifact | None = None  # what pruning and recovery made of it
-    program: Artifact | None = None  # that, exported
-    stepped: Artifact | None = None  # that, after the weight step; the program itself where there is none
-    original: Artifact | None = None  # the original float model, exported, where the profile asks for it
+    exports: dict[str, Exported] = field(default_factory=dict)  # by how a target has lengths that vary; FIXED: none do
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -92,70 +80,54 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     files = source.digest_files(recipe.data_files, recipe.folder)
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
+    varying = lengths.of(data.metadata, "data")
+    ways: dict[str, tuple[str, ...]] = {}
     for name in everyone:
         able = registry.load(name).capabilities
+        lengths.check_target(name, able.lengths, varying)
+        way = able.lengths if varying else FIXED
+        ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies != "auto":
+            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
     if recipe.program:
+        if varying:
+            raise UsageError(f"lengths: {recipe.model} is a finished program of fixed lengths: name a module:function")
         _bring(road, everyone, runner, wanted, task)
         return
-    if recipe.pretrained:
-        floating = runner.do("load", {"data": data}, {"checkpoint": None} | task, branches=everyone)
-    elif recipe.checkpoint is None:
-        settings = recipe.train.model_dump(exclude_none=True) | task
-        floating = runner.do("train", {"data": data}, settings, branches=everyone, extra=_start(recipe))
-    else:
-        path = (recipe.folder / recipe.checkpoint).resolve()
-        if not path.is_file():
-            raise UsageError(f"checkpoint: no file at {path}: correct 'checkpoint', or leave it out to train")
-        floating = runner.do(
-            "load",
-            {"data": data},
-            {"checkpoint": recipe.checkpoint} | task,
-            branches=everyone,
-            extra={"sha256": sha256_file(path)},
-        )
+    floating = training_road.float_model(recipe, runner, data, everyone)
     road.floating = road.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
-    teachers, learned_from = _teachers(recipe, runner, data, everyone)
-    if recipe.distill.student:
-        road.model = _built(runner, data, recipe, recipe.distill.student, "", "student", everyone)
-    sequence = recipe.sequence()
-    prunings = sequence.count("prune")
-    done = {"prune": 0, "distill": 0}
-    for stage in sequence:
-        if not wanted(stage):
-            return
-        done[stage] += 1
-        label = str(done[stage]) if sequence.count(stage) > 1 else ""
-        inputs = {"model": road.model, "data": data}
-        extra: dict[str, Any] = {}
-        if stage == "prune":
-            # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
-            part = done["prune"] / prunings
-            share = recipe.prune.macs**part
-            zeros = {"sparsity": 1 - (1 - recipe.prune.sparsity) ** part}  # of what is left, likewise
-            schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
-            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, **zeros, "schedule": schedule}
-            inputs["float"] = floating
-        else:
-            settings = recipe.distill.model_dump(exclude={"student", "teachers"})
-            inputs |= teachers or {"teacher": floating}
-            extra = learned_from
-        road.model = runner.do(stage, inputs, {**settings, **task}, branches=everyone, label=label, extra=extra)
+    road.model = training_road.compressed(recipe, runner, data, floating, everyone, wanted)
     if wanted("export-pt2"):
-        road.program = road.stepped = runner.do(
-            "export-pt2", {"model": road.model, "data": data}, {}, branches=everyone
-        )
-        if recipe.profile.original:
-            inputs = {"model": floating, "data": data}
-            road.original = runner.do("export-pt2", inputs, {}, branches=everyone, label="original")
+        for way, names in ways.items():
+            road.exports[way] = _export(recipe, data, road.model, floating, runner, way, names, wanted)
+
+
+def _export(
+    recipe: Recipe,
+    data: Artifact,
+    model: Artifact,
+    floating: Artifact,
+    runner: Runner,
+    way: str,
+    targets: tuple[str, ...],
+    wanted: Any,
+) -> Exported:
+    """The model as a program for the targets that have varying lengths that way."""
+    settings = {"lengths": way} if way else {}
+    program = runner.do("export-pt2", {"model": model, "data": data}, settings, branches=targets, label=way)
+    original = None
+    if recipe.profile.original:
+        inputs = {"model": floating, "data": data}
+        original = runner.do("export-pt2", inputs, settings, branches=targets, label=f"original {way}".strip())
     if wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        return Exported(program, _stepped(recipe, data, program, targets, runner, way), original)
+    return Exported(program, program, original)
 
 
 def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
@@ -166,81 +138,36 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
         raise UsageError(f"model: no file at {path}: correct 'model'")
     without = ", ".join(("train", *recipe.stages))
     runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
-    road.floating = road.model = road.reference = road.program = road.stepped = brought = runner.do(
+    assert road.data is not None
+    road.floating = road.model = road.reference = brought = runner.do(
         "bring",
-        {"data": road.data},  # type: ignore[dict-item]  # it is made by now
+        {"data": road.data},
         {"model": recipe.model, **task},
         branches=everyone,
         extra={"sha256": sha256_file(path)},
     )
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
-        road.stepped = _stepped(road, everyone, runner)
+        road.exports[FIXED] = Exported(brought, _stepped(recipe, road.data, brought, everyone, runner, FIXED))
+    else:
+        road.exports[FIXED] = Exported(brought, brought)
 
 
-def _stepped(road: Road, everyone: tuple[str, ...], runner: Runner) -> Artifact:
-    assert road.program is not None
-    assert road.data is not None
-    inputs = {"program": road.program, "data": road.data}
-    return runner.do("weights", inputs, road.recipe.weights.model_dump(), branches=everyone)
-
-
-def _start(recipe: Recipe) -> dict[str, Any]:
-    """What training starts from, as a part of its key. Raises UsageError when it is not there."""
-    if recipe.train.start is None:
-        return {}
-    path = (recipe.folder / recipe.train.start).resolve()
-    if not path.exists():
-        raise UsageError(f"train.start: nothing at {path}: give a checkpoint, or the folder OUT/pytorch of a run")
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return {"start": {file.name: sha256_file(file) for file in files}}
-
-
-def _teachers(
-    recipe: Recipe, runner: Runner, data: Artifact, everyone: tuple[str, ...]
-) -> tuple[dict[str, Artifact], dict[str, Any]]:
-    """The teachers that the recipe names, by their role, and their source as a part of the student's key."""
-    named = recipe.distill.teachers
-    roles = [f"teacher{index}" for index in range(len(named))]
-    built = {
-        role: _built(runner, data, recipe, one.model, one.checkpoint, role, everyone)
-        for role, one in zip(roles, named, strict=True)
-    }
-    return built, {"teachers": [_source(recipe, one.model) for one in named]} if named else {}
-
-
-def _built(
-    runner: Runner,
-    data: Artifact,
-    recipe: Recipe,
-    factory: str,
-    checkpoint: str,
-    label: str,
-    everyone: tuple[str, ...],
+def _stepped(
+    recipe: Recipe, data: Artifact, program: Artifact, targets: tuple[str, ...], runner: Runner, label: str
 ) -> Artifact:
-    """A student or teacher that has a factory of its own."""
-    extra = {"factory": _source(recipe, factory)}
-    if checkpoint:
-        path = (recipe.folder / checkpoint).resolve()
-        if not path.is_file():
-            raise UsageError(f"distill.teachers: no checkpoint at {path}: correct it, or leave it out")
-        extra["sha256"] = sha256_file(path)
-    settings = {"checkpoint": checkpoint, "factory": factory, "task": recipe.task.model_dump()}
-    return runner.do("load", {"data": data}, settings, branches=everyone, label=label, extra=extra)
-
-
-def _source(recipe: Recipe, factory: str) -> str:
-    return source.digest(factory.partition(":")[0], [recipe.folder])
+    inputs = {"program": program, "data": data}
+    return runner.do("weights", inputs, recipe.weights.model_dump(), branches=targets, label=label)
 
 
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
-    recipe, data, reference, exported, stepped = road.recipe, road.data, road.reference, road.program, road.stepped
+    recipe, data, reference = road.recipe, road.data, road.reference
     assert data is not None
     assert reference is not None
-    assert exported is not None
-    assert stepped is not None
     target = registry.load(branch.name)
+    made = road.exports[target.capabilities.lengths if data.metadata["lengths"] else FIXED]
+    exported, stepped = made.program, made.stepped
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
@@ -248,7 +175,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
-    programs = {"": exported, "stepped": stepped} | ({"original": road.original} if road.original else {})
+    programs = {"": exported, "stepped": stepped} | ({"original": made.original} if made.original else {})
     for label, start in programs.items():
         if label and start is exported:  # no weight step: one graph is both
             graphs[label] = graphs[""]
@@ -274,22 +201,23 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    if any(strategy in COARSE for strategy in recipe.calibrate.strategies):
+    device = _device(road, branch.name)
+    strategies = candidates.strategies(recipe, branch.name, device)
+    if any(strategy in candidates.COARSE for strategy in strategies):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    _quantize(branch, starts, vendors, runner, recipe)
+    candidates.quantize(branch, starts, vendors, runner, recipe, strategies)
     if recipe.quantize.keep_db is not None and wanted("keep"):
-        _keep(branch, lowered, runner, recipe.quantize.keep_db)
+        candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
     if not wanted("race"):
         return
-    device = road.device or target_device(branch.name)
     measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
     branch.race = do(
         "race",
         {"data": data, "reference": reference, "float": lowered}
-        | {f"candidate:{name}": _model(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(), **timing, **_bound(recipe, branch.name)}
+        | {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()},
+        {**measured, **task, **recipe.race.model_dump(exclude={"cmsis_nn"}), **timing, **_bound(recipe, branch.name)}
         | {"candidates": list(branch.candidates)},
     )
     rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
@@ -298,13 +226,15 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     branch.choice = choose.choose(rows, recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
-    shipped = _model(branch.candidates[branch.choice.shipped], lowered)
+    shipped = model_of(branch.candidates[branch.choice.shipped], lowered)
     chosen = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
     judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
     asked = {**task, "scores": own, "batches": branch.batches}
+    if data.metadata["lengths"]:
+        asked["lengths"] = target.capabilities.lengths
     scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
     branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
@@ -324,6 +254,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
 
 
+def _device(road: Road, target: str) -> str | None:
+    """URI of where a target is measured, None for this machine; an emulated board is told where the CMSIS-NN lies."""
+    device, vendor = road.device or target_device(target), road.recipe.race.cmsis_nn
+    if vendor is None or device is None or not device.startswith("qemu://"):
+        return device
+    return f"{device}{'&' if '?' in device else '?'}{urlencode({'cmsis-nn': road.recipe.folder / vendor})}"
+
+
 def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:
     """What may be lost in the race, in points or in the metric's unit; a share of accuracy is one of float's there."""
     policy, margin = recipe.policy(target), recipe.margin(target)
@@ -337,111 +275,6 @@ def _bound(recipe: Recipe, target: str) -> dict[str, Any]:
     if CLASS_METRICS.fullmatch(policy["metric"]):
         return {}
     return {"bound": {"confidence": policy["confidence"], "relative": is_relative(policy["margin"])}}
-
-
-def _quantize(
-    branch: Branch,
-    inputs: Mapping[str, Mapping[str, Artifact]],
-    vendors: Mapping[str, Artifact],
-    runner: Runner,
-    recipe: Recipe,
-) -> None:
-    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
-    rows = vendors["float"].metadata["candidates"]
-    proposed = {row["id"]: row for row in rows if row["quantizer"] != "ours"}
-    if len(proposed) < len(rows):  # the target takes ranges of ours
-        own = next(row for row in rows if row["quantizer"] == "ours")
-        observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
-        proposed |= {
-            f"ours-{name}" + ("" if strategy == "default" else f"-{strategy}"): own
-            for strategy in recipe.calibrate.strategies
-            for name in observers
-        }
-    wished = recipe.quantize.candidates
-    if wished and not set(wished) & set(proposed):
-        raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
-    chosen = {
-        n: row["precision"] for n, row in proposed.items() if not wished or n in wished or row["precision"] == "f32"
-    }
-    for name in chosen:
-        settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
-        settings["weights"] = recipe.weights.method if proposed[name]["quantizer"] == "ours" else "none"
-        if name == f"ours-{ENCODINGS}":
-            settings["observer"] = recipe.calibrate.observers[0]
-            settings[ENCODINGS] = _encodings(recipe, branch.name)
-        kind = "ours-plain" if name.endswith(COARSE) else proposed[name]["quantizer"]
-        if kind == "ours-plain":
-            settings["weights"] = "none"
-        given = inputs.get(kind, vendors)
-        branch.made[name] = (given, settings)
-        try:
-            branch.candidates[name] = runner.do(
-                "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
-            )
-        except StageError as error:  # a vendor's quantizer that breaks on this model is a result, and shown as one
-            branch.failed[name] = str(error)
-            runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": str(error)})
-    integers = [name for name, kind in chosen.items() if kind == "int8"]
-    if integers and not any(name in branch.candidates for name in integers):
-        raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
-
-
-def _keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
-    """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
-    ours = [name for name in branch.candidates if name.startswith("ours-") and not name.endswith(COARSE)]
-    if not ours:
-        return
-    name = "ours-mse" if "ours-mse" in ours else ours[0]
-    given, settings = branch.made[name]
-    title = f"{branch.name}/{name}-keep"
-    try:
-        found = runner.do(
-            "keep",
-            {**given, "reference": lowered},
-            {**settings, "keep_db": keep_db},
-            branches=(branch.name,),
-            label=title,
-        )
-        if not found.metadata["keep"]:
-            return
-        left = {**settings, "candidate": f"{name}-keep", "keep": found.metadata["keep"]}
-        branch.candidates[f"{name}-keep"] = runner.do("quantize", given, left, branches=(branch.name,), label=title)
-        branch.made[f"{name}-keep"] = (given, left)
-    except StageError as error:
-        branch.failed[f"{name}-keep"] = str(error)
-        runner.emit({"event": "failed", "target": title, "message": str(error)})
-
-
-def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:
-    """The ranges of activations in the user's file, as JSON: content, not path, is what a stage depends on."""
-    from calibration import encodings  # numpy comes with it
-    from calibration.errors import CalibrationError
-
-    path = recipe.folder / recipe.calibrate.encodings[target]
-    try:
-        return {name: asdict(one) for name, one in encodings.read(path).activations.items()}
-    except CalibrationError as error:
-        raise UsageError(f"calibrate.encodings: {error}") from error
-    except OSError as error:
-        raise UsageError(f"calibrate.encodings: cannot read {path}: {error.strerror}") from error
-
-
-def _model(candidate: Artifact, lowered: Artifact) -> Artifact:
-    """The artifact that holds a candidate's file: the lowered one for candidates that run in float."""
-    return lowered if candidate.metadata["quantizer"] == "none" else candidate
-
-
-def shipped_artifact(branch: Branch) -> Artifact:
-    """The folder of what ships."""
-    assert branch.choice is not None
-    assert branch.lowered is not None
-    return _model(branch.candidates[branch.choice.shipped], branch.lowered)
-
-
-def model_folder(branch: Branch, candidate: str) -> Path:
-    """Where a candidate's model lies in the store."""
-    assert branch.lowered is not None
-    return _model(branch.candidates[candidate], branch.lowered).path
 
 
 def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]) -> None:

@@ -104,12 +104,36 @@ class Adapter:
         """Let go of the model."""
 
 
-# Left on, ONNX Runtime quantizes the float weights of a layer between two quantized ones when it loads the file.
-KEEP_FLOAT = ["WeightBiasQuantization"]
+# What ONNX Runtime must not do when it loads a file: quantize the float weights of a layer between two quantized ones,
+# and store weights anew as unsigned, which fails where two ops share one.
+DISABLED = ["WeightBiasQuantization", "QDQS8ToU8Transformer"]
+# Before VNNI, x86's fast int8 kernels add pairs of products in 16 bits, which weights beyond 7 bits overflow: the same
+# file then gives other answers. There, and only there, "1" takes kernels that are exact and slower.
+EXACT_PRODUCTS = "session.x64quantprecision"
+
+
+def onnxruntime_session(model: str | bytes, options: dict[str, Any], optimized: str = "") -> Any:
+    """An InferenceSession of a file or its bytes, as every part of ours loads one. `optimized`: where to store the
+    graph that it makes of it. Options: threads, fast_products (for weights of 7 bits, whose products fit into 16),
+    profile (the times of single ops).
+    """
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.get("threads", 1)
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3  # it warns that an optimized file fits this machine only: that is the point
+    settings.add_session_config_entry(EXACT_PRODUCTS, "0" if options.get("fast_products") else "1")
+    if optimized:
+        settings.optimized_model_filepath = optimized
+    if options.get("profile"):
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(Path(tempfile.gettempdir()) / f"agent-{os.getpid()}")
+    return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED)
 
 
 class OnnxRuntime(Adapter):
-    """ONNX Runtime on its CPU provider. Options: threads, precision ("f32" or "int8": the file decides)."""
+    """ONNX Runtime on its CPU provider. Options: the session's, precision ("f32" or "int8": the file decides)."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         import onnxruntime as ort
@@ -117,16 +141,7 @@ class OnnxRuntime(Adapter):
         self.runtime_version = ort.__version__
         if options.get("precision", "f32") not in ("f32", "int8"):
             raise ValueError(f"ONNX Runtime's CPU provider has no {options['precision']} arithmetic")
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.get("threads", 1)
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        if options.get("profile"):
-            settings.enable_profiling = True
-            settings.profile_file_prefix = str(Path(tempfile.gettempdir()) / f"agent-{os.getpid()}")
-        self.session = ort.InferenceSession(
-            path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=KEEP_FLOAT
-        )
+        self.session = onnxruntime_session(path, options)
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def prepare(self, inputs: Arrays) -> Any:
@@ -640,7 +655,18 @@ def device() -> dict[str, Any]:
         "os": field("/etc/os-release", "PRETTY_NAME", "="),
         "serial": text("/proc/device-tree/serial-number") or text("/etc/machine-id"),
         "cpu_features": hashlib.sha256(features.encode()).hexdigest()[:8] if features else None,
+        "saturates": saturates(),
     }
+
+
+def saturates() -> bool | None:
+    """Does this CPU add pairs of 8-bit products in 16 bits, which full-range weights overflow? x86 without VNNI or AMX
+    does; null where nothing says so.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    flags = (field("/proc/cpuinfo", "flags") or "").split()
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(flags) if flags else None
 
 
 def observe(elapsed_s: float, rounds: int) -> dict[str, Any]:

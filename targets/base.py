@@ -43,13 +43,21 @@ class TensorSpec:
     """One input or output at the model's float interface.
 
     `shape` has None for a free batch axis. `permutation` says how the program's axes lie in the deployed model:
-    (0, 2, 3, 1) for a model that wants NHWC where the program has NCHW; None for no change.
+    (0, 2, 3, 1) for a model that wants NHWC where the program has NCHW; None for no change. `varies`: (axis, lowest,
+    highest) of an input's axis of free length, which is None in `shape` too.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
     permutation: tuple[int, ...] | None = None
+    varies: tuple[int, int, int] | None = None
+
+    def at_most(self, batch: int = 1) -> list[int | None]:
+        """The shape at a batch and at the upper bound of what varies; None for what nothing bounds."""
+        axis, highest = (self.varies[0], self.varies[2]) if self.varies else (None, None)
+        sizes = [highest if at == axis else size for at, size in enumerate(self.shape)]
+        return [batch if sizes[0] is None else sizes[0], *sizes[1:]]
 
 
 @dataclass(frozen=True)
@@ -133,8 +141,10 @@ class Capabilities:
 
     `program`: the kind of program it lowers. `batch`: "fixed" (as exported), "resizable" (by reloading), "dynamic".
     `dtypes`: input dtypes it takes. `schemes`: ids from calibration.SCHEMES. `ops`: core ATen op name ("aten.conv1d",
-    "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested. `older_cpus`: CPUs with
-    fewer instructions that the runtime can be held to here -> the options for the agent that do so.
+    "aten.gelu", ...) -> Support; an op that is not listed is tried, and named as untested. `lengths`: an axis of
+    varying length stays "free" between its bounds, or is "padded" to the upper one, for models that take a mask.
+    `older_cpus`: CPUs with fewer instructions that the runtime can be held to here -> the options for the agent that
+    do so. `saturating`: the strategies that suit a CPU which adds pairs of 8-bit products in 16 bits (agent.saturates).
     """
 
     program: Literal["pt2", "onnx"]
@@ -142,7 +152,9 @@ class Capabilities:
     dtypes: frozenset[str]
     schemes: frozenset[str]
     ops: Mapping[str, Support]
+    lengths: Literal["free", "padded"] = "padded"
     older_cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    saturating: tuple[str, ...] = ("default",)
 
 
 class Session(Protocol):
@@ -291,6 +303,7 @@ def specs_from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]
             row["dtype"],
             tuple(row["shape"]),
             tuple(row["permutation"]) if row.get("permutation") else None,
+            tuple(row["varies"]) if row.get("varies") else None,
         )
         for row in rows
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OPSET = 20
 FLOAT = 1  # onnx.TensorProto.FLOAT
 BATCH = "batch"  # the name of the free axis
+LENGTH = re.compile(r"length_(\d+)_(\d+)")  # the name of an axis that varies, with its bounds
 LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need a second file
 
 
@@ -53,6 +54,7 @@ def export(program: Program, out: Path) -> Program:
     model = converted.model_proto
     rename(model, ends)
     name_batch(model, program.inputs[0].name)
+    name_lengths(model, program.inputs)
     path = out / "program.onnx"
     save(model, path)
     return replace(program, path=path, kind="onnx")
@@ -110,6 +112,7 @@ def specs(model: onnx.ModelProto, wanted: tuple[TensorSpec, ...]) -> tuple[Tenso
             spec.name,
             str(helper.tensor_dtype_to_np_dtype(found[spec.name].elem_type)),
             tuple(d.dim_value if d.HasField("dim_value") else None for d in found[spec.name].shape.dim),
+            varies=spec.varies,
         )
         for spec in wanted
     )
@@ -165,7 +168,7 @@ def not_float(model: onnx.ModelProto) -> set[str]:
 
 
 def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that shape inference can tell when the free axis is `batch`."""
+    """Shape of every tensor that shape inference can tell when the free axis is `batch`, at the greatest length."""
     import onnx
 
     fixed = onnx.ModelProto()
@@ -175,6 +178,8 @@ def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == BATCH:
                 dim.dim_value = batch
+            elif bounds := LENGTH.fullmatch(dim.dim_param):
+                dim.dim_value = int(bounds[2])
             elif not dim.HasField("dim_value"):
                 dim.Clear()
     inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
@@ -266,6 +271,20 @@ def name_batch(model: onnx.ModelProto, first_input: str) -> None:
             if symbol and dim.dim_param == symbol:
                 dim.dim_param = BATCH
     graph.ClearField("value_info")
+
+
+def name_lengths(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...]) -> None:
+    """The exporter's symbol for an axis of varying length becomes "length_LOWEST_HIGHEST", wherever it stands."""
+    values = {value.name: value for value in model.graph.input}
+    symbols = {}
+    for spec in inputs:
+        if spec.varies:
+            axis, lowest, highest = spec.varies
+            symbols[values[spec.name].type.tensor_type.shape.dim[axis].dim_param] = f"length_{lowest}_{highest}"
+    for value in [*model.graph.input, *model.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols and dim.dim_param:
+                dim.dim_param = symbols[dim.dim_param]
 
 
 def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:

@@ -82,6 +82,8 @@ class OpenVinoTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset(TAKEN),
         ops=OPS,
+        saturating=("half_range",),  # it has no exact kernels for more
+        lengths="free",
         older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
     )
 
@@ -98,6 +100,7 @@ class OpenVinoTarget:
         except Exception as error:
             raise TargetError(agent.one_line(f"OpenVINO cannot read {program.path}", error), "unsupported") from error
         keep = {spec.name for spec in (*program.inputs, *program.outputs)}
+        _bound(model, ov, program.inputs)
         openvino_graph.name_ops(model)
         openvino_graph.name_tensors(model, keep)
         _save(model, out / FILE)
@@ -145,7 +148,7 @@ class OpenVinoTarget:
         """
         adapter = self._adapter(model, {**self.options(candidate), "batch": 1})
         source = _read(model.path)
-        source.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in source.inputs})
+        source.reshape({port: [1, *_longest(port)] for port in source.inputs})
         counted = [
             (node.get_friendly_name(), node.get_type_name(), count) for node, count in openvino_graph.macs(source)
         ]
@@ -297,9 +300,30 @@ def _specs(ports: Sequence[Any], wanted: tuple[TensorSpec, ...]) -> tuple[Tensor
             spec.name,
             str(np.dtype(found[spec.name].get_element_type().to_dtype())),
             tuple(None if d.is_dynamic else d.get_length() for d in found[spec.name].get_partial_shape()),
+            varies=spec.varies,
         )
         for spec in wanted
     )
+
+
+def _bound(model: Any, ov: Any, inputs: Iterable[TensorSpec]) -> None:
+    """Tell the IR between which bounds an axis varies."""
+    varying = [spec for spec in inputs if spec.varies]
+    if not varying:
+        return
+    ports = {name: port for port in model.inputs for name in port.get_names()}
+    shapes = {port: port.get_partial_shape() for port in model.inputs}
+    for spec in varying:
+        assert spec.varies is not None
+        axis, lowest, highest = spec.varies
+        shapes[ports[spec.name]][axis] = ov.Dimension(lowest, highest)
+    model.reshape(shapes)
+
+
+def _longest(port: Any) -> list[Any]:
+    """A port's axes behind the batch, at the upper bound of what varies."""
+    axes = list(port.get_partial_shape())[1:]
+    return [axis.get_max_length() if axis.is_dynamic and axis.get_max_length() > 0 else axis for axis in axes]
 
 
 def _tap(model: Model, options: dict[str, Any]) -> Tap:

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from pipeline import api, outcome, road
+from pipeline.branch import Branch, model_folder
 from pipeline.errors import EvidenceError, StageError, UsageError
 from pipeline.explain import answers, causes, facts, layers, sensitivity
 from pipeline.release import report as reports
 from pipeline.release import samples
-from pipeline.release.report import Report, TargetRow
+from pipeline.release.report import EXPLANATION, Report, TargetRow
 from pipeline.stages import Emit, silent
 from pipeline.store import Store
-
-FILE = "explain.json"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def explain(
         found.append(_one(before, home, travelled, branch, chosen, tapped, leave_one_out))
     text = json.dumps([as_json(one) for one in found], indent=1, allow_nan=False) + "\n"
     try:
-        outcome.write_whole(home / FILE, text)
+        outcome.write_whole(home / EXPLANATION, text)
     except OSError as error:
         raise UsageError(f"cannot write to {home}: {error.strerror}") from error
     return found
@@ -122,7 +121,7 @@ def _one(
     before: Report,
     home: Path,
     travelled: road.Road,
-    branch: road.Branch,
+    branch: Branch,
     chosen: str,
     tapped: int,
     leave_one_out: bool,
@@ -135,7 +134,7 @@ def _one(
     assert travelled.data is not None
     assert branch.lowered is not None
     floating, shipped = base.read_manifest(branch.lowered.path), chosen == row.shipped
-    folder = home / branch.name if shipped else road.model_folder(branch, chosen)
+    folder = home / branch.name if shipped else model_folder(branch, chosen)
     try:
         model = base.read_manifest(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -178,7 +177,7 @@ def _one(
     )
 
 
-def _maker(branch: road.Branch, chosen: str, folder: Path) -> sensitivity.Maker:
+def _maker(branch: Branch, chosen: str, folder: Path) -> sensitivity.Maker:
     """How the candidate was made, from the store."""
     from pipeline.stages import Job
     from pipeline.stages.quantize import maker

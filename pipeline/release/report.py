@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import UsageError
 
 FILE = "report.json"
+EXPLANATION = "explain.json"  # beside it, from `deploy explain`
 
 VerdictName = Literal["pass", "fail", "inconclusive"]
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
@@ -60,14 +61,31 @@ class Estimate(_Record):
     clock_hz: float
 
 
+class PlanRow(_Record):
+    """One buffer of an arena: bytes from `offset` on, taken from step `first` to step `last`."""
+
+    name: str
+    kind: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
 class BoardRow(_Record):
-    """What a board counts for one inference, in `unit` ("instructions" of an emulator, "ticks" of a board's timer)."""
+    """What a board counts for one inference, in `unit` ("instructions" of an emulator, "ticks" of a board's timer).
+
+    `raced`: what each set of kernels takes, where there is more than one; `kernels` is the one that stays.
+    """
 
     unit: str
+    kernels: str = "portable"
+    raced: dict[str, int] = {}
     count: int
     stack_bytes: int
     arena_bytes: int
     flash_bytes: int | None
+    plan: list[PlanRow] = []
     estimate: Estimate | None
 
 
@@ -175,6 +193,7 @@ class RunRow(_Record):
     `TARGET/evidence/samples-BATCH.npz`. `measured_at`: when, in seconds since 1970 (UTC). `original_latency_ms`,
     `speedup_over_original`: of the float model as it came, where the recipe asks for it. `attached`: URI of the device
     where the recipe asks for others than the run's own; its evidence lies in a folder of that number, `evidence/1/`.
+    `length`: at which the samples were cut, where an axis varies; None at the greatest.
     `layers`: in the order of execution; None where there are none, and `layers_unavailable` says why.
     """
 
@@ -212,6 +231,7 @@ class RunRow(_Record):
     layers: list[LayerRow] | None = None
     layers_unavailable: str | None = None
     board: BoardRow | None = None
+    length: int | None = None
 
 
 class Check(_Record):
@@ -248,6 +268,7 @@ class TargetRow(_Record):
     batches: list[int] = []
     candidates: list[CandidateRow] = []
     runs: list[RunRow] = []
+    lengths: list[RunRow] = []
     checks: list[Check] = []
 
 

@@ -13,7 +13,7 @@ class StageInfo:
     """`function`: "module:function". `packages`: distributions whose versions are part of the key (a target's own are
     added). `isolated`: runs in a fresh process, so that its memory goes back and its output is deterministic.
     `user`: which of the user's functions it can call; their source is part of the key. `device`: its result holds
-    for one machine only.
+    for one machine only. `trains`: torchrun's other processes run it too.
     """
 
     function: str
@@ -21,16 +21,23 @@ class StageInfo:
     isolated: bool = False
     user: tuple[str, ...] = ()
     device: bool = False
+    trains: bool = False
 
 
 STAGES: dict[str, StageInfo] = {
     "data": StageInfo("pipeline.stages.data:run", ("numpy",), user=("data",)),
     "bring": StageInfo("pipeline.stages.bring:run", ("torch", "numpy", "onnx", "onnxruntime"), user=("metric",)),
     "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
-    "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model", "metric", "loss")),
+    "train": StageInfo(
+        "pipeline.stages.train:run", TORCH, user=("model", "metric", "loss", "train_augment"), trains=True
+    ),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
+    "rewrite": StageInfo("pipeline.stages.rewrite:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
-    "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "answers": StageInfo("pipeline.stages.answers:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "distill": StageInfo(
+        "pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss", "distill_augment"), trains=True
+    ),
     "export-pt2": StageInfo(
         "pipeline.stages.export:pt2",
         ("torch", "numpy"),

@@ -139,5 +139,5 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a survey that results depend on."""
-    names = ("system", "machine", "cpu", "cpu_features", "cores", "serial", "python", "runtimes")
+    names = ("system", "machine", "cpu", "cpu_features", "saturates", "cores", "serial", "python", "runtimes")
     return {name: facts.get(name) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import struct
@@ -22,6 +23,7 @@ from targets.cortex_m.program import Program
 
 SOURCES = Path(__file__).parent / "firmware_src"
 SECONDS = 60.0  # to wait for an answer
+FIRST_SECONDS = 3.0  # for the first one from a port, behind which an earlier session may have broken off
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ def build(program: Program, machine: str, folder: Path, others: Mapping[str, str
     elf = folder / "firmware.elf"
     command = [compiler, *flags, *link, f"-DUART={board.uart:#x}u", f"-I{code}", *sources, "-o", str(elf)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if over := re.search(r"region `(\w+)' overflowed by (\d+) bytes", done.stderr):
+        raise TargetError(
+            f"the firmware does not fit {machine}: {over[1]} is {int(over[2]):,} bytes too small: prune the model; "
+            "`deploy fit` says what takes the room",
+            "unsupported",
+        )
     if done.returncode:
         raise TargetError(f"arm-none-eabi-gcc failed: {' '.join(done.stderr.split())[-300:]}")
     return elf
@@ -109,6 +117,12 @@ class Board:
                 f"the board runs the model {found[:12]}, not {wanted[:12]}: build and flash the firmware of this one"
             )
 
+    def find_again(self) -> None:
+        """Fill up a request that an earlier session broke off, and throw away what comes back."""
+        self._port.write(bytes(sum(value.size for value in self._program.graph.inputs) + 16))
+        while self._port.read(4096):
+            pass
+
     def run(self, inputs: bytes) -> Answer:
         """One run on the codes of all inputs, one after the other."""
         reply = self.ask(b"R", inputs)
@@ -138,7 +152,14 @@ def attach(url: str, program: Program, baud: int) -> Iterator[Board]:
         raise TargetError(f"cannot open the port {url}: {words}: check the cable, and who else uses it") from error
     with port:
         try:
+            port.reset_input_buffer()
             board = Board(port, program, 1.0)
+            port.timeout = FIRST_SECONDS
+            try:
+                sha256(board)
+            except TargetError:
+                board.find_again()
+            port.timeout = SECONDS
             board.check()
             yield board
         except serial.SerialException as error:

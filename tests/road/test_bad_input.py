@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown key": (edit("deploy.toml", "macs =", "mac ="), r"unknown key 'prune\.mac': did you mean 'prune\.macs'\?"),
     "strategy that a target lacks": (
         edit("deploy.toml", "[prune]", '[calibrate]\nstrategies = ["half_range"]\n\n[prune]'),
-        r"calibrate\.strategies: onnxruntime has no 'half_range': its schemes are u8s8, ",
+        r"calibrate\.strategies: tflite has no 'half_range': its schemes are s8s8, ",
     ),
     "unknown strategy": (
         edit("deploy.toml", "[prune]", '[calibrate]\nstrategies = ["log"]\n\n[prune]'),
