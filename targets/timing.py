@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 P99_NEEDS = 1000  # fewer samples hold under ten of the slowest percent
 DISTURBED = 0.05  # a share of change that is named
-BLOCKS = 10  # of a process: a block outlasts most disturbances
+BLOCKS, BLOCK = 10, 20  # of a process, and the rounds that one has at least: its medians must be worth something
 
 Samples = npt.NDArray[np.int64]
 
@@ -112,7 +112,7 @@ def _split(samples_ns: Samples, rounds: Sequence[int]) -> list[Samples]:
 
 def _ratio(candidate_ns: Samples, reference_ns: Samples) -> float:
     n = len(candidate_ns)
-    edges = np.linspace(0, n, min(BLOCKS, n) + 1).astype(np.int64)
+    edges = np.linspace(0, n, max(1, min(BLOCKS, n // BLOCK)) + 1).astype(np.int64)
     return float(np.median([np.median(reference_ns[a:b]) / np.median(candidate_ns[a:b]) for a, b in pairwise(edges)]))
 
 
