@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import Json, Targets, app, one_line_errors
+from pipeline.cli.common import Json, Targets, app, one_line_errors, stored
 from pipeline.errors import UsageError
 
 
@@ -50,10 +50,16 @@ def inspect(
     shape: Annotated[
         list[str] | None, typer.Option(metavar="SHAPE", help="Of one sample, for a factory: 3x224x224, ids=64:int64.")
     ] = None,
+    storage: Annotated[
+        bool, typer.Option("--storage", help="Of a checkpoint or a run: its weights' bytes, as 'deploy storage' does.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Show a model's ops, shapes, parameters, MACs, int8 share and float islands, and what each target could do."""
     with one_line_errors(False):
+        if storage:
+            stored(Path(model), int8=False, levels=None, out=None, json_=json_)
+            return
         from pipeline import console, inspection
         from pipeline.console import inspect as view
 

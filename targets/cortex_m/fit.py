@@ -15,17 +15,17 @@ from targets.cortex_m.program import Program
 # Bytes of code of each kernel: the largest of Cortex-M0+, M3, M4, M7 and M55 with arm-none-eabi-gcc 12.2 -O2 (a test
 # measures them again).
 KERNEL_CODE_BYTES = {
-    "nn_add": 916,
-    "nn_add_broadcast": 612,
+    "nn_add": 1064,
+    "nn_add_broadcast": 636,
     "nn_average_pool_2d": 380,
     "nn_concat": 48,
     "nn_conv_2d_grouped": 660,
-    "nn_conv_2d_packed": 2308,
+    "nn_conv_2d_packed": 2520,
     "nn_copy": 188,
     "nn_depthwise_conv_2d": 592,
     "nn_depthwise_conv_2d_fours": 1692,
     "nn_extreme": 208,
-    "nn_fully_connected_packed": 872,
+    "nn_fully_connected_packed": 1052,
     "nn_lookup": 36,
     "nn_matmul": 592,
     "nn_max_pool_2d": 352,
@@ -36,8 +36,8 @@ KERNEL_CODE_BYTES = {
     "nn_pick": 128,
     "nn_rescale": 188,
     "nn_softmax": 1160,
-    "nn_squared_difference": 608,
-    "nn_sub": 616,
+    "nn_squared_difference": 616,
+    "nn_sub": 636,
     "nn_transpose_conv": 712,
 }
 # The same of the pinned CMSIS-NN's convolutions, with all that they call.

@@ -88,7 +88,7 @@ def cell(target: Target, made: Network, folder: Path) -> Cell:
 def _reason(error: Exception) -> str:
     """Without what is true of all cells: whose words they are, in which file, and what there is instead."""
     text = str(error).partition(": ")[2].partition("; supported are")[0]
-    return text.replace(" cannot run on cortex-m: it is not supported", " is not supported")
+    return text.replace(" cannot run on cortex-m", "")
 
 
 def _at_lengths(case: Case, lengths: Lengths) -> str:

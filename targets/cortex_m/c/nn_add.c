@@ -25,50 +25,56 @@ void nn_add(const nn_add_params *params, const int8_t *a, const int8_t *b, int8_
     }
 }
 #else
-/* How a code becomes a number: ((code * scale + start) * multiplier / 2^32) / 2^right, each rounded. */
+#define HALF ((int32_t)1 << 30) /* the multiplier of a factor of one half, with a shift by none */
+
+/* What makes numbers of codes: (code * scale + start) * multiplier / 2^32 / 2^right, rounded twice. */
 typedef struct {
     int32_t scale, start, multiplier, right;
-} operand;
+} factor;
 
-/* A factor of one half, which the coarser operand has, is a shift by none: written as twice the number and a shift by
- * one, it takes the same steps as any other. */
-static operand operand_of(int32_t offset, int32_t multiplier, int32_t shift)
+/* As the same steps as any other, a shift by none (which comes with HALF) is twice the number and a shift by one. */
+static factor factor_of(int32_t offset, int32_t multiplier, int32_t shift)
 {
-    const int32_t scale = (int32_t)1 << (BITS + 1 + (shift == 0 ? 1 : 0));
-    const operand made = {scale, offset * scale, multiplier, shift == 0 ? 1 : -shift};
+    const int32_t scale = (int32_t)1 << (shift < 0 ? BITS + 1 : BITS + 2);
+    const factor made = {scale, offset * scale, multiplier, shift < 0 ? -shift : 1};
     return made;
 }
 
-static inline int32_t number(const operand *o, int32_t code)
+/* The operand of the larger scale, the coarse one, has a factor of exactly one half: its number is code * 2^19. */
+static inline void add(const nn_add_params *p, factor how, const int8_t *fine, int32_t offset, const int8_t *coarse,
+                       int8_t *output, int32_t low, int32_t high)
 {
-    return nn_halve(nn_high_half(code * o->scale + o->start, o->multiplier), o->right);
-}
-
-static inline void add(const nn_add_params *p, const operand *first, const operand *second, const int8_t *a,
-                       const int8_t *b, int8_t *output, int32_t low, int32_t high)
-{
-    for (const int8_t *const end = a + p->count; a != end;) {
-        const int32_t sum = number(first, *a++) + number(second, *b++);
-        const int32_t code = nn_halve(nn_short_high_product(sum, p->multiplier), -p->shift) + p->output_offset;
-        *output++ = nn_clamp(code, low, high);
+    const int32_t multiplier = p->multiplier, right = -p->shift, output_offset = p->output_offset;
+    const int32_t coarse_start = offset * (1 << (BITS - 1));
+    for (const int8_t *const end = fine + p->count; fine != end;) {
+        const int32_t number = nn_halve(nn_high_half(*fine++ * how.scale + how.start, how.multiplier), how.right);
+        const int32_t sum = number + *coarse++ * (1 << (BITS - 1)) + coarse_start;
+        *output++ = nn_clamp(nn_halve(nn_short_high_product(sum, multiplier), right) + output_offset, low, high);
     }
 }
 
 void nn_add(const nn_add_params *params, const int8_t *a, const int8_t *b, int8_t *output)
 {
     const nn_add_params copy = *params, *const p = &copy; /* bytes that are written cannot change it */
-    const operand first = operand_of(p->offset_a, p->multiplier_a, p->shift_a);
-    const operand second = operand_of(p->offset_b, p->multiplier_b, p->shift_b);
-    if (p->shift >= 0) { /* an output far finer than its operands */
+    const int swap = !(p->multiplier_b == HALF && p->shift_b == 0);
+    const int halves = !swap || (p->multiplier_a == HALF && p->shift_a == 0);
+    if (p->shift >= 0 || !halves) { /* an output far finer than its operands */
         for (int32_t i = 0; i < p->count; i++) {
-            const int32_t sum = number(&first, a[i]) + number(&second, b[i]);
-            const int32_t code = nn_requantize(sum, p->multiplier, p->shift) + p->output_offset;
-            output[i] = nn_clamp(code, p->activation_min, p->activation_max);
+            const int32_t first = nn_requantize((a[i] + p->offset_a) * (1 << BITS), p->multiplier_a, p->shift_a);
+            const int32_t second = nn_requantize((b[i] + p->offset_b) * (1 << BITS), p->multiplier_b, p->shift_b);
+            const int32_t sum = nn_requantize(first + second, p->multiplier, p->shift) + p->output_offset;
+            output[i] = nn_clamp(sum, p->activation_min, p->activation_max);
         }
-    } else if (p->activation_min == INT8_MIN && p->activation_max == INT8_MAX) { /* one instruction clamps */
-        add(p, &first, &second, a, b, output, INT8_MIN, INT8_MAX);
+        return;
+    }
+    const factor how = swap ? factor_of(p->offset_b, p->multiplier_b, p->shift_b)
+                            : factor_of(p->offset_a, p->multiplier_a, p->shift_a);
+    const int8_t *const fine = swap ? b : a, *const coarse = swap ? a : b;
+    const int32_t offset = swap ? p->offset_a : p->offset_b;
+    if (p->activation_min == INT8_MIN && p->activation_max == INT8_MAX) { /* one instruction clamps */
+        add(p, how, fine, offset, coarse, output, INT8_MIN, INT8_MAX);
     } else {
-        add(p, &first, &second, a, b, output, p->activation_min, p->activation_max);
+        add(p, how, fine, offset, coarse, output, p->activation_min, p->activation_max);
     }
 }
 #endif

@@ -1,16 +1,34 @@
 #include "nn_columns.h"
 
-/* Copies a patch byte by byte, `outside` where it leaves the image; the last bytes up to a multiple of four are free. */
+/* `count` bytes, from and to anywhere; gives where the next ones go. */
+static inline int8_t *copy_bytes(int8_t *to, const int8_t *from, int32_t count)
+{
+    for (; count >= 4; count -= 4, from += 4, to += 4) {
+        memcpy(to, from, 4);
+    }
+    for (; count > 0; count--) {
+        *to++ = *from++;
+    }
+    return to;
+}
+
+/* Copies a patch, `outside` where it leaves the image; the last bytes up to a multiple of four are free. */
 static void gather(const nn_packed_conv_params *p, const int8_t *input, int32_t top, int32_t left, int8_t *patch)
 {
+    const int in_line = p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w; /* rows are one piece */
     for (int32_t row = 0; row < p->kernel_h; row++) {
         const int32_t y = top + row * p->dilation_h;
+        const int row_inside = y >= 0 && y < p->in_h;
+        if (row_inside && in_line) {
+            patch = copy_bytes(patch, input + (y * p->in_w + left) * p->in_c, p->kernel_w * p->in_c);
+            continue;
+        }
         for (int32_t tap = 0; tap < p->kernel_w; tap++) {
             const int32_t x = left + tap * p->dilation_w;
-            const int inside = y >= 0 && y < p->in_h && x >= 0 && x < p->in_w;
-            const int32_t from = inside ? (y * p->in_w + x) * p->in_c : 0;
+            const int inside = row_inside && x >= 0 && x < p->in_w;
+            const int8_t *from = input + (inside ? (y * p->in_w + x) * p->in_c : 0);
             for (int32_t c = 0; c < p->in_c; c++) {
-                *patch++ = inside ? input[from + c] : (int8_t)p->outside;
+                *patch++ = inside ? *from++ : (int8_t)p->outside;
             }
         }
     }
@@ -20,10 +38,11 @@ static void gather(const nn_packed_conv_params *p, const int8_t *input, int32_t 
 static void gather_fours(const nn_packed_conv_params *p, const int8_t *input, int32_t top, int32_t left,
                          nn_column *column)
 {
+    const int in_line = p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
     for (int32_t row = 0; row < p->kernel_h; row++) {
         const int32_t y = top + row * p->dilation_h;
         const int row_inside = y >= 0 && y < p->in_h;
-        if (row_inside && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w) { /* one piece of memory */
+        if (row_inside && in_line) {
             column = nn_spread(column, NN_PIXELS, input + (y * p->in_w + left) * p->in_c, p->kernel_w * p->in_c);
             continue;
         }
@@ -92,9 +111,10 @@ static void finish(const nn_packed_conv_params *p, const nn_column *columns, int
             b3 = vmladavaq_s8(b3, wb, x);
             weights += 2 * rest;
         }
-        store((int32x4_t){a0, a1, a2, a3}, p, c, output + c, stored);
+        const int32x4_t first = {a0, a1, a2, a3}, second = {b0, b1, b2, b3};
+        store(first, p, c, output + c, stored);
         if (c + 1 < p->out_c) {
-            store((int32x4_t){b0, b1, b2, b3}, p, c + 1, output + c + 1, stored);
+            store(second, p, c + 1, output + c + 1, stored);
         }
     }
 }
@@ -104,21 +124,30 @@ typedef struct {
     int32_t a0, a1, a2, a3, b0, b1, b2, b3;
 } block;
 
+/* Two taps of two channels, in lanes, with those of two pixels. */
+static inline void add_products(uint32_t a, uint32_t b, const uint32_t *pixels, int32_t *a0, int32_t *a1, int32_t *b0,
+                                int32_t *b1)
+{
+#if NN_DSP
+    typedef uint64_t __attribute__((may_alias)) two;
+    uint32_t x, y; /* one load for two pixels, which gcc does not keep together by itself */
+    __asm__("ldrd %4, %5, %8\n\tsmlad %0, %6, %4, %0\n\tsmlad %1, %6, %5, %1\n\t"
+            "smlad %2, %7, %4, %2\n\tsmlad %3, %7, %5, %3"
+            : "+r"(*a0), "+r"(*a1), "+r"(*b0), "+r"(*b1), "=&r"(x), "=&r"(y)
+            : "r"(a), "r"(b), "m"(*(const two *)(const void *)pixels));
+#else
+    *a0 = nn_dot(a, pixels[0], *a0);
+    *a1 = nn_dot(a, pixels[1], *a1);
+    *b0 = nn_dot(b, pixels[0], *b0);
+    *b1 = nn_dot(b, pixels[1], *b1);
+#endif
+}
+
 static inline block add_taps(block sum, uint32_t packed, const uint32_t *column)
 {
     const uint32_t a = nn_even_bytes(packed), b = nn_odd_bytes(packed);
-    uint32_t x = column[0];
-    sum.a0 = nn_dot(a, x, sum.a0);
-    sum.b0 = nn_dot(b, x, sum.b0);
-    x = column[1];
-    sum.a1 = nn_dot(a, x, sum.a1);
-    sum.b1 = nn_dot(b, x, sum.b1);
-    x = column[2];
-    sum.a2 = nn_dot(a, x, sum.a2);
-    sum.b2 = nn_dot(b, x, sum.b2);
-    x = column[3];
-    sum.a3 = nn_dot(a, x, sum.a3);
-    sum.b3 = nn_dot(b, x, sum.b3);
+    add_products(a, b, column, &sum.a0, &sum.a1, &sum.b0, &sum.b1);
+    add_products(a, b, column + 2, &sum.a2, &sum.a3, &sum.b2, &sum.b3);
     return sum;
 }
 
@@ -126,11 +155,30 @@ static NN_ALL_REGISTERS void multiply(const uint32_t *weights, const uint32_t *c
                                       const int32_t *bias, block *result)
 {
     block sum = {bias[0], bias[0], bias[0], bias[0], bias[1], bias[1], bias[1], bias[1]};
-    for (const uint32_t *const end = weights + words; weights != end; weights += 2, column += 2 * NN_PIXELS) {
+    const uint32_t *const end = weights + words;
+#if NN_DSP
+    for (const uint32_t *const fours = weights + (words & ~3); weights != fours; weights += 4, column += 4 * NN_PIXELS) {
+        sum = add_taps(sum, weights[0], column);
+        sum = add_taps(sum, weights[1], column + NN_PIXELS);
+        sum = add_taps(sum, weights[2], column + 2 * NN_PIXELS);
+        sum = add_taps(sum, weights[3], column + 3 * NN_PIXELS);
+    }
+#endif
+    for (; weights != end; weights += 2, column += 2 * NN_PIXELS) {
         sum = add_taps(sum, weights[0], column);
         sum = add_taps(sum, weights[1], column + NN_PIXELS);
     }
     *result = sum;
+}
+
+/* nn_requantize_down with the output's offset in `start`; see store. */
+static inline void store_short(const int32_t *sum, int32_t pixels, int32_t multiplier, int32_t start, int32_t right,
+                               int8_t *output, int32_t step, int32_t low, int32_t high)
+{
+    for (; pixels > 0; pixels--, output += step) {
+        const int32_t product = nn_short_high_product(*sum++, multiplier);
+        *output = nn_clamp((product + (product >> 31) + start) >> right, low, high);
+    }
 }
 
 /* One channel of up to four pixels, `step` bytes apart. */
@@ -139,14 +187,17 @@ static inline void store(const int32_t *sum, int32_t pixels, const nn_packed_con
 {
     const int32_t multiplier = p->multiplier[channel], halvings = p->halvings[channel];
     const int32_t offset = p->output_offset, low = p->activation_min, high = p->activation_max;
-    if (halvings < 0) {
+    if (halvings < 0 || halvings > 20) { /* else half of 2^right and the offset can be added at once */
         for (; pixels > 0; pixels--, output += step) {
             *output = nn_clamp(nn_requantize_packed(*sum++, multiplier, halvings) + offset, low, high);
         }
         return;
     }
-    for (; pixels > 0; pixels--, output += step) {
-        *output = nn_clamp(nn_requantize_down(*sum++, multiplier, halvings) + offset, low, high);
+    const int32_t right = halvings + 1, start = ((int32_t)1 << halvings) + offset * ((int32_t)1 << right);
+    if (low == INT8_MIN && high == INT8_MAX) { /* one instruction clamps */
+        store_short(sum, pixels, multiplier, start, right, output, step, INT8_MIN, INT8_MAX);
+    } else {
+        store_short(sum, pixels, multiplier, start, right, output, step, low, high);
     }
 }
 
