@@ -294,11 +294,10 @@ def test_what_ignores_a_request_to_end_is_ended_when_the_link_goes_silent(
     cable.close()
 
 
-def test_a_job_that_works_on_is_left_alone_beyond_the_lease(sshd: Sshd, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("DEPLOY_SSH_CONFIG", str(sshd.folder / "config"))
+def test_a_job_that_works_on_is_left_alone_beyond_the_lease(remote: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("targets.channels.remote.LEASE_S", 4)
-    device = attached(sshd.uri, tmp_path / "there")
-    assert device.run(toy.request(tmp_path, sleep_s=3), tmp_path)["error"] is None  # four inferences: 12 s in silence
+    request = toy.request(remote.work, sleep_s=3)  # four inferences: 12 s without a word of the agent's
+    assert remote.device.run(request, remote.work)["error"] is None
 
 
 def test_a_command_over_a_dead_link_is_one_line_and_exit_4_and_works_once_it_is_back(
