@@ -55,13 +55,12 @@ def travelled(loaded: Recipe, runtimes: Sequence[str]) -> tuple[road.Road, Path]
     factories = {"model": loaded.model, "data": loaded.data}
     runner = Runner(default_store(), loaded.folder, factories, loaded.cache_key, loaded.seed)
     gone = road.travel(loaded, runtimes, runner, only="observe")
-    assert gone.program
-    return gone, runner.do("export-onnx", {"program": gone.program}, {}, branches=("onnxruntime",)).path
+    program = gone.exports[road.FIXED].program
+    return gone, runner.do("export-onnx", {"program": program}, {}, branches=("onnxruntime",)).path
 
 
 def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, times: bool) -> dict[str, Any]:
     """Make one tool's model in a fresh process and measure it. A tool that breaks is a row too: `failed` says how."""
-    assert gone.program
     assert gone.data
     assert gone.reference
     assert branch.lowered
@@ -72,7 +71,7 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
         out = Path(folder)
         told = {
             "runtime": branch.name,
-            "program": str(gone.program.path),
+            "program": str(gone.exports[road.FIXED].program.path),
             "onnx": str(onnx),
             "floating": str(branch.lowered.path),
             "stepped": str(branch.stepped.path),
