@@ -55,9 +55,10 @@ class Given:
 
 def ours(given: Given, candidate: str) -> base.Model:
     """The weight step, observation and quantization, as the road does them."""
-    step = given.out / "step"
-    step.mkdir()
-    weights.run(Job("weights", given.weights, {"program": given.program, "data": given.data}, step, 0))
+    if given.weights["method"] != "none":
+        step = given.out / "step"
+        step.mkdir()
+        weights.run(Job("weights", given.weights, {"program": given.program, "data": given.data}, step, 0))
     settings = {"target": given.runtime, "candidate": candidate, "samples": given.samples, "weights": "rounding"}
     seen = given.out / "seen"
     seen.mkdir()
@@ -182,9 +183,12 @@ TOOLS: dict[str, dict[str, Tool]] = {
     },
     "tflite": {"ai-edge-quantizer, default": lambda given: vendor(given, "aeq")},
 }
+STEP = ", weights "  # between our observer and another weight step than the default's
 for rows in TOOLS.values():
     rows["ours, minmax"] = lambda given: ours(given, "ours-minmax")
     rows["ours, mse"] = lambda given: ours(given, "ours-mse")
+    for method in ("none", "bias", "adaround"):  # for the examples alone
+        rows[f"ours, mse{STEP}{method}"] = lambda given: ours(given, "ours-mse")
 
 
 def main(text: str) -> None:

@@ -43,10 +43,10 @@ TIMED = {"warmup_s": 0.5, "budget_s": 4.0, "min_rounds": 20, "max_rounds": 20000
 KEY = ("model", "runtime", "tool")
 
 
-def recipe_of(model: str) -> Recipe:
-    """The recipe of one of the models."""
+def recipe_of(model: str, method: str) -> Recipe:
+    """The recipe of one of the models, with a weight step of its own for an example ("": the default)."""
     if model in EXAMPLES:
-        return recipe.load(EXAMPLES[model], [])
+        return recipe.load(EXAMPLES[model], [f"weights.method={method}"] if method else [])
     return from_table({"name": model, **COMMON, **NETWORKS[model]}, HERE / "networks", model)
 
 
@@ -55,13 +55,12 @@ def travelled(loaded: Recipe, runtimes: Sequence[str]) -> tuple[road.Road, Path]
     factories = {"model": loaded.model, "data": loaded.data}
     runner = Runner(default_store(), loaded.folder, factories, loaded.cache_key, loaded.seed)
     gone = road.travel(loaded, runtimes, runner, only="observe")
-    assert gone.program
-    return gone, runner.do("export-onnx", {"program": gone.program}, {}, branches=("onnxruntime",)).path
+    program = gone.exports[road.FIXED].program
+    return gone, runner.do("export-onnx", {"program": program}, {}, branches=("onnxruntime",)).path
 
 
 def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, times: bool) -> dict[str, Any]:
     """Make one tool's model in a fresh process and measure it. A tool that breaks is a row too: `failed` says how."""
-    assert gone.program
     assert gone.data
     assert gone.reference
     assert branch.lowered
@@ -72,7 +71,7 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
         out = Path(folder)
         told = {
             "runtime": branch.name,
-            "program": str(gone.program.path),
+            "program": str(gone.exports[road.FIXED].program.path),
             "onnx": str(onnx),
             "floating": str(branch.lowered.path),
             "stepped": str(branch.stepped.path),
@@ -130,7 +129,13 @@ FIGURES = (
 def lacking(rows: Sequence[dict[str, Any]], model: str, times: bool) -> list[tuple[str, str]]:
     """(runtime, tool) of the model's rows that are not there, or there without the time that is asked for."""
     there = {tuple(row[key] for key in KEY) for row in rows if not times or row["speedup"] or row.get("failed")}
-    return [(name, tool) for name in RUNTIMES for tool in peers.TOOLS[name] if (model, name, tool) not in there]
+    pairs = [(name, tool) for name in RUNTIMES for tool in peers.TOOLS[name] if model in EXAMPLES or not _method(tool)]
+    return [(name, tool) for name, tool in pairs if (model, name, tool) not in there]
+
+
+def _method(tool: str) -> str:
+    """The weight step that a tool's name asks for; "" for the default."""
+    return tool.partition(peers.STEP)[2]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -162,22 +167,25 @@ def main(asked: Sequence[str]) -> None:
     if unknown := set(models) - set(known):
         raise SystemExit(f"no model {sorted(unknown)}: there are {known}")
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    here = {key: value for key, value in environment().items() if key != "platform"}
+    if kept.get("environment", here)["device"] != here["device"]:
+        kept = {"rows": []}  # another machine's figures stand beside none of this one
     rows = [row for row in kept["rows"] if not (again and row["model"] in models)]
     for model in models:
         wanted = lacking(rows, model, times)
-        if not wanted:
-            continue
-        loaded = recipe_of(model)
-        gone, onnx = travelled(loaded, [name for name in RUNTIMES if any(r == name for r, _ in wanted)])
-        for runtime, tool in wanted:
-            branch = gone.branches[runtime]
+        gone: dict[str, tuple[road.Road, Path]] = {}
+        for runtime, tool in sorted(wanted, key=lambda pair: _method(pair[1])):
+            method = _method(tool)
+            if method not in gone:
+                gone[method] = travelled(recipe_of(model, method), RUNTIMES)
+            there, onnx = gone[method]
+            branch = there.branches[runtime]
             if branch.error:
                 raise branch.error
-            row = row_of(gone, onnx, branch, model, tool, times)
+            row = row_of(there, onnx, branch, model, tool, times)
             rows = [one for one in rows if [one[key] for key in KEY] != [row[key] for key in KEY]] + [row]
             rows.sort(key=lambda one: (known.index(one["model"]), RUNTIMES.index(one["runtime"]), one["tool"]))
-            measured_with = {key: value for key, value in environment().items() if key != "platform"}
-            RESULTS.write_text(json.dumps({"rows": rows, "environment": measured_with}, indent=1) + "\n")
+            RESULTS.write_text(json.dumps({"rows": rows, "environment": here}, indent=1) + "\n")
             print({key: row[key] for key in (*KEY, "sqnr_db", "agreement")}, file=sys.stderr)
     before, mark, rest = README.read_text().partition(MARKS[0])
     if mark:
