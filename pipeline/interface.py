@@ -32,6 +32,7 @@ class Forward:
         self.keywords = _by_name(function, self.inputs)
         self.names: tuple[str, ...] = (OUTPUT,)
         self.flat = False
+        self.rewrites: tuple[str, ...] = ()  # of pipeline/rewrites.py
         if inputs:
             self.__signature__ = inspect.Signature(
                 [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in inputs]
@@ -44,15 +45,35 @@ class Forward:
 
     def __call__(self, *tensors: Any, **named: Any) -> Outputs:
         """One tensor, or several by name."""
-        if self.keywords:
-            answer = self.function(**dict(zip(self.inputs, tensors, strict=False)), **named)
+        if self.rewrites:
+            from pipeline.rewrites import Rewriting
+
+            with Rewriting(self.rewrites):
+                outputs = by_name(self._called(*tensors, **named))
         else:
-            answer = self.function(*tensors, **named)
-        outputs = by_name(answer)
+            outputs = by_name(self._called(*tensors, **named))
         self.names = tuple(outputs)
         if len(outputs) == 1:
             return next(iter(outputs.values()))
         return tuple(outputs.values()) if self.flat else outputs
+
+    def _called(self, *tensors: Any, **named: Any) -> Any:
+        if self.keywords:
+            return self.function(**dict(zip(self.inputs, tensors, strict=False)), **named)
+        return self.function(*tensors, **named)
+
+
+def rewrite(model: nn.Module, passes: Sequence[str]) -> nn.Module:
+    """An adapted module whose calls go through these passes of pipeline/rewrites.py."""
+    forward: Any = model.forward
+    if isinstance(forward, Forward):
+        forward.rewrites = tuple(passes)
+    return model
+
+
+def rewrites_of(model: nn.Module) -> tuple[str, ...]:
+    """The passes that an adapted module's calls go through."""
+    return model.forward.rewrites if isinstance(model.forward, Forward) else ()
 
 
 def adapt(model: nn.Module, inputs: Sequence[str] = ()) -> nn.Module:

@@ -79,11 +79,14 @@ def save(model: nn.Module, edits: Edits, folder: Path, zeros: Sequence[str] = ()
     """
     from safetensors.torch import save_file
 
+    from pipeline.interface import rewrites_of
+
     folder.mkdir(parents=True, exist_ok=True)
     tied = ties(model)
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items() if name not in tied}
     save_file(state, folder / WEIGHTS)
     record = {"version": 1, "tied": tied, "steps": edits, "zeros": list(zeros), "factory": factory}
+    record["rewrites"] = list(rewrites_of(model))
     (folder / EDITS).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
@@ -112,6 +115,7 @@ def load(owner: Mapping[str, str], folder: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     from pipeline.compression.structure import replay
+    from pipeline.interface import rewrite
 
     record = json.loads((folder / EDITS).read_text())
     owner = {**owner, "model": record.get("factory") or owner["model"]}
@@ -124,7 +128,7 @@ def load(owner: Mapping[str, str], folder: Path) -> nn.Module:
             f"{where} ties {now}, the saved model {record['tied']}: it changed since; run the stages again"
         )
     load_state(model, load_file(folder / WEIGHTS), str(folder / WEIGHTS))
-    return model.eval()
+    return rewrite(model, record.get("rewrites", ())).eval()
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_folder, shipped_artifact
+from pipeline.branch import Branch, model_folder, rows_of, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
@@ -123,6 +123,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         batches=branch.batches,
         candidates=candidates,
         runs=_runs(road.recipe, branch),
+        lengths=_at_lengths(road.recipe, branch),
     )
     return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], _evidence(branch))
 
@@ -140,29 +141,16 @@ def judged(
     read where the policy asks for other metrics than accuracy.
     """
     asked = gate.Policy(**policy, groups=split.groups is not None)
-    metrics = [_metrics(run, asked, samples) for run in row.runs]
+    metrics, at_lengths = ([_metrics(run, asked, samples) for run in runs] for runs in (row.runs, row.lengths))
     evidence = gate.Evidence(
         n=split.n,
         batches=tuple(row.batches),
-        runs=tuple(
-            gate.Run(
-                batch=run.batch,
-                n=run.n,
-                lost=run.flips.lost,
-                gained=run.flips.gained,
-                finite=run.finite,
-                metric=run.metric,
-                sqnr_db=run.sqnr_db,
-                latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
-                slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
-                metrics=found,
-                device=run.device,
-                peak_memory_bytes=run.peak_memory_bytes,
-                measured_at=run.measured_at,
-                worst_error=run.worst_error,
-            )
-            for run, found in zip(row.runs, metrics, strict=True)
-        ),
+        runs=tuple(_as_evidence(run, found) for run, found in zip(row.runs, metrics, strict=True)),
+        lengths={
+            run.length: _as_evidence(run, found)
+            for run, found in zip(row.lengths, at_lengths, strict=True)
+            if run.length is not None
+        },
         verified_sha256=row.sha256,
         artifact_sha256=artifact_sha256,
         leaked=split.shared_samples,
@@ -176,15 +164,39 @@ def judged(
     verdict = gate.judge(asked, evidence)
     return row.model_copy(
         update={
-            "runs": [
-                run.model_copy(update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in found.items()}})
-                for run, found in zip(row.runs, metrics, strict=True)
-            ],
+            "runs": _with_metrics(row.runs, metrics),
+            "lengths": _with_metrics(row.lengths, at_lengths),
             "verdict": verdict.verdict,
             "reasons": list(verdict.reasons),
             "checks": [report.Check(**vars(check)) for check in verdict.checks],
         }
     )
+
+
+def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric]) -> gate.Run:
+    return gate.Run(
+        batch=run.batch,
+        n=run.n,
+        lost=run.flips.lost,
+        gained=run.flips.gained,
+        finite=run.finite,
+        metric=run.metric,
+        sqnr_db=run.sqnr_db,
+        latency_ms=run.latency_ms.model_dump() if run.latency_ms else None,
+        slices=as_slices({name: part.model_dump() for name, part in run.slices.items()}),
+        metrics=metrics,
+        device=run.device,
+        peak_memory_bytes=run.peak_memory_bytes,
+        measured_at=run.measured_at,
+        worst_error=run.worst_error,
+    )
+
+
+def _with_metrics(runs: Sequence[report.RunRow], metrics: Sequence[Mapping[str, gate.Metric]]) -> list[report.RunRow]:
+    return [
+        run.model_copy(update={"metrics": {k: report.MetricRow(**vars(v)) for k, v in found.items()}})
+        for run, found in zip(runs, metrics, strict=True)
+    ]
 
 
 def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -> dict[str, gate.Metric]:
@@ -197,7 +209,7 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -
         return {}
     from pipeline.release import metrics, samples  # numpy comes with them
 
-    files = [folder / samples.file_name(run.batch) for folder in folders]
+    files = [folder / samples.file_name(run.batch, run.length) for folder in folders]
     file = next((f for f in files if f.is_file() and sha256_file(f) == run.samples_sha256), files[0])
     try:
         if sha256_file(file) != run.samples_sha256:
@@ -226,7 +238,7 @@ def _evidence(branch: Branch) -> list[Path]:
 MEASURED = (
     "latency_ms", "latency_interval_ms", "float_latency_ms", "speedup", "peak_memory_bytes", "float_peak_memory_bytes",
     "original_latency_ms", "speedup_over_original",
-    "board",
+    "layers", "layers_unavailable", "board",
 )  # fmt: skip
 
 
@@ -239,11 +251,22 @@ def _runs(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
     return rows
 
 
+def _at_lengths(recipe: Recipe, branch: Branch) -> list[report.RunRow]:
+    """At the lengths below the greatest, where one varies; not timed."""
+    assert branch.verify is not None
+    return _rows(recipe, branch.name, branch.verify.metadata["lengths"], {"batch": None}, None)
+
+
 def _runs_of(recipe: Recipe, name: str, verify: Artifact, timed: Artifact, uri: str | None) -> list[report.RunRow]:
     """Those of one device; `uri` where it is not the run's own."""
-    profile = timed.metadata
+    return _rows(recipe, name, verify.metadata["runs"], timed.metadata, uri)
+
+
+def _rows(
+    recipe: Recipe, name: str, runs: Sequence[Mapping[str, Any]], profile: Mapping[str, Any], uri: str | None
+) -> list[report.RunRow]:
     rows = []
-    for run in verify.metadata["runs"]:
+    for run in runs:
         record = _known(run, report.RunRow) | {
             "margin_points": recipe.gate.of(name)["margin_points"],
             "drop_upper_points": None,
@@ -270,12 +293,11 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
 
 
 def _candidates(branch: Branch) -> list[report.CandidateRow]:
-    raced = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
     empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "kept": [], "why": ""}
     rows: list[dict[str, Any]] = []
-    for name, artifact in branch.candidates.items():
+    for made in rows_of(branch):
+        name = made["id"]
         verdict, why = branch.choice.verdicts[name] if branch.choice else ("error", "the run stopped before the race")
-        made = {**artifact.metadata, **raced.get(name, {})}
         folder = str(model_folder(branch, name))
         rows.append(
             _known(made, report.CandidateRow) | {"id": name, "artifact": folder, "verdict": verdict, "why": why}
@@ -294,6 +316,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
     Each is written aside and renamed.
     """
+    from pipeline.loader import ship  # numpy comes with it
+
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, branch in road.branches.items():
@@ -302,18 +326,14 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             aside = out / f".{name}-{uuid.uuid4().hex[:8]}"
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
-            shutil.copy(road.data.path / "declared.json", aside / "declared.json")
+            precision = branch.candidates[str(result.targets[name].shipped)].metadata["precision"]
+            ship.write(aside, road.data.path, precision, "softmax" if road.recipe.task.classifies else "none")
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
-            also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
-            for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
-                assert measured is not None
-                samples = out / "samples" / f"{name}-{stage}.npz"
-                samples.parent.mkdir(exist_ok=True)
-                shutil.copy(measured.path / "samples.npz", samples)
+            keep_timings(name, branch, out)
         _deliver_networks(road, out)
-        (out / "explain.json").unlink(missing_ok=True)  # it speaks of another run
+        (out / report.EXPLANATION).unlink(missing_ok=True)  # it speaks of another run
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)
@@ -341,6 +361,15 @@ PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itse
 EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
 
 
+def keep_timings(name: str, branch: Branch, out: Path) -> None:
+    """Copy a target's raw timings to `out/samples/`, in place of what is there."""
+    also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
+    (out / "samples").mkdir(exist_ok=True)
+    for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
+        assert measured is not None
+        shutil.copy(measured.path / "samples.npz", out / "samples" / f"{name}-{stage}.npz")
+
+
 def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
     """Copy the per-sample evidence below a delivered target's folder, in place of what is there; with it, a few of the
     inputs that flipped, from the artifact `data`.
@@ -361,12 +390,21 @@ def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
         flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
 
 
-def render(result: report.Report, out: Path) -> None:
-    """The report for people and for CI, beside `report.json`."""
+def render(result: report.Report, folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
+    """The report of a run delivered to `folder`, for people and for CI: `files` says in which forms
+    (release/renderings.py) and where; all of them beside `report.json` without. Returns what was written.
+
+    Raises UsageError for a file that cannot be written.
+    """
     from pipeline.release import renderings  # jinja comes with it
 
-    for name, text in renderings.all_of(result, out).items():
-        write_whole(out / name, text)
+    wanted = files or {name: folder / name for name in renderings.FORMS}
+    for name, file in wanted.items():
+        try:
+            write_whole(file, renderings.FORMS[name](result, folder))
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
+    return list(wanted.values())
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from pipeline import keys
 from pipeline.errors import UsageError
 from pipeline.recipe_tables.base import Count, Source, Table
 from pipeline.recipe_tables.policy import Gate
 from pipeline.recipe_tables.quantization import Calibrate, Profile, Quantize, Race, Weights
 from pipeline.recipe_tables.training import STOPS, Distill, Prune, Train
-from pipeline.release.evidence import SCORES, limit_of, metric_unit
+from pipeline.release.evidence import CLASS_METRICS, SCORES, limit_of, metric_unit
 
 FILE = "deploy.toml"
 EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
@@ -34,6 +33,11 @@ class Task(Table):
 
     metric: Annotated[str, Field(min_length=1)] = "accuracy"
     loss: Annotated[str, Field(min_length=1)] = "auto"
+
+    @property
+    def classifies(self) -> bool:
+        """One class a sample, from the first output."""
+        return CLASS_METRICS.fullmatch(self.metric) is not None
 
     def functions(self) -> dict[str, str]:
         """Which of them are the user's own."""
@@ -67,6 +71,9 @@ class Recipe(Table):
     pretrained: bool = False  # the factory's own weights are the float model: nothing is loaded or trained
     stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    rewrite: tuple[
+        Literal["gelu", "clamp", "leaky_relu", "rnn_head"], ...
+    ] = ()  # before `stages`: pipeline/rewrites.py
     seed: Annotated[int, Field(ge=0)] = 0
     batch: Count = 1
     large_batch: Count = 32
@@ -175,84 +182,47 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     path = path or Path(FILE)
     if path.is_dir():
         path = path / FILE
+    table, where = _read(path, "recipe", "write one, or name it with --recipe"), str(path)
+    if "folder" in table:
+        raise UsageError(f"{path}: unknown key 'folder'")
+    if isinstance(policy := table.get("gate"), str):
+        table["gate"], where = read_policy(path.parent / policy), f"{path} (gate: {policy})"
+    return from_table(table, path.resolve().parent, where, overrides)
+
+
+def read_policy(path: Path) -> dict[str, Any]:
+    """The keys of `[gate]` from a file of their own, which several recipes may share. Raises UsageError."""
+    return _read(path, "policy", "a file with the keys of [gate], such as margin_points = 2.0")
+
+
+def _read(path: Path, what: str, remedy: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no recipe at {path}: write one, or name it with --recipe") from None
+        raise UsageError(f"no {what} at {path}: {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
-    if "folder" in table:
-        raise UsageError(f"{path}: unknown key 'folder'")
-    return from_table(table, path.resolve().parent, str(path), overrides)
 
 
 def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from its keys. Raises UsageError with one line an error, each beginning with `where`."""
     for override in overrides:
-        _override(table, override)
+        keys.override(table, override, {"prune": STOPS})
     try:
         return Recipe(folder=folder, **table)
     except ValidationError as error:
-        raise UsageError("\n".join(f"{where}: {_explain(row)}" for row in error.errors())) from error
+        rows = (keys.explain(row, known_keys(), EXPECTED) for row in error.errors())
+        raise UsageError("\n".join(f"{where}: {row}" for row in rows)) from error
 
 
-def _override(table: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if ".tag:" in key:  # a slice, whose own name has an equals sign
-        tag, equals, value = value.partition("=")
-        key += f"={tag}"
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise UsageError(f"--set {text}: expected KEY=VALUE, for example --set prune.macs=0.25")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()  # a bare word is a string
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise UsageError(f"--set {text}: '{part}' is not a table")
-    if parts[0] == "prune" and parts[-1] in STOPS:  # it takes the place of the recipe's own stop
-        for other in STOPS:
-            table.pop(other, None)
-    table[parts[-1]] = parsed
+EXPECTED = {  # what a pattern asks for, in words
+    "model": "expected 'module:function', for example 'net:build', or a file .pt2 or .onnx",
+    "data": "expected 'module:function', for example 'data:splits', a file .npz, or a folder with a slash, 'data/'",
+}
 
 
-def _explain(row: Any) -> str:
-    where = ".".join(str(part) for part in row["loc"])
-    if row["type"] == "extra_forbidden":
-        return f"unknown key '{where}'{_nearest(where)}"
-    if row["type"] == "missing":
-        return f"missing key '{where}'"
-    message = row["msg"].removeprefix("Value error, ")
-    if where == "model":
-        message = "expected 'module:function', for example 'net:build', or a file .pt2 or .onnx"
-    if where == "data":
-        message = (
-            "expected 'module:function', for example 'data:splits', a file .npz, or a folder with a slash, 'data/'"
-        )
-    given = "" if not where or isinstance(row["input"], dict) else f" (given: {row['input']!r})"
-    return f"{where}: {message}{given}" if where else message
-
-
-def keys() -> list[str]:
+def known_keys() -> list[str]:
     """Every key that a recipe may hold, dotted."""
-    found = []
-    for name, field in Recipe.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += [f"{name}.{inner}" for inner in field.annotation.model_fields]
-        if name != "folder":
-            found.append(name)
-    return found
-
-
-def _nearest(key: str) -> str:
-    match = difflib.get_close_matches(key, keys(), n=1, cutoff=0.5)
-    return f": did you mean '{match[0]}'?" if match else f"; known keys: {', '.join(_siblings(key))}"
-
-
-def _siblings(key: str) -> Iterable[str]:
-    prefix = key.rpartition(".")[0]
-    return [known for known in keys() if known.rpartition(".")[0] == prefix]
+    return [name for name in keys.of(Recipe) if name != "folder"]

@@ -52,6 +52,10 @@ def compressed(
     teachers, learned_from = _teachers(recipe, runner, data, branches)
     if recipe.distill.student:
         model = _built(runner, data, recipe, recipe.distill.student, "", "student", branches)
+    if recipe.rewrite and wanted("rewrite"):
+        passes = {"passes": list(recipe.rewrite), **task}
+        label = ", ".join(recipe.rewrite)
+        model = runner.do("rewrite", {"model": model, "data": data}, passes, branches=branches, label=label)
     sequence = recipe.sequence()
     done = {"prune": 0, "distill": 0}
     for stage in sequence:
@@ -73,7 +77,12 @@ def compressed(
             )
             continue
         settings = {**recipe.distill.model_dump(exclude={"student", "teachers"}), **task}
-        inputs |= teachers or {"teacher": floating}
+        taught_by = teachers or {"teacher": floating}
+        inputs |= taught_by
+        if recipe.distill.method != "finetune" and not recipe.distill.augment:
+            asked = task | ({"temperature": recipe.distill.temperature} if len(taught_by) > 1 else {})
+            role = {**taught_by, "data": data}
+            inputs["soft_labels"] = runner.do("soft-labels", role, asked, branches=branches, extra=learned_from)
         model = runner.do(stage, inputs, settings, branches=branches, label=label, extra=learned_from)
     return model
 

@@ -16,8 +16,8 @@ def resolve(reference: str, folder: str | Path) -> Callable[..., Any]:
     """The function that "module:function" names, `folder` first on the import path. Raises UsageError."""
     module_name, _, name = reference.partition(":")
     folder = str(folder)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    if sys.path[0] != folder:  # first, whatever other recipe was called in between
+        sys.path[:] = [folder, *(path for path in sys.path if path != folder)]
     _forget_foreign(module_name, Path(folder))
     try:
         module = importlib.import_module(module_name)

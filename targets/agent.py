@@ -9,6 +9,7 @@ Request (paths are relative to its own folder):
      "tasks": [{"do": "run", "model": ID, "inputs": FOLDER, "outputs": "x.npz"},
                {"do": "time", "models": [IDS], "inputs": FOLDER, "samples": "t.npz", "warmup_s", "budget_s",
                 "min_rounds", "max_rounds", "seed"},
+               {"do": "layers", "model": ID, "inputs": FOLDER, "runs": 20, "seed"},
                {"do": "survey"}]}
 `inputs` holds one NAME.npy an input: all samples, in the model's own layout; null, for timing: drawn for the model's
 own shapes. `batch` null means 1. With "lock": FILE,
@@ -35,6 +36,7 @@ import random
 import signal
 import stat
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -50,6 +52,7 @@ except ImportError:  # a device is asked what it lacks before anything is brough
 
 PROTOCOL = 1
 Arrays = dict[str, Any]  # tensor name -> array, first axis = batch
+Layer = tuple[str, str, str, "str | None", "list[float]"]  # op, its name, kernel, precision, ms in each inference
 
 
 class AgentError(Exception):
@@ -93,30 +96,61 @@ class Adapter:
         self.invoke(handle)
         return self.read(handle)
 
+    def layers(self, handle: Any, runs: int) -> list[Layer] | None:
+        """Of a model opened with the option "profile": layers, from `runs` inferences; None where nothing tells."""
+        return None
+
     def close(self) -> None:
         """Let go of the model."""
 
 
-# Left on, ONNX Runtime quantizes the float weights of a layer between two quantized ones when it loads the file.
-KEEP_FLOAT = ["WeightBiasQuantization"]
+GRAPH_LEVELS = {  # option "graph" -> how far ONNX Runtime rewrites the graph, a name of GraphOptimizationLevel
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+# What a file that decides for itself may hold: "f16" and "w8" are float arithmetic on weights that are stored smaller.
+STORED = ("f32", "f16", "w8", "int8")
+# What ONNX Runtime must not do when it loads a file: quantize the float weights of a layer between two quantized ones,
+# and store weights anew as unsigned, which fails where two ops share one.
+DISABLED = ["WeightBiasQuantization", "QDQS8ToU8Transformer"]
+# Before VNNI, x86's fast int8 kernels add pairs of products in 16 bits, which weights beyond 7 bits overflow: the same
+# file then gives other answers. There, and only there, "1" takes kernels that are exact and slower.
+EXACT_PRODUCTS = "session.x64quantprecision"
+
+
+def onnxruntime_session(model: str | bytes, options: dict[str, Any], optimized: str = "") -> Any:
+    """An InferenceSession of a file or its bytes, as every part of ours loads one. `optimized`: where to store the
+    graph that it makes of it. Options: threads, fast_products (for weights of 7 bits, whose products fit into 16),
+    graph (of GRAPH_LEVELS), profile (the times of single ops).
+    """
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.get("threads", 1)
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3  # it warns that an optimized file fits this machine only: that is the point
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, GRAPH_LEVELS[options.get("graph", "all")])
+    settings.add_session_config_entry(EXACT_PRODUCTS, "0" if options.get("fast_products") else "1")
+    if optimized:
+        settings.optimized_model_filepath = optimized
+    if options.get("profile"):
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(Path(tempfile.gettempdir()) / f"agent-{os.getpid()}")
+    return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED)
 
 
 class OnnxRuntime(Adapter):
-    """ONNX Runtime on its CPU provider. Options: threads, precision ("f32" or "int8": the file decides)."""
+    """ONNX Runtime on its CPU provider. Options: the session's, precision (of STORED: the file decides)."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         import onnxruntime as ort
 
         self.runtime_version = ort.__version__
-        if options.get("precision", "f32") not in ("f32", "int8"):
+        if options.get("precision", "f32") not in STORED:
             raise ValueError(f"ONNX Runtime's CPU provider has no {options['precision']} arithmetic")
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.get("threads", 1)
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
-        self.session = ort.InferenceSession(
-            path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=KEEP_FLOAT
-        )
+        self.session = onnxruntime_session(path, options)
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def prepare(self, inputs: Arrays) -> Any:
@@ -142,6 +176,24 @@ class OnnxRuntime(Adapter):
     def read(self, handle: Any) -> Arrays:
         """Outputs by name."""
         return {name: as_float(value) for name, value in pairs(self.outputs, handle[0].copy_outputs_to_cpu())}
+
+    def layers(self, handle: Any, runs: int) -> list[Layer] | None:
+        """From its profile, a list of trace events; microseconds. What a node reads first says in what it computes."""
+        for _ in range(runs):
+            self.invoke(handle)
+        profile = Path(self.session.end_profiling())
+        events = json.loads(profile.read_text())
+        profile.unlink()
+        found: dict[str, Layer] = {}
+        for event in events:
+            name, _, what = event["name"].rpartition("_kernel")
+            if event["cat"] == "Node" and what == "_time":
+                told = event["args"]
+                kinds = [kind for tensor in told.get("input_type_shape", []) for kind in tensor]
+                precision = ELEMENTS.get(kinds[0], kinds[0]) if kinds else None
+                row: Layer = (told["op_name"], name, told["provider"], precision, [])
+                found.setdefault(name, row)[4].append(event["dur"] / 1e3)
+        return list(found.values())
 
 
 class OpenVino(Adapter):
@@ -188,6 +240,18 @@ class OpenVino(Adapter):
         named = pairs(self.outputs, self.compiled.outputs)
         return {name: as_float(self.request.get_tensor(port).data) for name, port in named}
 
+    def layers(self, handle: Any, runs: int) -> list[Layer] | None:
+        """From its performance counters. A kernel's name ends with the precision that it computes in."""
+        found: dict[str, Layer] = {}
+        for _ in range(runs):
+            self.invoke(handle)
+            for node in self.request.profiling_info:
+                if node.status.name == "EXECUTED":
+                    precision = ELEMENTS.get(node.exec_type.rpartition("_")[2])
+                    row: Layer = (node.node_type, node.node_name, node.exec_type, precision, [])
+                    found.setdefault(node.node_name, row)[4].append(node.real_time.total_seconds() * 1e3)
+        return list(found.values())
+
     def close(self) -> None:
         """Free the compiled model."""
         del self.request, self.compiled
@@ -196,17 +260,19 @@ class OpenVino(Adapter):
 class TfLite(Adapter):
     """A .tflite file on LiteRT (ai-edge-litert), or on tflite-runtime where only that is installed.
 
-    Options: threads, precision ("f32" or "int8": the file decides), batch, and resolver: "auto" (XNNPACK and optimised
-    kernels) or "reference" (the plain built-in kernels, the same bits on every machine).
+    Options: threads, precision (of STORED: the file decides), batch, and resolver: "auto" (XNNPACK and optimised
+    kernels), "builtin" (without XNNPACK) or "reference" (the plain built-in kernels, the same bits on every machine).
     """
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         package = "ai_edge_litert" if importlib.util.find_spec("ai_edge_litert") else "tflite_runtime"
         tflite = importlib.import_module(package + ".interpreter")
         self.runtime_version = f"{package} {getattr(sys.modules[package], '__version__', 'unknown')}"
-        if options.get("precision", "f32") not in ("f32", "int8"):
+        if options.get("precision", "f32") not in STORED:
             raise ValueError(f"TFLite has no {options['precision']} arithmetic on a CPU")
-        resolvers = {"auto": tflite.OpResolverType.AUTO, "reference": tflite.OpResolverType.BUILTIN_REF}
+        kinds = tflite.OpResolverType
+        plain = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        resolvers = {"auto": kinds.AUTO, "builtin": plain, "reference": kinds.BUILTIN_REF}
         resolver = options.get("resolver", "auto")
         if resolver not in resolvers:
             raise ValueError(f"unknown resolver '{resolver}': known are {sorted(resolvers)}")
@@ -280,13 +346,19 @@ def decode(array: Any, detail: dict[str, Any]) -> Any:
 
 
 def openvino_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Properties for `compile_model`: one stream, latency, the precision asked for."""
+    """Properties for `compile_model`: one stream, latency, the precision asked for.
+
+    `rest`: precision of what is not int8, f32 where it is not given. `low_precision` False: without the plugin's
+    rewrite of quantized graphs, which then run in float between their roundings.
+    """
     precision = options.get("precision", "f32")
     return {
+        **({} if options.get("low_precision", True) else {"LP_TRANSFORMS_MODE": "NO"}),
         "INFERENCE_NUM_THREADS": options.get("threads", 1),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
+        "INFERENCE_PRECISION_HINT": options.get("rest", "f32") if precision in STORED else precision,
+        "PERF_COUNT": bool(options.get("profile")),
     }
 
 
@@ -328,7 +400,7 @@ def as_float(array: Any) -> Any:
     return np.array(array, dtype=np.float32)
 
 
-def pairs(left: list[Any], right: list[Any]) -> Any:
+def pairs(left: Any, right: Any) -> Any:
     """`zip` for two lists of one length (Python 3.9's has no `strict`)."""
     if len(left) != len(right):
         raise ValueError(f"{len(left)} names for {len(right)} values")
@@ -410,11 +482,7 @@ def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> 
     int64 nanoseconds, one a round, in round order: entry i of each model lies within milliseconds of the others'.
     """
     chosen = [models[name] for name in task["models"]]
-    if task["inputs"] is None:
-        handles = [m.guard(m.adapter.prepare, m.guard(synthetic, m, task["seed"])) for m in chosen]
-    else:
-        inputs, n = load_inputs(folder / task["inputs"])
-        handles = [m.guard(m.adapter.prepare, take(inputs, 0, m.batch, n)) for m in chosen]
+    handles = [bind(model, task, folder) for model in chosen]
     warmups = [m.guard(warm_up, m, handle, task["warmup_s"]) for m, handle in pairs(chosen, handles)]
     clock, shuffle = time.perf_counter_ns, random.Random(task["seed"]).shuffle
     invokes = [model.adapter.invoke for model in chosen]
@@ -449,6 +517,45 @@ def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> 
         "energy": energy_since(energy),
         "interrupted": INTERRUPT.wanted,
     }
+
+
+def layers_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> dict[str, Any]:
+    """Where the time of one inference goes: [{"op", "name", "type", "precision", "ms", "share"}] in the order of
+    execution, the median of `runs` each. Being watched costs time itself: the shares are the figure. "layers" is null
+    where the runtime does not tell; "unavailable" says why.
+    """
+    model = models[task["model"]]
+    handle = bind(model, task, folder)
+    model.guard(model.adapter.invoke, handle)
+    tell_layers = getattr(model.adapter, "layers", lambda handle, runs: None)  # a runtime of one's own may have none
+    found = model.guard(tell_layers, handle, task["runs"])
+    result = {"do": "layers", "model": model.id, "layers": None, "unavailable": None}
+    if found is None:
+        return {
+            **result,
+            "unavailable": NO_LAYERS.get(model.record["runtime"], "its runtime tells no times of single ops"),
+        }
+    rows = [(op, name, kind, precision, float(np.median(ms))) for op, name, kind, precision, ms in found]
+    whole = sum(row[4] for row in rows) or 1.0
+    names = ("op", "name", "type", "precision", "ms", "share")
+    return {**result, "layers": [dict(pairs(names, (*row, row[4] / whole))) for row in rows]}
+
+
+NO_LAYERS = {"tflite": "TFLite's Python package tells no times of single ops (its benchmark_model does: see --runner)"}
+# What a runtime calls an element type -> what a report calls it.
+ELEMENTS = {
+    "float": "f32", "float16": "f16", "f32": "f32", "f16": "f16", "bf16": "bf16",
+    "i8": "int8", "u8": "int8", "int8": "int8", "uint8": "int8",
+    "i32": "i32", "int32": "i32", "i64": "i64", "int64": "i64",
+}  # fmt: skip
+
+
+def bind(model: Loaded, task: dict[str, Any], folder: Path) -> Any:
+    """A handle for the first samples of the task's inputs, or for drawn ones."""
+    if task["inputs"] is None:
+        return model.guard(model.adapter.prepare, model.guard(synthetic, model, task["seed"]))
+    inputs, n = load_inputs(folder / task["inputs"])
+    return model.guard(model.adapter.prepare, take(inputs, 0, model.batch, n))
 
 
 def synthetic(model: Loaded, seed: int) -> Arrays:
@@ -522,7 +629,7 @@ def installed(distribution: str) -> Any:
         return None
 
 
-TASKS = {"run": run_task, "time": time_task, "survey": survey_task}
+TASKS = {"run": run_task, "time": time_task, "layers": layers_task, "survey": survey_task}
 
 
 def load_inputs(folder: Path) -> Any:
@@ -564,7 +671,18 @@ def device() -> dict[str, Any]:
         "os": field("/etc/os-release", "PRETTY_NAME", "="),
         "serial": text("/proc/device-tree/serial-number") or text("/etc/machine-id"),
         "cpu_features": hashlib.sha256(features.encode()).hexdigest()[:8] if features else None,
+        "saturates": saturates(),
     }
+
+
+def saturates() -> bool | None:
+    """Does this CPU add pairs of 8-bit products in 16 bits, which full-range weights overflow? x86 without VNNI or AMX
+    does; null where nothing says so.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    flags = (field("/proc/cpuinfo", "flags") or "").split()
+    return not {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(flags) if flags else None
 
 
 def observe(elapsed_s: float, rounds: int) -> dict[str, Any]:

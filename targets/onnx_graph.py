@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from targets.base import Program, Support, TargetError, TensorSpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 OPSET = 20
 FLOAT = 1  # onnx.TensorProto.FLOAT
 BATCH = "batch"  # the name of the free axis
+LARGE_CONSTANT = 64  # numbers; smaller constants are scalars and shapes
+LENGTH = re.compile(r"length_(\d+)_(\d+)")  # the name of an axis that varies, with its bounds
 LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need a second file
 
 
@@ -53,6 +57,7 @@ def export(program: Program, out: Path) -> Program:
     model = converted.model_proto
     rename(model, ends)
     name_batch(model, program.inputs[0].name)
+    name_lengths(model, program.inputs)
     path = out / "program.onnx"
     save(model, path)
     return replace(program, path=path, kind="onnx")
@@ -110,9 +115,27 @@ def specs(model: onnx.ModelProto, wanted: tuple[TensorSpec, ...]) -> tuple[Tenso
             spec.name,
             str(helper.tensor_dtype_to_np_dtype(found[spec.name].elem_type)),
             tuple(d.dim_value if d.HasField("dim_value") else None for d in found[spec.name].shape.dim),
+            varies=spec.varies,
         )
         for spec in wanted
     )
+
+
+CLAMPS = ("Relu", "Clip")
+
+
+def clamped(model: onnx.ModelProto) -> dict[str, str]:
+    """Tensors that only a Relu or Clip reads -> its output. A quantizer gives both the range of the second."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    ends = {value.name for value in [*model.graph.input, *model.graph.output]}
+    return {
+        name: nodes[0].output[0]
+        for name, nodes in readers.items()
+        if len(nodes) == 1 and nodes[0].op_type in CLAMPS and nodes[0].input[0] == name and name not in ends
+    }
 
 
 def activations(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -165,7 +188,7 @@ def not_float(model: onnx.ModelProto) -> set[str]:
 
 
 def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that shape inference can tell when the free axis is `batch`."""
+    """Shape of every tensor that shape inference can tell when the free axis is `batch`, at the greatest length."""
     import onnx
 
     fixed = onnx.ModelProto()
@@ -175,6 +198,8 @@ def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param == BATCH:
                 dim.dim_value = batch
+            elif bounds := LENGTH.fullmatch(dim.dim_param):
+                dim.dim_value = int(bounds[2])
             elif not dim.HasField("dim_value"):
                 dim.Clear()
     inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
@@ -235,6 +260,32 @@ WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul"
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
+def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its larger float constants in half precision, behind a Cast each: the file shrinks.
+
+    A runtime folds the Cast when it loads the file, and computes in float32.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    halved = onnx.ModelProto()
+    halved.CopyFrom(model)
+    graph = halved.graph
+    casts = []
+    for one in graph.initializer:
+        if one.data_type != onnx.TensorProto.FLOAT or math.prod(one.dims) < LARGE_CONSTANT:
+            continue
+        name, stored = one.name, numpy_helper.to_array(one)
+        if np.abs(stored).max() > np.finfo(np.float16).max:
+            continue
+        one.CopyFrom(numpy_helper.from_array(stored.astype(np.float16), f"{name}_half"))
+        casts.append(helper.make_node("Cast", [one.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    return halved
+
+
 def weight_bytes(model: onnx.ModelProto) -> int:
     """Bytes of the weights and biases of the ops of `macs`, as stored: float, or the integers that are dequantized."""
     import onnx
@@ -247,7 +298,7 @@ def weight_bytes(model: onnx.ModelProto) -> int:
             continue
         for name in node.input[1:4]:
             producer = producers.get(name)
-            through = producer is not None and producer.op_type == "DequantizeLinear"
+            through = producer is not None and producer.op_type in ("DequantizeLinear", "Cast")
             used.add(producer.input[0] if producer is not None and through else name)
     return sum(
         math.prod(initializers[name].dims) * onnx.helper.tensor_dtype_to_np_dtype(initializers[name].data_type).itemsize
@@ -266,6 +317,20 @@ def name_batch(model: onnx.ModelProto, first_input: str) -> None:
             if symbol and dim.dim_param == symbol:
                 dim.dim_param = BATCH
     graph.ClearField("value_info")
+
+
+def name_lengths(model: onnx.ModelProto, inputs: tuple[TensorSpec, ...]) -> None:
+    """The exporter's symbol for an axis of varying length becomes "length_LOWEST_HIGHEST", wherever it stands."""
+    values = {value.name: value for value in model.graph.input}
+    symbols = {}
+    for spec in inputs:
+        if spec.varies:
+            axis, lowest, highest = spec.varies
+            symbols[values[spec.name].type.tensor_type.shape.dim[axis].dim_param] = f"length_{lowest}_{highest}"
+    for value in [*model.graph.input, *model.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols and dim.dim_param:
+                dim.dim_param = symbols[dim.dim_param]
 
 
 def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity, Scheme
-from targets import agent, onnx_graph
+from targets import agent, onnx_graph, onnx_placement
 from targets.base import (
     Batch,
     Candidate,
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import onnx
 
 SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
-STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor")
+HALF_RANGE = "u8s8-half_range"
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", HALF_RANGE, "u8s8-signed")
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -46,6 +47,12 @@ CANDIDATES = (
 # For networks of products: ranges that differ from sample to sample, and nothing to calibrate. Convolutions in dynamic
 # int8 are an order of magnitude slower than in float, so it is not proposed for networks of these.
 PRODUCTS = Candidate("ort-dynamic", "onnxruntime", "int8", DYNAMIC)
+HALF = Candidate("float16", "onnxruntime", "f16")
+VARIANTS = {f"graph-{level}": {"graph": level} for level in ("none", "basic", "extended")}
+LACKING = {
+    "int16": "its CPU provider has no integer kernels for activations of 16 bits and would run them in float",
+    "bf16": "its CPU provider has no bf16 arithmetic",
+}
 
 # What onnxruntime.quantization quantizes AND the CPU provider has an integer kernel for.
 _INT8 = {
@@ -94,6 +101,11 @@ class OnnxRuntimeTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset({*STATIC, DYNAMIC}),
         ops=OPS,
+        saturating=("default", "half_range"),  # exact kernels, and fast ones
+        lengths="free",
+        further=(PRODUCTS, HALF),
+        variants=VARIANTS,
+        lacking=LACKING,
     )
 
     def lower(self, program: Program, out: Path) -> Model:
@@ -110,11 +122,12 @@ class OnnxRuntimeTarget:
                 raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
         graph = onnx_graph.load(out / FILE)
         onnx_graph.save(graph, out / FILE)
+        clamped = onnx_graph.clamped(graph)
         return Model(
             out / FILE,
             onnx_graph.specs(graph, program.inputs),
             onnx_graph.specs(graph, program.outputs),
-            onnx_graph.activations(graph),
+            tuple(name for name in onnx_graph.activations(graph) if name not in clamped),
         )
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
@@ -130,9 +143,12 @@ class OnnxRuntimeTarget:
     ) -> Model:
         """QDQ by onnxruntime's own quantizer: over raw batches, or with our ranges in place of its calibrator's.
 
-        With our ranges the logits stay float: an output that a Gemm or MatMul makes is not quantized again, which
-        saves an op and, on keyword spotting, 4 dB.
+        With our ranges, what only float ops read stays float, logits too, and so does what targets/onnx_placement.py
+        names: transformers live on it.
         """
+        if candidate.precision == "f16":
+            onnx_graph.save(onnx_graph.half_weights(onnx_graph.load(model.path)), out / FILE)
+            return Model(out / FILE, model.inputs, model.outputs, model.tensors)
         takes = STATIC if candidate.quantizer == "ours" else (SCHEME, DYNAMIC)
         if candidate.scheme is None or candidate.scheme not in takes:
             raise TargetError(
@@ -147,7 +163,8 @@ class OnnxRuntimeTarget:
             _check_ranges(model, ranges, scheme)
 
         path, names = out / FILE, kept(candidate)
-        left = [node.name for node in onnx_graph.load(model.path).graph.node if names.intersection(node.output)]
+        source = onnx_graph.load(model.path)
+        left = [node.name for node in source.graph.node if names.intersection(node.output)]
         if candidate.scheme == DYNAMIC:
             _quantize_dynamic(model.path, path, [*left, *(f"{name}_MatMul" for name in left)])  # a Gemm becomes one
             made = {name for node in onnx_graph.load(path).graph.node for name in node.output}
@@ -155,11 +172,13 @@ class OnnxRuntimeTarget:
 
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+        if candidate.quantizer == "ours":
+            left += onnx_placement.floats(source)
         with tempfile.TemporaryDirectory(prefix="deploy-") as folder, _only_errors():
             cache = Path(folder) / "ranges.json"
             if candidate.quantizer == "ours":
                 assert ranges is not None
-                _write_ranges(ranges, cache)
+                _write_ranges(ranges, onnx_graph.clamped(onnx_graph.load(model.path)), cache)
             try:
                 quantize_static(
                     str(model.path),
@@ -167,8 +186,9 @@ class OnnxRuntimeTarget:
                     None if cache.exists() else _reader(batches, model),
                     quant_format=QuantFormat.QDQ,
                     per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
-                    activation_type=QuantType.QUInt8,
+                    activation_type=QuantType.QInt8 if scheme.activation.signed else QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
+                    reduce_range=candidate.scheme == HALF_RANGE,  # codes within +-64
                     calibrate_method=CalibrationMethod.MinMax,
                     calibration_cache_path=str(cache) if cache.exists() else None,
                     nodes_to_exclude=left,
@@ -179,7 +199,7 @@ class OnnxRuntimeTarget:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
         graph = onnx_graph.load(path)
         if candidate.quantizer == "ours":
-            keep_logits_float(graph)
+            onnx_placement.spare_float_readers(graph, left)
         onnx_graph.save(graph, path)
         return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
@@ -215,12 +235,15 @@ class OnnxRuntimeTarget:
         return onnx_graph.weight_bytes(onnx_graph.load(model.path))
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
-        """One thread; the file decides the precision."""
-        return {"threads": 1, "precision": candidate.precision}
+        """One thread; the file decides the precision, and whether fast kernels would be wrong."""
+        fast = {"fast_products": True} if candidate.scheme == HALF_RANGE else {}
+        return {"threads": 1, "precision": candidate.precision, **fast, **candidate.runtime}
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
-        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model))
+        return AdapterSession(
+            model, self.runtime, self.options(candidate), lambda: _tap(model, self.options(candidate))
+        )
 
 
 def _prepare(source: Path, file: Path) -> None:
@@ -268,30 +291,6 @@ def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
 _WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT
 
 
-def keep_logits_float(graph: onnx.ModelProto) -> None:
-    """Take QuantizeLinear -> DequantizeLinear off each graph output that a Gemm or MatMul makes."""
-    nodes = graph.graph.node
-    made = {name: node for node in nodes for name in node.output}
-    readers = [name for node in nodes for name in node.input]
-    for output in graph.graph.output:
-        dequantize = made.get(output.name)
-        quantize = made.get(dequantize.input[0]) if dequantize is not None and dequantize.input else None
-        source = made.get(quantize.input[0]) if quantize is not None and quantize.input else None
-        if dequantize is None or quantize is None or source is None:
-            continue
-        pair = (quantize.op_type, dequantize.op_type) == ("QuantizeLinear", "DequantizeLinear")
-        read_once = readers.count(quantize.input[0]) == 1 and readers.count(quantize.output[0]) == 1
-        if not (pair and read_once and source.op_type in ("Gemm", "MatMul") and output.name not in readers):
-            continue
-        source.output[0] = output.name
-        nodes.remove(quantize)
-        nodes.remove(dequantize)
-    read = {name for node in nodes for name in node.input}
-    unread = [i for i in graph.graph.initializer if i.name not in read]
-    for initializer in unread:
-        graph.graph.initializer.remove(initializer)
-
-
 def _check_ranges(model: Model, ranges: Ranges, scheme: Scheme) -> None:
     lacking = [name for name in model.tensors if name not in ranges]
     if lacking:
@@ -303,8 +302,11 @@ def _check_ranges(model: Model, ranges: Ranges, scheme: Scheme) -> None:
         raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
 
 
-def _write_ranges(ranges: Ranges, path: Path) -> None:
-    """In the file that onnxruntime's calibrators leave; it wants NumPy scalars."""
+def _write_ranges(ranges: Ranges, clamped: Mapping[str, str], path: Path) -> None:
+    """In the file that onnxruntime's calibrators leave; it wants NumPy scalars.
+
+    A clamped tensor has the range of what is left of it: beyond that its values end up at the same clamp.
+    """
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 
@@ -315,6 +317,7 @@ def _write_ranges(ranges: Ranges, path: Path) -> None:
             hi = 127.5 * qparams.scale.astype(np.float64)
             lo = -hi
         rows[name] = TensorData(lowest=np.float32(lo), highest=np.float32(hi))
+    rows |= {name: rows[after] for name, after in clamped.items() if after in rows}
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, rows), str(path))
 
 
@@ -333,27 +336,19 @@ def _reader(batches: Iterable[Batch], model: Model) -> Any:
     return Reader()
 
 
-def _optimized(model: Model, options: Mapping[str, Any]) -> onnx.ModelProto:
-    import onnxruntime as ort
-
+def _optimized(model: Model, options: dict[str, Any]) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options["threads"]
-        settings.log_severity_level = 3  # it warns that the file fits this machine only: that is the point
-        settings.optimized_model_filepath = str(Path(folder) / FILE)
+        file = Path(folder) / FILE
         try:
-            ort.InferenceSession(
-                str(model.path), settings, providers=["CPUExecutionProvider"], disabled_optimizers=agent.KEEP_FLOAT
-            )
+            agent.onnxruntime_session(str(model.path), options, str(file))
         except Exception as error:
             raise TargetError(f"{model.path} does not load in onnxruntime: {_line(error)}") from error
-        return onnx_graph.load(Path(folder) / FILE)
+        return onnx_graph.load(file)
 
 
-def _tap(model: Model) -> Tap:
+def _tap(model: Model, options: dict[str, Any]) -> Tap:
     """One session for each set of names asked, with these as outputs."""
     import onnx
-    import onnxruntime as ort
 
     graph = onnx_graph.load(model.path)
     stands_for = onnx_graph.dequantized(graph)  # none in a float graph
@@ -371,14 +366,7 @@ def _tap(model: Model) -> Tap:
             tapped.CopyFrom(graph)
             tapped.graph.ClearField("output")
             tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
-            settings = ort.SessionOptions()
-            settings.intra_op_num_threads, settings.log_severity_level = 1, 3
-            sessions[made] = ort.InferenceSession(
-                tapped.SerializeToString(),
-                settings,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=agent.KEEP_FLOAT,
-            )
+            sessions[made] = agent.onnxruntime_session(tapped.SerializeToString(), options)
         values = sessions[made].run(list(made), batch) if made else []
         return dict(zip(made, values, strict=True))
 

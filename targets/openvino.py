@@ -47,6 +47,25 @@ INTEGER = (
     Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
 )
 
+HALF = Candidate("float16", "openvino", "f16")
+# NNCF's presets and ways to estimate ranges (names of its RangeEstimatorParametersSet): "nncf-PRESET-RANGES".
+RANGES = {"minmax": "MINMAX", "mean": "MEAN_MINMAX", "median": "MEDIAN_MINMAX", "histogram": "HISTOGRAM"}
+FURTHER = (
+    HALF,
+    Candidate("nncf-transformer", "nncf", "int8", SCHEME, "mean-minmax", {"preset": "transformer"}),
+    Candidate("nncf-weights", "nncf", "w8", None, None, {"preset": "weights"}),
+    *(
+        Candidate(f"nncf-{preset}-{name}", "nncf", "int8", SCHEME, name, {"preset": preset, "ranges": name})
+        for preset in ("performance", "mixed")
+        for name in RANGES
+    ),
+)
+VARIANTS: dict[str, dict[str, Any]] = {"no-lp": {"low_precision": False}, "bf16": {"rest": "bf16"}}
+LACKING = {
+    "int16": "its CPU plugin has no integer kernels of 16 bits and would run them in float",
+    "signed": "its FakeQuantize has limits and no signs: the plugin chooses",
+}
+
 _INT8 = "conv1d conv2d convolution conv_transpose1d conv_transpose2d linear addmm matmul mm bmm"
 _MOVED = (
     "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze dropout clone contiguous "
@@ -82,7 +101,12 @@ class OpenVinoTarget:
         dtypes=frozenset({"float32", "int64", "int32"}),
         schemes=frozenset(TAKEN),
         ops=OPS,
+        saturating=("half_range",),  # it has no exact kernels for more
+        lengths="free",
         older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
+        further=FURTHER,
+        variants=VARIANTS,
+        lacking=LACKING,
     )
 
     def lower(self, program: Program, out: Path) -> Model:
@@ -98,6 +122,7 @@ class OpenVinoTarget:
         except Exception as error:
             raise TargetError(agent.one_line(f"OpenVINO cannot read {program.path}", error), "unsupported") from error
         keep = {spec.name for spec in (*program.inputs, *program.outputs)}
+        _bound(model, ov, program.inputs)
         openvino_graph.name_ops(model)
         openvino_graph.name_tensors(model, keep)
         _save(model, out / FILE)
@@ -121,10 +146,14 @@ class OpenVinoTarget:
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
         """FakeQuantize by NNCF over raw batches, or at our own places with our ranges; weights are stored as int8."""
-        takes = TAKEN if candidate.quantizer == "ours" else (SCHEME,)
+        if candidate.precision == "f16":
+            _save(_read(model.path), out / FILE, compress_to_fp16=True)
+            return Model(out / FILE, model.inputs, model.outputs, model.tensors)
+        takes = TAKEN if candidate.quantizer == "ours" else (SCHEME, None)
         if candidate.scheme not in takes:
             raise TargetError(
-                f"openvino takes {', '.join(takes)}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+                f"openvino takes {', '.join(filter(None, takes))}; candidate '{candidate.id}' asks {candidate.scheme}",
+                "unsupported",
             )
         if candidate.quantizer == "ours":
             quantized = _with_ranges(model, candidate, ranges)
@@ -145,7 +174,7 @@ class OpenVinoTarget:
         """
         adapter = self._adapter(model, {**self.options(candidate), "batch": 1})
         source = _read(model.path)
-        source.reshape({port: [1, *list(port.get_partial_shape())[1:]] for port in source.inputs})
+        source.reshape({port: [1, *_longest(port)] for port in source.inputs})
         counted = [
             (node.get_friendly_name(), node.get_type_name(), count) for node, count in openvino_graph.macs(source)
         ]
@@ -190,7 +219,7 @@ class OpenVinoTarget:
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
         """One thread; what is left in float by an int8 candidate runs in f32."""
-        return {"threads": 1, "precision": candidate.precision}
+        return {"threads": 1, "precision": candidate.precision, **candidate.runtime}
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
@@ -248,26 +277,35 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
 
 
 def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
-    """NNCF's defaults, or its most accurate public recipe: plain asymmetric activations with histogram ranges."""
+    """NNCF's defaults, its transformer's, one of its presets with plain activations and ranges as the candidate's
+    options say (mixed with histogram ranges is its most accurate public recipe), or int8 weights alone.
+    """
+    nncf = _import_nncf()
+    preset = candidate.options["preset"]
+    ignored = {"ignored_scope": nncf.IgnoredScope(names=sorted(left))} if (left := kept(candidate)) else {}
+    if preset == "weights":
+        with contextlib.redirect_stdout(io.StringIO()):
+            return nncf.compress_weights(_read(model.path), mode=nncf.CompressWeightsMode.INT8_SYM, **ignored)
     if not batches:
         raise TargetError(f"candidate '{candidate.id}' needs calibration batches, got none")
-    nncf = _import_nncf()
-    settings: dict[str, Any] = {}
-    if candidate.options["preset"] == "mixed":
+    settings: dict[str, Any] = ignored
+    if preset == "transformer":
+        settings["model_type"] = nncf.ModelType.TRANSFORMER
+    elif preset != "default":
         parameters = nncf.quantization.advanced_parameters
         ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet
-        settings = {
-            "preset": nncf.QuantizationPreset.MIXED,
+        settings |= {
+            "preset": nncf.QuantizationPreset(preset),
             "advanced_parameters": nncf.AdvancedQuantizationParameters(
                 # Where products cannot overflow, the full range of the weights is used. Every CPU with bf16 has VNNI
                 # or AMX; of one without, OpenVINO does not say.
                 overflow_fix=nncf.OverflowFix.DISABLE if _has_bf16() else None,
-                activations_range_estimator_params=ranges.HISTOGRAM,
+                activations_range_estimator_params=getattr(
+                    ranges, RANGES[candidate.options.get("ranges", "histogram")]
+                ),
                 activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
             ),
         }
-    if left := kept(candidate):
-        settings["ignored_scope"] = nncf.IgnoredScope(names=sorted(left))
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
             return nncf.quantize(_read(model.path), nncf.Dataset(batches), subset_size=len(batches), **settings)
@@ -275,8 +313,8 @@ def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
         raise TargetError(agent.one_line(f"NNCF cannot quantize {model.path}", error)) from error
 
 
-def _save(model: Any, path: Path) -> None:
-    agent.import_openvino().save_model(model, str(path), compress_to_fp16=False)
+def _save(model: Any, path: Path, compress_to_fp16: bool = False) -> None:
+    agent.import_openvino().save_model(model, str(path), compress_to_fp16=compress_to_fp16)
 
 
 def _read(path: Path) -> Any:
@@ -297,9 +335,30 @@ def _specs(ports: Sequence[Any], wanted: tuple[TensorSpec, ...]) -> tuple[Tensor
             spec.name,
             str(np.dtype(found[spec.name].get_element_type().to_dtype())),
             tuple(None if d.is_dynamic else d.get_length() for d in found[spec.name].get_partial_shape()),
+            varies=spec.varies,
         )
         for spec in wanted
     )
+
+
+def _bound(model: Any, ov: Any, inputs: Iterable[TensorSpec]) -> None:
+    """Tell the IR between which bounds an axis varies."""
+    varying = [spec for spec in inputs if spec.varies]
+    if not varying:
+        return
+    ports = {name: port for port in model.inputs for name in port.get_names()}
+    shapes = {port: port.get_partial_shape() for port in model.inputs}
+    for spec in varying:
+        assert spec.varies is not None
+        axis, lowest, highest = spec.varies
+        shapes[ports[spec.name]][axis] = ov.Dimension(lowest, highest)
+    model.reshape(shapes)
+
+
+def _longest(port: Any) -> list[Any]:
+    """A port's axes behind the batch, at the upper bound of what varies."""
+    axes = list(port.get_partial_shape())[1:]
+    return [axis.get_max_length() if axis.is_dynamic and axis.get_max_length() > 0 else axis for axis in axes]
 
 
 def _tap(model: Model, options: dict[str, Any]) -> Tap:

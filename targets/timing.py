@@ -1,4 +1,7 @@
-"""From raw samples to figures. The samples stay stored; everything here can be computed again from them."""
+"""From raw samples to figures. The samples stay stored; everything here can be computed again from them.
+
+They come from several processes (targets/measurement.py says why), one after the other in one array.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy.typing as npt
 
 P99_NEEDS = 1000  # fewer samples hold under ten of the slowest percent
 DISTURBED = 0.05  # a share of change that is named
-BLOCKS = 40  # enough for a narrow interval, few enough that a block outlasts most disturbances
+BLOCKS, BLOCK = 10, 20  # of a process, and the rounds that one has at least: its medians must be worth something
 
 Samples = npt.NDArray[np.int64]
 
@@ -28,33 +31,48 @@ def latency(samples_ns: Samples) -> dict[str, float | int | None]:
     return {"p50": p50, "p90": p90, "p99": p99 if n >= P99_NEEDS else None, "n": n}
 
 
-def speedup(candidate_ns: Samples, reference_ns: Samples, confidence: float = 0.95) -> Mapping[str, float | None]:
-    """How many times faster the candidate is: {"median", "low", "high"}, above 1 is faster; None below 6 rounds.
+def speedup(
+    candidate_ns: Samples, reference_ns: Samples, rounds: Sequence[int], confidence: float = 0.95
+) -> Mapping[str, float | None]:
+    """How many times faster the candidate is: {"median", "low", "high"}, above 1 is faster; None below 6 processes.
 
-    Both int64 [n], entry i from the same interleaved round. The rounds are cut into up to 40 blocks of neighbours; each
-    gives the ratio of its two medians; "median" is the median of these, "low" and "high" its distribution-free interval
-    (the order statistics that a binomial with p = 1/2 picks; Conover, Practical Nonparametric Statistics, 3.2).
-    Latencies are skewed and neighbouring rounds alike, so an interval that took each round for independent and normal
-    would be too narrow. Within a block both models met the same clock frequency and the same neighbours, so what drifts
-    cancels; between blocks little is shared (method of batch means). Deterministic. Raises ValueError when the lengths
-    differ or a value is not positive.
+    Both int64 [n], entry i from the same interleaved round; `rounds`: of each process, adding up to n. A process's
+    ratio is the median over blocks of neighbouring rounds of the ratio of the two medians: within a block both models
+    met the same clock frequency and the same neighbours, so what drifts cancels. Over processes, see `across`.
+    Deterministic. Raises ValueError when the lengths differ or a value is not positive.
     """
     _check(candidate_ns)
     _check(reference_ns)
     n = len(candidate_ns)
     if n != len(reference_ns):
         raise ValueError(f"{n} and {len(reference_ns)} samples: a speed-up needs paired rounds")
-    ratios = [np.median(reference_ns[a:b]) / np.median(candidate_ns[a:b]) for a, b in pairwise(_edges(n))]
-    return _interval(ratios, confidence) or {"median": None, "low": None, "high": None}
+    pairs = zip(_split(candidate_ns, rounds), _split(reference_ns, rounds), strict=True)
+    ratios = [_ratio(candidate, reference) for candidate, reference in pairs]
+    return across(ratios, confidence) or {"median": None, "low": None, "high": None}
 
 
-def median_ms(samples_ns: Samples, confidence: float = 0.95) -> dict[str, float] | None:
-    """The typical latency with its interval, {"median", "low", "high"} in ms, from the medians of blocks of neighbours.
+def median_ms(samples_ns: Samples, rounds: Sequence[int], confidence: float = 0.95) -> dict[str, float] | None:
+    """The typical latency with its interval, {"median", "low", "high"} in ms, from the medians of the processes.
 
-    As in `speedup`, and None below 6 samples. It says what one run knows: another run may meet another clock.
+    As in `speedup`. It says what one moment knows: another run may meet another clock.
     """
     _check(samples_ns)
-    return _interval([np.median(samples_ns[a:b]) / 1e6 for a, b in pairwise(_edges(len(samples_ns)))], confidence)
+    return across([float(np.median(part)) / 1e6 for part in _split(samples_ns, rounds)], confidence)
+
+
+def across(values: Sequence[float], confidence: float = 0.95) -> dict[str, float] | None:
+    """The median over processes with its distribution-free interval: the order statistics that a binomial with p = 1/2
+    picks (Conover, Practical Nonparametric Statistics, 3.2), of 10 processes the second and the ninth. None below 6,
+    which are too few for 95 %. A process is slow or fast as a whole, and one in several may be disturbed: nothing here
+    takes them for normal.
+    """
+    ordered, n = np.sort(values), len(values)
+    # The largest k such that at most (1 - confidence) / 2 is the chance of fewer than k values below the true median.
+    chances = accumulate(comb(n, below) / 2**n for below in range(n))
+    k = sum(chance <= (1 - confidence) / 2 for chance in chances)
+    if k == 0:
+        return None
+    return {"median": float(np.median(ordered)), "low": float(ordered[k - 1]), "high": float(ordered[n - k])}
 
 
 def disturbances(samples_ns: Samples, conditions: Sequence[Mapping[str, Any]], steady: bool) -> list[str]:
@@ -86,19 +104,16 @@ def disturbances(samples_ns: Samples, conditions: Sequence[Mapping[str, Any]], s
     return said
 
 
-def _edges(n: int) -> npt.NDArray[np.int64]:
-    return np.linspace(0, n, min(BLOCKS, n) + 1).astype(np.int64)
+def _split(samples_ns: Samples, rounds: Sequence[int]) -> list[Samples]:
+    if sum(rounds) != len(samples_ns) or min(rounds) < 1:
+        raise ValueError(f"processes of {list(rounds)} rounds do not make {len(samples_ns)} samples")
+    return np.split(samples_ns, np.cumsum(rounds)[:-1])
 
 
-def _interval(values: Sequence[Any], confidence: float) -> dict[str, float] | None:
-    """The median with its distribution-free interval; None where there are too few values for one."""
-    ordered, blocks = np.sort(values), len(values)
-    # The largest k such that at most (1 - confidence) / 2 is the chance of fewer than k blocks below the true median.
-    chances = accumulate(comb(blocks, below) / 2**blocks for below in range(blocks))
-    k = sum(chance <= (1 - confidence) / 2 for chance in chances)
-    if k == 0:
-        return None
-    return {"median": float(np.median(ordered)), "low": float(ordered[k - 1]), "high": float(ordered[blocks - k])}
+def _ratio(candidate_ns: Samples, reference_ns: Samples) -> float:
+    n = len(candidate_ns)
+    edges = np.linspace(0, n, max(1, min(BLOCKS, n // BLOCK)) + 1).astype(np.int64)
+    return float(np.median([np.median(reference_ns[a:b]) / np.median(candidate_ns[a:b]) for a, b in pairwise(edges)]))
 
 
 def _check(samples: Any) -> None:

@@ -32,6 +32,16 @@ Device = Annotated[
     str | None,
     typer.Option("--device", "-d", metavar="URI", help="Where it runs: ssh://user@host, adb://SERIAL, local://PYTHON."),
 ]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        "-d",
+        metavar="URI",
+        help="Where it runs: ssh://user@host, adb://SERIAL, local://PYTHON; repeatable: raced on the first, what "
+        "ships is verified and timed on all.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and the tools' own messages.")]

@@ -16,6 +16,7 @@ def gate(
     run: RunFolder = Path("deploy-out"),
     target: Targets = None,
     set_: Set = None,
+    policy: Annotated[Path | None, typer.Option(metavar="FILE", help="Judge by the keys of [gate] in FILE.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="No run: what could a gate decide? Needs --n.")] = False,
     n: Annotated[int | None, typer.Option("--n", help="With --plan: samples in the gate split.")] = None,
     margin: Annotated[float | None, typer.Option(help="With --plan: points that may be lost [1].")] = None,
@@ -25,7 +26,7 @@ def gate(
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Judge a finished run from its report, with the run's policy or another (--set gate.margin_points=2).
+    """Judge a finished run from its report, with its policy or another (--policy FILE, --set gate.margin_points=2).
 
     With --plan: the power of a gate before anyone trains; no run is needed.
     """
@@ -38,10 +39,12 @@ def gate(
             _plan(given, json_)
             return
         if given:
-            raise UsageError("gate: --n, --margin, --drop, --flips and --confidence belong to --plan; for a run: --set")
+            raise UsageError(
+                "gate: --n, --margin, --drop, --flips and --confidence belong to --plan; for a run: --policy, --set"
+            )
         from pipeline import api
 
-        result = api.judge(run, target or (), set_ or ())
+        result = api.judge(run, target or (), set_ or (), policy)
         show(result, json_, run)
     raise typer.Exit(result.exit_code)
 
@@ -66,7 +69,7 @@ def explain(
             found = explanations.explain(
                 run, target or (), candidate=candidate, tapped=samples, leave_one_out=not quick, emit=emit
             )
-        api.render(run, {})  # the page shows it too
+        api.render(run)  # the page shows it too
         if json_:
             console.print_json([explanations.as_json(one) for one in found])
         else:

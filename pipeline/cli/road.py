@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import Device, Json, RunFolder, Set, Targets, Verbose, app, fail, one_line_errors, show
+from pipeline.cli.common import (
+    Device,
+    Devices,
+    Json,
+    RunFolder,
+    Set,
+    Targets,
+    Verbose,
+    app,
+    fail,
+    one_line_errors,
+    show,
+)
 from pipeline.errors import INTERRUPTED, PASS, UsageError
 
 
@@ -21,7 +33,7 @@ def deploy(
     out: Annotated[Path, typer.Option(help="Where the artifacts and report.json go.")] = Path("deploy-out"),
     report: Annotated[Path | None, typer.Option(help="Write the report to this file too.")] = None,
     set_: Set = None,
-    device: Device = None,
+    device: Devices = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="STAGE", help="Make it and all after it again.")
@@ -72,7 +84,7 @@ def deploy(
                 seed=seed,
                 only=only,
                 refresh_from=from_,
-                device=device,
+                devices=device or (),
                 emit=emit,
             )
         if result is None:
@@ -104,14 +116,26 @@ def profile(
     threads: Annotated[int, typer.Option(min=1, help="For a model file: threads.")] = 1,
     soak: Annotated[str | None, typer.Option(metavar="TIME", help="For a model file: keep on for 90s, 10m.")] = None,
     samples: Annotated[Path, typer.Option(help="For a model file: where the raw samples go.")] = Path("samples.npz"),
+    layers: Annotated[bool, typer.Option("--layers", help="Show where the time goes, layer by layer.")] = False,
+    runner: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="For a model file, on a device without Python: its benchmark_model, onnxruntime_perf_test or "
+            "benchmark_app, built for it.",
+        ),
+    ] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure latency and memory of a finished run's artifacts again, then judge; or of one model file."""
     if run.is_file() and run.suffix != ".json":
-        _file(run, target or [], device, threads, soak, samples, json_, verbose)
+        _file(run, target or [], device, threads, soak, samples, layers, runner, json_, verbose)
         return
-    _again("profile", run, target, device, json_, verbose)
+    if runner:
+        what = "a program of the platform gives times and no outputs, by which the gate judges a run"
+        fail(UsageError(f"--runner: {what}: name a model file, or bring the device a Python"))
+    _again("profile", run, target, device, json_, verbose, layers)
 
 
 def _file(
@@ -121,6 +145,8 @@ def _file(
     threads: int,
     soak: str | None,
     samples: Path,
+    layers: bool,
+    runner: Path | None,
     json_: bool,
     verbose: bool,
 ) -> None:
@@ -133,7 +159,10 @@ def _file(
         with console.listener(verbose, False) as emit:
             emit({"event": "start", "name": f"profile {model.name}"})
             seconds = bare.seconds(soak) if soak else None
-            found = bare.profile(model, target[0], device, threads, seconds, samples, emit)
+            if runner:
+                found = bare.by_runner(model, target[0], device, threads, seconds, runner, emit)
+            else:
+                found = bare.profile(model, target[0], device, threads, seconds, samples, emit, layers)
         if json_:
             console.print_json(found)
         else:
@@ -141,11 +170,23 @@ def _file(
     raise typer.Exit(INTERRUPTED if found["interrupted"] else PASS)
 
 
-def _again(stage: str, run: Path, target: list[str] | None, device: str | None, json_: bool, verbose: bool) -> None:
+def _again(
+    stage: str,
+    run: Path,
+    target: list[str] | None,
+    device: str | None,
+    json_: bool,
+    verbose: bool,
+    layers: bool = False,
+) -> None:
     with one_line_errors(verbose):
         from pipeline import api, console
 
         with console.listener(verbose, False) as emit:
             result = api.again(run, stage, target or (), device, emit=emit)
+        if layers and not json_:
+            from pipeline.console import devices as shown
+
+            shown.run_layers(result)
         show(result, json_, run)
     raise typer.Exit(result.exit_code)

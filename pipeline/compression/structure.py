@@ -267,6 +267,8 @@ def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
             if tensor is None:
                 continue
             cut = tensor.detach().index_select(dim, keep)
+            if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+                cut = cut.contiguous(memory_format=torch.channels_last)  # the user's choice, which trains faster
             setattr(module, name, nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut)
         for index, attribute in enumerate(layout.widths):  # the first is the width, the others are multiples of it
             times = getattr(module, attribute) // edit["width"] if index else 1

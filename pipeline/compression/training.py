@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import interface, tasks, user
-from pipeline.compression import checkpoint
-from pipeline.compression.penalties import PENALTIES, soft_threshold
+from pipeline import interface, lengths, tasks, user
+from pipeline.compression import checkpoint, parallel
+from pipeline.compression.learner import Learner, Schedule
 from pipeline.data import Array, Split, load_split
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.interface import Outputs
@@ -28,30 +28,6 @@ from pipeline.tasks import CLASSIFICATION, Task
 Loss = Callable[[Outputs, Tensor, Array, tuple[Tensor, ...]], Tensor]  # outputs, labels, sample indices, inputs
 Augment = Callable[[dict[str, Array], np.random.Generator], Mapping[str, Array]]
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """AdamW (Loshchilov, Hutter 2019) with a cosine from `lr` to 0 over all steps, no warm-up.
-
-    `patience`: stop after so many epochs without a better selection metric; 0 never stops. `penalty`: "none", "l1",
-    "group_lasso" (strength x penalty joins the loss) or "soft_threshold" (after each step, by strength x learning
-    rate). `ema`: decay of a moving average of the weights, which is then what is evaluated and kept; 0 averages not.
-    """
-
-    epochs: int
-    lr: float
-    batch_size: int
-    weight_decay: float
-    patience: int = 0
-    penalty: str = "none"
-    strength: float = 0.0
-    ema: float = 0.0
-
-
-def schedule(settings: Mapping[str, Any]) -> Schedule:
-    """The schedule in a stage's settings."""
-    return Schedule(**{field.name: settings[field.name] for field in fields(Schedule) if field.name in settings})
 
 
 @dataclass(frozen=True)
@@ -117,23 +93,30 @@ def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION) -> tup
     return round(tasks.merit(task, found), 6), float(tasks.loss(task, outputs, labels))
 
 
-def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
-    """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
-
-    Raises UsageError with the shapes.
-    """
-    split = load_split(data, "train")
-    names = json.loads((data / "declared.json").read_text())["labels"]
-    example = tensors(split.inputs, slice(0, 2))
-    shapes = [list(tensor.shape) for tensor in example]
-    model.eval()
+def _answers(model: nn.Module, example: tuple[Tensor, ...], where: str) -> Outputs:
+    """What the model answers. Raises UsageError naming the shapes and the user's line."""
     try:
         with torch.no_grad():
-            outputs = model(*example)
+            return model(*example)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     except Exception as error:
+        shapes = [list(tensor.shape) for tensor in example]
         raise UsageError(f"{where}: the model fails on inputs {shapes}: {user.blame(error)}") from error
+
+
+def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
+    """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
+
+    Where a length varies, the lowest must go through too. Raises UsageError with the shapes.
+    """
+    split, varying = load_split(data, "train"), lengths.load(data)
+    names = json.loads((data / "declared.json").read_text())["labels"]
+    model.eval()
+    if varying:
+        _answers(model, tensors(varying.shortened(split, varying.lowest).inputs, slice(0, 2)), where)
+    example = tensors(split.inputs, slice(0, 2))
+    shapes, outputs = [list(tensor.shape) for tensor in example], _answers(model, example, where)
     logits = interface.first(outputs)
     if not task.classifies:
         _check_scores(outputs, split.labels[:2], task, where)
@@ -188,65 +171,49 @@ def fit(
     Best is the highest score, then the lowest loss; the start counts too, so that training never makes a
     model worse than it was. Emits progress once an epoch; `turn` (this, of how many) makes it count over several fits.
     `zeros` names parameters whose zeros stay zero; `beside` are trained along and not kept (a distillation's adapters).
-    `scratch`: a folder where every epoch is kept, so that a killed training goes on to the same result.
+    `scratch`: a folder where every epoch is kept, so that a killed training goes on to the same result. Under torchrun
+    every process must call this alike (`parallel`).
     Raises StageError when the loss is not finite; the best weights so far are then kept in `scratch`.
     """
     train, selection = load_split(data, "train"), load_split(data, "selection")
     labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
     starts = _starts(len(train), plan.batch_size)
-    optimizer = torch.optim.AdamW([*model.parameters(), *beside], lr=plan.lr, weight_decay=plan.weight_decay)
-    steps = plan.epochs * len(starts)
-    cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
-    kept = {model.get_parameter(name): model.get_parameter(name).detach() != 0 for name in zeros}
-    averaged = copy.deepcopy(model) if plan.ema else model
-    metric, crossed = evaluate(model, selection, task)
-    best, epoch = Fit(metric, crossed, 0, 0), 0
+    steps, own = plan.epochs * len(starts), parallel.share()
+    learner = Learner(model, plan, beside, zeros)
+    best, epoch = Fit(*evaluate(model, selection, task), 0, 0), 0
     weights = copy.deepcopy(model.state_dict())
     began, begun = time.monotonic(), 0
-    parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimizer": optimizer, "cosine": cosine}
     file = scratch / f"training-{turn[0]}.pt" if scratch else None
     if file and (state := checkpoint.load(file)):
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        for parameter, values in zip(beside, state["beside"], strict=True):
-            parameter.data.copy_(values)
+        learner.restore(state["learner"])
         shuffle.bit_generator.state = state["shuffle"]
         best, weights, begun = Fit(**state["best"]), state["weights"], state["epoch"]
         epoch = begun
     for epoch in () if _patient(plan, begun, best) else range(begun + 1, plan.epochs + 1):
-        model.train()
+        learner.train()
         order, total = shuffle.permutation(len(train)), 0.0
         for batch, start in enumerate(starts):
             index = order[start : start + plan.batch_size]
-            inputs = _inputs(train, index, augment, shuffle)
-            value = loss(model(*inputs), labels[index], index, inputs)
-            if plan.penalty in PENALTIES:
-                value = value + plan.strength * PENALTIES[plan.penalty](model)
-            amount = value.item()
+            inputs = tuple(values[own] for values in _inputs(train, index, augment, shuffle, stage))
+            value = loss(learner.forward(inputs), labels[index[own]], index[own], inputs) + learner.penalty()
+            parallel.average([mean := value.detach().clone()])
+            amount = mean.item()
             if not math.isfinite(amount):
-                kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(scratch, weights)}" if scratch else ""
+                keeps = scratch if parallel.first() else None
+                kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(keeps, weights)}" if keeps else ""
                 raise StageError(
                     f"{stage}: the loss is {amount} in epoch {epoch}, batch {batch + 1} of {len(starts)}: "
                     f"lower {stage}.lr (now {plan.lr:g}){kept_in}"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if plan.penalty == "soft_threshold":
-                soft_threshold(model, plan.strength * optimizer.param_groups[0]["lr"])
-            for parameter, keep in kept.items():
-                parameter.data.mul_(keep)
-            if averaged is not model:
-                _average(averaged, model, plan.ema)
-            cosine.step()
+            learner.step(value, plan.rate((epoch - 1) * len(starts) + batch, steps))
             total += amount * len(index)
-        metric, crossed = evaluate(averaged, selection, task)
+        learner.settle()
+        metric, crossed = evaluate(learner.averaged, selection, task)
         if math.isfinite(crossed) and (not math.isfinite(best.loss) or (metric, -crossed) > (best.metric, -best.loss)):
-            best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(averaged.state_dict())
-        if file:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"best": asdict(best), "weights": weights, "epoch": epoch, "shuffle": shuffle.bit_generator.state}
-            checkpoint.save(file, state | {"beside": [parameter.detach() for parameter in beside]})
+            best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(learner.averaged.state_dict())
+        if file and parallel.first():
+            state = {"learner": learner.state(), "shuffle": shuffle.bit_generator.state}
+            checkpoint.save(file, state | {"best": asdict(best), "weights": weights, "epoch": epoch})
         done, whole = (turn[0] - 1) * plan.epochs + epoch, turn[1] * plan.epochs
         left_s = (time.monotonic() - began) / (epoch - begun) * (whole - done)
         progress = {"done": done, "total": whole, "loss": total / len(train), "metric": metric, "left_s": left_s}
@@ -265,22 +232,15 @@ def _patient(plan: Schedule, epoch: int, best: Fit) -> bool:
     return bool(plan.patience) and epoch - best.epoch >= plan.patience
 
 
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights by 1 - decay towards the model's; running statistics are the model's own."""
-    with torch.no_grad():
-        for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
-        for seen, own in zip(averaged.buffers(), model.buffers(), strict=True):
-            seen.copy_(own)
-
-
 def _starts(count: int, batch_size: int) -> list[int]:
-    """Where batches start; a last batch of one sample is left out, since batch normalisation cannot train on it."""
+    """Where batches start; a last batch of one sample a process is left out: batch normalisation cannot train on it."""
     starts = list(range(0, count, batch_size))
-    return starts[:-1] if len(starts) > 1 and count - starts[-1] == 1 else starts
+    return starts[:-1] if len(starts) > 1 and count - starts[-1] < 2 * parallel.size() else starts
 
 
-def _inputs(train: Split, index: Array, augment: Augment | None, rng: np.random.Generator) -> tuple[Tensor, ...]:
+def _inputs(
+    train: Split, index: Array, augment: Augment | None, rng: np.random.Generator, stage: str
+) -> tuple[Tensor, ...]:
     if augment is None:
         return tensors(train.inputs, index)
     taken = {name: np.array(array[index]) for name, array in train.inputs.items()}
@@ -290,7 +250,7 @@ def _inputs(train: Split, index: Array, augment: Augment | None, rng: np.random.
     except DeployError:
         raise
     except Exception as error:
-        raise UsageError(f"train.augment raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{stage}.augment raised {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def facts(model: nn.Module, data: Path, fit: Fit | None = None, task: Task = CLASSIFICATION) -> dict[str, Any]:

@@ -110,7 +110,9 @@ def _did(event: Mapping[str, Any]) -> str:
         return ", ".join([*timed, *(f"{name} {board['count']:,} {board['unit']}" for name, board in boards)])
     if stage == "observe" and data["absurd"]:
         return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
-    parts = []
+    parts = [f"{name} in {count} calls" for name, count in data.get("calls", {}).items()]
+    if data.get("metric_before") is not None:
+        parts.append(f"selection before {data['metric_before']:.1%}")
     if data.get("method"):
         parts.append(str(data["method"]))
     if data.get("metric") is not None:
@@ -145,7 +147,7 @@ def summary(report: Report, out: Path) -> None:
     for name, row in report.targets.items():
         if row.candidates:
             OUT.print(_candidates(name, row))
-        lines = [_run(run) for run in row.runs]
+        lines = [_run(run) for run in (*row.runs, *row.lengths)]
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
         lines += [row.race] if row.race else []
         lines += [f"{found.check}: {found.text}" for found in row.findings]
@@ -210,7 +212,7 @@ def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
 
 
 def _run(run: RunRow) -> str:
-    parts = [f"gate split, batch {run.batch}"]
+    parts = [f"gate split, batch {run.batch}" + (f", cut to a length of {run.length}" if run.length else "")]
     if run.flips.lost is not None:
         parts += [
             f"accuracy {_share(run.metric, 2)}",

@@ -17,11 +17,9 @@ from pipeline.errors import EvidenceError, StageError, UsageError
 from pipeline.explain import answers, causes, facts, layers, sensitivity
 from pipeline.release import report as reports
 from pipeline.release import samples
-from pipeline.release.report import Report, TargetRow
+from pipeline.release.report import EXPLANATION, Report, TargetRow
 from pipeline.stages import Emit, silent
 from pipeline.store import Store
-
-FILE = "explain.json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def explain(
         found.append(_one(before, home, travelled, branch, chosen, tapped, leave_one_out))
     text = json.dumps([as_json(one) for one in found], indent=1, allow_nan=False) + "\n"
     try:
-        outcome.write_whole(home / FILE, text)
+        outcome.write_whole(home / EXPLANATION, text)
     except OSError as error:
         raise UsageError(f"cannot write to {home}: {error.strerror}") from error
     return found

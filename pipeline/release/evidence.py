@@ -232,7 +232,8 @@ class Evidence:
     `n`: samples in the gate split. `batches`: the batch sizes that had to be run, deployment first. `leaked`: samples
     of the gate split that are in another split too. `groups`: how many groups the gate split has. `verified_sha256`
     is the digest of the model that the runs measured, `artifact_sha256` that of the file which ships. `precision`: what
-    the model says of itself. `judged_at`: the time of the verdict, as `Run.measured_at`.
+    the model says of itself. `judged_at`: the time of the verdict, as `Run.measured_at`. `lengths`: length -> the run
+    with samples cut to it, where an axis varies.
     """
 
     n: int
@@ -247,6 +248,7 @@ class Evidence:
     groups: int | None = None
     precision: str | None = None
     judged_at: float | None = None
+    lengths: Mapping[int, Run] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

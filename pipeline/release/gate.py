@@ -8,7 +8,7 @@ is a failure with a reason, never a pass by default.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from pipeline.release import claims
@@ -48,9 +48,30 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
             if run.batch in evidence.batches[:1]:
                 checks += _budgets(policy, run, run.batch, "deployment")
     checks += claims.other_slices(policy, tuple(whole))
+    for length, run in evidence.lengths.items():
+        checks += [_at_length(length, row) for row in _shortened(policy, run, evidence, condition)]
     seen = {row.verdict for row in checks}
     verdict: Decision = "fail" if "fail" in seen else "inconclusive" if "inconclusive" in seen else "pass"
     return Verdict(verdict, [row.reason for row in checks if row.verdict == verdict], checks)
+
+
+def _shortened(policy: Policy, run: Run, evidence: Evidence, condition: str) -> Iterator[Check]:
+    """What must hold of samples that were cut to a length: sound figures, and no loss shown to exceed the margin.
+
+    The margin is proven at the samples' own lengths; a sentence cut to one word may be no sentence any more.
+    """
+    broken = list(_broken(policy, run, evidence))
+    yield from broken
+    if broken:
+        return
+    for row in ([_accuracy(policy, run, condition)] if policy.by_flips else []) + list(claims.metrics(policy, run)):
+        shown = row.verdict == "fail"
+        text = row.reason if shown else f"not shown worse than the margin ({row.reason})"
+        yield replace(row, verdict="fail" if shown else "pass", reason=text)
+
+
+def _at_length(length: int, row: Check) -> Check:
+    return replace(row, name=f"{row.name}, length {length}", reason=f"length {length}: {row.reason}")
 
 
 def _identity(policy: Policy, evidence: Evidence) -> Iterator[Check]:

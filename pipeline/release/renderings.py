@@ -14,8 +14,3 @@ FORMS: dict[str, Callable[[Report, Path], str]] = {
     "report.md": lambda report, _: markdown.text(report),
     "junit.xml": lambda report, _: junit.text(report),
 }
-
-
-def all_of(report: Report, folder: Path) -> dict[str, str]:
-    """File name -> text."""
-    return {name: form(report, folder) for name, form in FORMS.items()}

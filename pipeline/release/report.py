@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import UsageError
 
 FILE = "report.json"
+EXPLANATION = "explain.json"  # beside it, from `deploy explain`
 
 VerdictName = Literal["pass", "fail", "inconclusive"]
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
@@ -60,14 +61,31 @@ class Estimate(_Record):
     clock_hz: float
 
 
+class PlanRow(_Record):
+    """One buffer of an arena: bytes from `offset` on, taken from step `first` to step `last`."""
+
+    name: str
+    kind: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
 class BoardRow(_Record):
-    """What a board counts for one inference, in `unit` ("instructions" of an emulator, "ticks" of a board's timer)."""
+    """What a board counts for one inference, in `unit` ("instructions" of an emulator, "ticks" of a board's timer).
+
+    `raced`: what each set of kernels takes, where there is more than one; `kernels` is the one that stays.
+    """
 
     unit: str
+    kernels: str = "portable"
+    raced: dict[str, int] = {}
     count: int
     stack_bytes: int
     arena_bytes: int
     flash_bytes: int | None
+    plan: list[PlanRow] = []
     estimate: Estimate | None
 
 
@@ -154,6 +172,19 @@ class MetricRow(_Record):
     value: float | None = None
 
 
+class LayerRow(_Record):
+    """A layer of what ships, as the runtime executes it. `type`: the kernel; `precision`: None where it does not say;
+    `ms`: the median of some inferences, watched, which costs time itself; `share`: of all layers.
+    """
+
+    op: str
+    name: str
+    type: str
+    precision: str | None
+    ms: float
+    share: float
+
+
 class RunRow(_Record):
     """What ships, on the gate split, at one batch size on one device.
 
@@ -162,6 +193,8 @@ class RunRow(_Record):
     `TARGET/evidence/samples-BATCH.npz`. `measured_at`: when, in seconds since 1970 (UTC). `original_latency_ms`,
     `speedup_over_original`: of the float model as it came, where the recipe asks for it. `attached`: URI of the device
     where the recipe asks for others than the run's own; its evidence lies in a folder of that number, `evidence/1/`.
+    `length`: at which the samples were cut, where an axis varies; None at the greatest.
+    `layers`: in the order of execution; None where there are none, and `layers_unavailable` says why.
     """
 
     device: dict[str, Any]
@@ -195,7 +228,10 @@ class RunRow(_Record):
     original_latency_ms: Latency | None = None
     speedup_over_original: Interval | None = None
     attached: str | None = None
+    layers: list[LayerRow] | None = None
+    layers_unavailable: str | None = None
     board: BoardRow | None = None
+    length: int | None = None
 
 
 class Check(_Record):
@@ -232,6 +268,7 @@ class TargetRow(_Record):
     batches: list[int] = []
     candidates: list[CandidateRow] = []
     runs: list[RunRow] = []
+    lengths: list[RunRow] = []
     checks: list[Check] = []
 
 

@@ -102,9 +102,9 @@ def load(file: Path) -> Samples:
     return Samples(int(named["n"]), answers, scores, named.get("groups"), tags)
 
 
-def file_name(batch: int) -> str:
-    """The file of the run at that batch size."""
-    return f"samples-{batch}.npz"
+def file_name(batch: int, length: int | None = None) -> str:
+    """The file of the run at that batch size; `length`: at which the samples were cut, where that varies."""
+    return f"samples-{batch}.npz" if length is None else f"samples-{batch}-length-{length}.npz"
 
 
 def kinds(samples: Samples) -> dict[str, Array]:

@@ -101,9 +101,7 @@ def _spec(name: str, tensor: Any) -> TensorSpec:
 
 
 def _onnx(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[str, Any]]:
-    import onnxruntime as ort
-
-    from targets import onnx_graph
+    from targets import agent, onnx_graph
 
     model = onnx_graph.load(path)
     constants = {one.name for one in model.graph.initializer}
@@ -115,9 +113,7 @@ def _onnx(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[s
     ends = onnx_graph.specs(model, tuple(TensorSpec(name, "", ()) for name in names)), onnx_graph.specs(model, wanted)
     program = Program(out / "program.onnx", "onnx", *ends)
     onnx_graph.save(model, program.path)
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads, settings.log_severity_level = 1, 3
-    session = ort.InferenceSession(str(program.path), settings, providers=["CPUExecutionProvider"])
+    session = agent.onnxruntime_session(str(program.path), {})
     outputs = [spec.name for spec in program.outputs]
 
     def answer(batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -33,6 +33,8 @@ def run(job: Job) -> dict[str, Any]:
             if split.groups is not None
         },
         "preprocessing": dict(splits.preprocessing),
+        "raw_checked": splits.raw_checked,
+        "lengths": splits.lengths and splits.lengths.record(),
         "shared_samples": 0,  # from_factory refuses splits that share any
         "digests": {name: _digest(split) for name, split in splits.splits.items()},
     }

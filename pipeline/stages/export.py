@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.data import Array
+    from pipeline.lengths import Lengths
 
 PROGRAM = "program.json"
 LARGEST_BATCH = 65536
@@ -41,18 +42,24 @@ def read_program(folder: Path) -> Program:
 
 
 def pt2(job: Job) -> dict[str, Any]:
-    """Inputs: model, data. Files: `program.pt2`, and `expected.npz`: the module's own outputs for the first calibration
+    """Inputs: model, data. Setting `lengths`: "free" leaves an axis of varying length (pipeline/lengths.py) free, else
+    it has the upper bound. Files: `program.pt2`, and `expected.npz`: the module's own outputs for the first calibration
     samples, float32 [n, ...] by name. Metadata `ops`: core ATen op -> the source line that calls it.
     """
-    from pipeline import models
+    from pipeline import lengths, models
     from pipeline.data import load_split
 
     model = models.load(job.user, job.inputs["model"])
-    return export(model, load_split(job.inputs["data"], "calibration").inputs, job.out)
+    varying = lengths.load(job.inputs["data"]) if job.settings.get("lengths") == "free" else None
+    return export(model, load_split(job.inputs["data"], "calibration").inputs, job.out, varying)
 
 
-def export(model: nn.Module, inputs: Mapping[str, Array], folder: Path) -> dict[str, Any]:
-    """What `pt2` does, of a model in memory. `inputs`: samples by name, [n, ...] each, in the order of `forward`."""
+def export(
+    model: nn.Module, inputs: Mapping[str, Array], folder: Path, varying: Lengths | None = None
+) -> dict[str, Any]:
+    """What `pt2` does, of a model in memory. `inputs`: samples by name, [n, ...] each, in the order of `forward`.
+    `varying`: the axes that stay free between their bounds.
+    """
     import numpy as np
     import torch
 
@@ -60,12 +67,13 @@ def export(model: nn.Module, inputs: Mapping[str, Array], folder: Path) -> dict[
 
     torch.set_num_threads(1)
     module = interface.flat(model.eval())
+    bounds = {name: (axis, varying.lowest, varying.highest) for name, axis in varying.inputs.items()} if varying else {}
     example = tuple(torch.from_numpy(np.resize(array, (EXAMPLE, *array.shape[1:]))) for array in inputs.values())
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export's own deprecations: nothing a user can act on
-            exported = torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
+            exported = torch.export.export(module, example, dynamic_shapes=tuple(free_axes(batch, inputs, varying)))
             expected = module(*example)
     except Exception as error:
         raise UsageError(f"the model cannot be exported: {_first_line(error)}{_user_line(error)}") from error
@@ -73,8 +81,11 @@ def export(model: nn.Module, inputs: Mapping[str, Array], folder: Path) -> dict[
     program = Program(
         folder / "program.pt2",
         "pt2",
-        tuple(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in inputs.items()),
-        tuple(_output(name, one) for name, one in zip(names, _all(expected), strict=True)),
+        tuple(_input(name, array, bounds.get(name)) for name, array in inputs.items()),
+        tuple(
+            _output(name, one, shape)
+            for name, one, shape in zip(names, _all(expected), _output_shapes(exported), strict=True)
+        ),
     )
     with torch.no_grad():
         answers = _all(module(*(torch.from_numpy(np.array(array[:EXPECTED])) for array in inputs.values())))
@@ -85,12 +96,33 @@ def _all(answer: Any) -> tuple[Any, ...]:
     return answer if isinstance(answer, tuple) else (answer,)
 
 
-def _output(name: str, tensor: Any) -> TensorSpec:
+def free_axes(batch: Any, inputs: Iterable[str], varying: Lengths | None) -> list[dict[int, Any]]:
+    """Of each input, which axes are free for torch.export: the batch, and what varies."""
+    import torch
+
+    axes = varying.inputs if varying else {}
+    length = torch.export.Dim("length", min=varying.lowest, max=varying.highest) if varying else None
+    return [{0: batch} | ({axes[name]: length} if name in axes else {}) for name in inputs]
+
+
+def _input(name: str, array: Any, varies: tuple[int, int, int] | None) -> TensorSpec:
+    sizes = [None if varies and axis == varies[0] else size for axis, size in enumerate(array.shape)]
+    return TensorSpec(name, str(array.dtype), (None, *sizes[1:]), varies=varies)
+
+
+def _output_shapes(exported: Any) -> list[tuple[int | None, ...]]:
+    """Of each output in order; None for an axis that depends on a free one."""
+    node = next(node for node in exported.graph.nodes if node.op == "output")
+    told = [one for one in node.args[0] if hasattr(one, "meta")]
+    return [tuple(size if isinstance(size, int) else None for size in one.meta["val"].shape) for one in told]
+
+
+def _output(name: str, tensor: Any, shape: tuple[int | None, ...]) -> TensorSpec:
     if tensor.ndim == 0 or tensor.shape[0] != EXAMPLE:
         raise UsageError(
             f"the model's output '{name}' is {list(tensor.shape)} for {EXAMPLE} samples: its first axis must be theirs"
         )
-    return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (None, *tensor.shape[1:]))
+    return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (None, *shape[1:]))
 
 
 def save_pt2(exported: Any, described: Program, expected: Any, folder: Path) -> dict[str, Any]:

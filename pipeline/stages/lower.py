@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibration.metrics import sqnr_db, worst_error
+from pipeline import lengths
 from pipeline.data import load_named, load_split
 from pipeline.errors import StageError
 from pipeline.stages import Job
 from pipeline.stages.export import read_program
 from targets import base, registry
 
+AT_A_LENGTH = 8  # samples that are compared at each length
 PARITY_DB = 60.0  # float kernels that add in another order stay above 100; a wrong layout or op falls far below
 
 
@@ -36,7 +39,9 @@ def run(job: Job) -> dict[str, Any]:
             f"calibration samples, expected at least {PARITY_DB:g}: an op is lowered wrongly; try another version of "
             f"{', '.join(target.packages)}"
         )
+    shorter = _lengths(target, model, candidates[0], job.inputs)
     return {
+        **shorter,
         "size_bytes": model.size_bytes,
         "weight_bytes": target.weight_bytes(model),
         "sha256": model.sha256,
@@ -46,6 +51,43 @@ def run(job: Job) -> dict[str, Any]:
         "worst_error": max(worst_error(expected[name], actual[name]) for name in expected),
         "candidates": [{"id": c.id, "precision": c.precision, "quantizer": c.quantizer} for c in candidates],
     }
+
+
+def _lengths(
+    target: base.Target, model: base.Model, candidate: base.Candidate, inputs: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Where a length varies: parity with the program at both bounds and between, {"lengths": {length: dB}}.
+
+    Raises StageError where they differ by more than float noise.
+    """
+    varying = lengths.load(inputs["data"])
+    if varying is None or all(spec.varies is None for spec in model.inputs):
+        return {}
+    import torch
+
+    from pipeline import interface
+
+    torch.set_num_threads(1)
+    source = read_program(inputs["expected"])
+    program: Any = torch.export.load(source.path).module(check_guards=False)
+    samples = {name: np.array(array[:AT_A_LENGTH]) for name, array in load_split(inputs["data"], "gate").inputs.items()}
+    found: dict[int, float | None] = {}
+    with target.open(model, candidate) as session:
+        for length in varying.compared:
+            batch = varying.cut(samples, length)
+            with torch.no_grad():
+                told = interface.by_name(program(*(torch.from_numpy(array) for array in batch.values())))
+            actual = session.run(batch)
+            rows = zip(source.outputs, told.values(), strict=True)
+            apart = min(_parity(one.float().numpy(), actual[spec.name]) for spec, one in rows)
+            if apart < PARITY_DB:
+                raise StageError(
+                    f"{target.name}: at a length of {length} its float graph differs from PyTorch by {apart:.1f} dB, "
+                    f"expected at least {PARITY_DB:g}: a size was written into the graph; compute it from the input's "
+                    "shape, or raise the lower bound"
+                )
+            found[length] = round(apart, 2) if np.isfinite(apart) else None
+    return {"lengths": found}
 
 
 def _parity(expected: Any, actual: Any) -> float:

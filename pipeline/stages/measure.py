@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from calibration.metrics import agreement, flips, sqnr_db, worst_error
 from pipeline import tasks
 from pipeline.data import Array, Split
 from pipeline.stages import Job
-from targets import base
+from targets import base, measurement
 from targets.channels import LOCAL, Device, Listen, open_device
 
 PROTOCOL = 1
@@ -29,6 +30,14 @@ class Entrant:
     model: base.Model
     candidate: base.Candidate
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def entrants(job: Job, target: base.Target, floating: base.Model) -> list[Entrant]:
+    """The models of the job's inputs `candidate:ID`, in the order of its setting `candidates`."""
+    return [
+        Entrant(name, base.read_manifest(job.inputs[f"candidate:{name}"]), base.find(target, floating, name))
+        for name in job.settings["candidates"]
+    ]
 
 
 @contextmanager
@@ -95,26 +104,48 @@ def outputs(
     return answers, result
 
 
-def time(
-    target: base.Target, entrants: Sequence[Entrant], folder: Path, job: Job
-) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Interleaved timing, by the job's settings: id -> ns int64 [rounds], and the agent's own result.
+FEWEST_PROCESSES = 6  # with fewer, a speed-up has no interval
 
-    The raw samples stay in the job's folder. A model that its device does not time has none; see `counts`.
+
+def time(
+    target: base.Target,
+    entrants: Sequence[Entrant],
+    folder: Path,
+    job: Job,
+    name: str = "samples.npz",
+    share: float = 1.0,
+) -> measurement.Timed:
+    """Interleaved timing in several processes, by the job's settings. Raw samples stay in the job's folder as `name`.
+
+    `share` of the time, the rounds and the processes that the settings give. A model that its device does not time has
+    no samples; see `counts`.
     """
-    settings, samples = job.settings, job.out / "samples.npz"
+    settings = job.settings
+    processes = max(FEWEST_PROCESSES, round(share * settings["processes"]))
     task = {
         "do": "time",
         "models": [entrant.id for entrant in entrants],
         "inputs": "inputs",
-        **{name: settings[name] for name in ("warmup_s", "budget_s", "min_rounds", "max_rounds")},
+        **{key: settings[key] for key in ("warmup_s", "max_rounds")},
+        "budget_s": share * settings["budget_s"],
+        "min_rounds": math.ceil(share * settings["min_rounds"]),
         "seed": job.seed,
-        "samples": str(samples),
+        "samples": str(job.out / name),
     }
     whole = request(target, entrants, [task], settings["batch"], settings["threads"])
-    result = device(settings).run(whole, folder, listen=progress(job))
-    with np.load(samples) as arrays:
-        return {entrant.id: arrays[entrant.id] for entrant in entrants if entrant.id in arrays}, result
+    return measurement.measure(device(settings), whole, folder, processes, progress(job))
+
+
+def layers(target: base.Target, entrant: Entrant, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Times of single layers on the settings' device: {"layers": rows or None, "layers_unavailable": why, or None}."""
+    watched = replace(entrant, options={**entrant.options, "profile": True})
+    task = {"do": "layers", "model": entrant.id, "inputs": "inputs", "runs": LAYER_RUNS}
+    whole = request(target, [watched], [task], settings["batch"], settings["threads"])
+    (told,) = device(settings).run(whole, folder)["tasks"]
+    return {"layers": told["layers"], "layers_unavailable": told["unavailable"]}
+
+
+LAYER_RUNS = 50
 
 
 def counts(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """profile: latency of what ships, interleaved with the runtime's own float (and with the float model as it came, where
-that is given); peak memory of each alone.
+that is given); peak memory of each alone; and where the time goes, layer by layer.
 """
 
 from __future__ import annotations
@@ -26,24 +26,27 @@ def run(job: Job) -> dict[str, Any]:
     ]
     split = load_split(job.inputs["data"], "selection")
     with measure.workspace(split, floating, limit=max(SAMPLES, settings["batch"])) as folder:
-        raw, timed = measure.time(target, [*entrants, *originals], folder, job)
+        timed = measure.time(target, [*entrants, *originals], folder, job)
         memory = {}
         for one in entrants:  # alone in its process, so that the peak is its own
             _, result = measure.outputs(target, [one], folder, settings["batch"], settings)
             memory[one.id] = result["models"][one.id]["peak_memory_bytes"]
+        layers = measure.layers(target, entrant, folder, settings) if "shipped" in timed.ns else {}
+    raw, there = timed.ns, timed.result["device"]
     if "shipped" not in raw:  # a board counts
-        return {"device": timed["device"], "batch": settings["batch"], "board": measure.counts(timed)["shipped"]}
+        return {"device": there, "batch": settings["batch"], "board": measure.counts(timed.result)["shipped"]}
     return {
-        "device": timed["device"],
+        "device": there,
         "batch": settings["batch"],
         "latency_ms": timing.latency(raw["shipped"]),
-        "latency_interval_ms": timing.median_ms(raw["shipped"]),
+        "latency_interval_ms": timing.median_ms(raw["shipped"], timed.rounds),
         "float_latency_ms": timing.latency(raw["float"]),
-        "speedup": timing.speedup(raw["shipped"], raw["float"]),
+        "speedup": timing.speedup(raw["shipped"], raw["float"], timed.rounds),
         "peak_memory_bytes": memory["shipped"],
         "float_peak_memory_bytes": memory["float"],
         "original_latency_ms": timing.latency(raw["original"]) if originals else None,
-        "speedup_over_original": timing.speedup(raw["shipped"], raw["original"]) if originals else None,
+        "speedup_over_original": timing.speedup(raw["shipped"], raw["original"], timed.rounds) if originals else None,
+        **layers,
     }
 
 

@@ -14,6 +14,7 @@ from calibration.errors import CalibrationError
 from calibration.qparams import Ranges
 from calibration.schemes import SCHEMES, Scheme
 from calibration.statistics import Statistics, solve
+from pipeline import lengths
 from pipeline.data import load_split
 from pipeline.errors import UsageError
 from pipeline.explain import sensitivity
@@ -76,18 +77,22 @@ def _ranges(job: Job, scheme: Scheme, observer: str) -> Ranges:
 
 
 FLOATS = ("f32", "f16", "bf16")
+INTEGERS = ("int8", "int16")
 # Ops that move or convert numbers and compute nothing: in float they are no island.
 PASSIVE = frozenset({"reshape", "transpose", "reorder", "convert", "quantize", "dequantize"})
 PASSIVE |= {"quantizelinear", "dequantizelinear"}
 
 
 def shares(ops: Sequence[base.OpInfo]) -> dict[str, Any]:
-    """int8 share by MACs and by count over the ops that the capability table calls int8; the float islands by name."""
+    """int8 share by MACs and by count over the ops that the capability table calls int8; the float islands by name.
+
+    Activations of 16 bits on weights of 8 count as int8.
+    """
     capable = [op for op in ops if op.int8_capable]
     macs = sum(op.macs for op in ops)
     return {
-        "int8_mac_share": round(sum(op.macs for op in ops if op.precision == "int8") / macs, 4) if macs else None,
-        "int8_op_share": round(sum(op.precision == "int8" for op in capable) / len(capable), 4) if capable else None,
+        "int8_mac_share": round(sum(op.macs for op in ops if op.precision in INTEGERS) / macs, 4) if macs else None,
+        "int8_op_share": round(sum(op.precision in INTEGERS for op in capable) / len(capable), 4) if capable else None,
         "float_ops": [
             f"{op.type} {op.name} ({op.precision})"
             for op in ops
@@ -101,8 +106,15 @@ def shares(ops: Sequence[base.OpInfo]) -> dict[str, Any]:
 
 
 def calibration_batches(folder: Path, samples: int, model: base.Model) -> Iterator[base.Batch]:
-    """The first `samples` of the calibration split, a model's batch at a time."""
-    split = load_split(folder, "calibration")
+    """The first `samples` of the calibration split: a fixed batch at a time, or one by one where it is free.
+
+    Where the model takes any length, they are cut to the lengths that are compared, in turn, the greatest first: ranges
+    of one length alone do not fit the others.
+    """
+    split, varying = load_split(folder, "calibration"), None
+    if any(spec.varies for spec in model.inputs):
+        varying = lengths.load(folder)
     step = model.inputs[0].shape[0] or 1
-    for start in range(0, min(samples, len(split)) - step + 1, step):
-        yield {name: np.asarray(array[start : start + step]) for name, array in split.inputs.items()}
+    for number, start in enumerate(range(0, min(samples, len(split)) - step + 1, step), 1):
+        batch = {name: np.asarray(array[start : start + step]) for name, array in split.inputs.items()}
+        yield varying.cut(batch, varying.compared[-number % len(varying.compared)]) if varying else batch

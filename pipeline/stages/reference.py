@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import tasks
+from pipeline import lengths, tasks
 from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
 from pipeline.stages import Job
 
 SPLITS = ("selection", "gate")
+
+
+def at_length(split: str, length: int) -> str:
+    """What the answers for a split cut to a length are called."""
+    return f"{split}-{length}"
 
 
 def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> dict[str, float]:
@@ -27,7 +32,8 @@ def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> di
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...].
+    """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...]; where a length
+    varies, `gate-LENGTH.npz` too.
 
     Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group.
     """
@@ -35,13 +41,17 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline.compression import macs, training
 
     metadata: dict[str, Any] = {}
+    splits = {name: load_split(job.inputs["data"], name) for name in SPLITS}
+    varying = lengths.load(job.inputs["data"])
+    if varying:
+        gate = splits["gate"]
+        splits |= {at_length("gate", length): varying.shortened(gate, length) for length in varying.compared}
     task = tasks.of(job.settings, job.user)
     with training.deterministic(job.seed):
         module = models.load(job.user, job.inputs["model"])
-        answers = {name: training.predict(module, load_split(job.inputs["data"], name)) for name in SPLITS}
-        counted = macs.count(module, training.tensors(load_split(job.inputs["data"], "selection").inputs, slice(0, 1)))
-    for name in SPLITS:
-        split = load_split(job.inputs["data"], name)
+        answers = {name: training.predict(module, split) for name, split in splits.items()}
+        counted = macs.count(module, training.tensors(splits["selection"].inputs, slice(0, 1)))
+    for name, split in splits.items():
         named = interface.by_name(answers[name])
         outputs = {key: named[key].numpy() for key in named}
         if len(outputs) == 1:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from pipeline import tasks
+from pipeline import lengths, tasks
 from pipeline.artifact import sha256_file
-from pipeline.data import load_named, load_split
+from pipeline.data import Split, load_named, load_split
 from pipeline.errors import UsageError
 from pipeline.release import samples, scores
 from pipeline.stages import Job, measure
-from pipeline.stages.reference import by_group
+from pipeline.stages.reference import at_length, by_group
 from targets import base, registry
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data, reference, float, shipped. Metadata: `runs`, one a batch, and the digest that was verified.
+    """Inputs: data, reference, float, shipped. Metadata: `runs`, one a batch, and the digest that was verified;
+    `lengths`: one run more for each length below the greatest, at the first batch, where the setting `lengths` says
+    "free".
 
     Files: `samples-BATCH.npz`, what became of each sample (pipeline/release/samples.py), where outputs are finite.
     """
@@ -32,9 +35,32 @@ def run(job: Job) -> dict[str, Any]:
     split = load_split(job.inputs["data"], "gate")
     original = load_named(job.inputs["reference"] / "gate.npz")
     task = tasks.of(settings, job.user)
-    runs = []
-    with measure.workspace(split, floating) as folder:
-        for batch in settings["batches"]:
+    runs = _runs(job, target, entrants, split, original, task, settings["batches"])
+    shorter = []
+    varying = lengths.load(job.inputs["data"]) if settings.get("lengths") == "free" else None
+    if varying:
+        for length in varying.compared[:-1]:
+            answers = load_named(job.inputs["reference"] / f"{at_length('gate', length)}.npz")
+            part = varying.shortened(split, length)
+            rows = _runs(job, target, entrants, part, answers, task, settings["batches"][:1], length)
+            shorter += [{**row, "length": length} for row in rows]
+    return {"runs": runs, "lengths": shorter, "sha256": shipped.sha256, "n": len(split)}
+
+
+def _runs(
+    job: Job,
+    target: base.Target,
+    entrants: Sequence[measure.Entrant],
+    split: Split,
+    original: base.Batch,
+    task: tasks.Task,
+    batches: Sequence[int],
+    length: int | None = None,
+) -> list[dict[str, Any]]:
+    """What ships and the runtime's own float over the split, once a batch."""
+    settings, runs = job.settings, []
+    with measure.workspace(split, entrants[0].model) as folder:
+        for batch in batches:
             answers, result = measure.outputs(target, entrants, folder, batch, settings)
             evidence = measure.compare(task, split.labels, original, answers["float"], answers["shipped"])
             model = result["models"]["shipped"]
@@ -48,10 +74,10 @@ def run(job: Job) -> dict[str, Any]:
                     "measured_at": round(time.time(), 3),
                     **evidence,
                     "groups": by_group(task, split, answers["shipped"]),
-                    **_kept(split, original, answers["shipped"], evidence, task, job, batch),
+                    **_kept(split, original, answers["shipped"], evidence, task, job, samples.file_name(batch, length)),
                 }
             )
-    return {"runs": runs, "sha256": shipped.sha256, "n": len(split)}
+    return runs
 
 
 def _kept(
@@ -61,7 +87,7 @@ def _kept(
     evidence: dict[str, Any],
     task: tasks.Task,
     job: Job,
-    batch: int,
+    file_name: str,
 ) -> dict[str, Any]:
     """Per-sample evidence as a file, its digest, and the flips of each slice."""
     if not evidence["finite"]:
@@ -79,6 +105,6 @@ def _kept(
     except ValueError as error:
         raise UsageError(f"gate: {error}") from error
     kept = samples.Samples(len(split), answers, found, split.groups, split.tags)
-    file = job.out / samples.file_name(batch)
+    file = job.out / file_name
     kept.save(file)
     return {"slices": samples.slices(kept), "samples_sha256": sha256_file(file)}

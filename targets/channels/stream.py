@@ -7,6 +7,7 @@ import json
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -14,6 +15,7 @@ from typing import IO, Any
 from targets.channels.base import Listen
 
 PROGRESS, DONE, ENDED = "PROGRESS ", "DONE ", "ENDED "
+BEAT_S = 2.0  # how often the other side is told that this one is there
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ def follow(
     on_silence: Callable[[], None] | None = None,
     on_interrupt: Callable[[], None] | None = None,
 ) -> Said:
-    """Read until the process ends; its stdin stays open meanwhile. `on_silence` is called after each `silence_s`
-    without a line, and may raise to give up. A first Ctrl-C calls `on_interrupt`, and what the agent says then is still
-    read; a second one raises KeyboardInterrupt, and so does the first without it."""
+    """Read until the process ends; its stdin stays open until the job has ended, and gets a byte each BEAT_S.
+
+    `on_silence` is called after each `silence_s` without a line, and may raise to give up. A first Ctrl-C calls
+    `on_interrupt`, and what the agent says then is still read; a second one raises KeyboardInterrupt, and so does the
+    first without it.
+    """
     assert process.stdout is not None
     assert process.stderr is not None
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -68,13 +73,12 @@ def follow(
     done: str | None = None
     ended: int | None = None
     interrupted = False
+    heard = beaten = time.monotonic()
     while True:
         try:
-            line = lines.get(timeout=silence_s)
+            line = lines.get(timeout=BEAT_S)
         except queue.Empty:
-            if on_silence:
-                on_silence()
-            continue
+            line = b""
         except KeyboardInterrupt:
             if interrupted or on_interrupt is None:
                 raise
@@ -83,11 +87,22 @@ def follow(
             continue
         if line is None:
             break
+        now = time.monotonic()
+        if now - beaten >= BEAT_S:
+            beaten = now
+            _beat(process)
+        if line:
+            heard = now
+        elif silence_s is not None and now - heard >= silence_s:
+            heard = now
+            if on_silence:
+                on_silence()
         text = line.decode(errors="replace").rstrip("\r\n")
         if text.startswith(DONE):
             done = text.removeprefix(DONE).strip()
         elif text.startswith(ENDED) and text.removeprefix(ENDED).isdigit():
             ended = int(text.removeprefix(ENDED))
+            _hang_up(process)
         elif text.startswith(PROGRESS) and listen:
             with contextlib.suppress(ValueError):  # half a line of a link that broke
                 listen(json.loads(text.removeprefix(PROGRESS)))
@@ -96,6 +111,19 @@ def follow(
         reader.join(timeout=5)
     words = b"".join(errors).decode(errors="replace")
     return Said(done, code if ended is None else ended, words, interrupted, ended is not None)
+
+
+def _beat(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None and not process.stdin.closed:
+        with contextlib.suppress(OSError):  # it ended: its output says how
+            process.stdin.write(b".")
+            process.stdin.flush()
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -111,5 +139,5 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a survey that results depend on."""
-    names = ("system", "machine", "cpu", "cpu_features", "cores", "serial", "python", "runtimes")
+    names = ("system", "machine", "cpu", "cpu_features", "saturates", "cores", "serial", "python", "runtimes")
     return {name: facts.get(name) for name in names}

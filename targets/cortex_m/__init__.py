@@ -19,17 +19,14 @@ if TYPE_CHECKING:
     from calibration.qparams import Ranges
 
 DEVICE = "qemu://mps2-an386"
-_REFUSED = {
-    "aten.gelu": "TFLite Micro has no GELU: put x * sigmoid(1.702 x) into the model before training ends",
-    "aten.hardtanh": "TFLite Micro clamps to [0, 6] and to [-1, 1] only: use ReLU6 before training ends",
-}
+_REFUSED = {"aten.gelu": 'TFLite Micro has no GELU: rewrite = ["gelu"] in the recipe makes it x * sigmoid(1.702 x)'}
 
 
 class CortexM:
     """See targets/base.py `Target`. The batch is fixed at one sample; float runs on this machine, and never ships."""
 
     name = "cortex-m"
-    version = "1"
+    version = "2"
     packages = (*MAKER.packages, "pyserial")
     extra = "mcu"
     runtime = str(Path(__file__).with_name("adapter.py"))
@@ -43,8 +40,15 @@ class CortexM:
     )
 
     def lower(self, program: Program, out: Path) -> Model:
-        """The tflite target's float file, at a batch of one."""
+        """The tflite target's float file, at a batch of one, and no more joined at once than TFLite Micro can."""
+        from targets.cortex_m import nest
+        from targets.tflite import flatbuffer
+
         made = MAKER.lower(program, out)
+        content = flatbuffer.read(made.path)
+        if nest.concatenations(content):
+            made.path.write_bytes(flatbuffer.pack(content))
+            made = replace(made, tensors=tuple(tensor.name for tensor in flatbuffer.activations(content)))
         inputs, outputs = (
             tuple(replace(spec, shape=(spec.shape[0] or 1, *spec.shape[1:])) for spec in specs)
             for specs in (made.inputs, made.outputs)

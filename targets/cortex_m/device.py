@@ -14,7 +14,7 @@ from targets import agent
 from targets.base import TargetError
 from targets.channels.base import ChannelError, Listen
 from targets.channels.local import run_agent
-from targets.cortex_m import emulator
+from targets.cortex_m import cmsis_nn, emulator
 from targets.cortex_m.session import Runner, place
 
 
@@ -30,11 +30,21 @@ class BoardDevice:
         self.uri, self._place = uri, place(uri)
 
     def identity(self) -> Mapping[str, Any]:
-        """The emulated machine and its core; of a port, only its name."""
+        """The emulated machine and its core; of a port, only its name.
+
+        Raises ChannelError where there is no such port, TargetError "missing" without what builds and emulates.
+        """
         if self._place.machine is not None:
+            for program in emulator.PROGRAMS:
+                emulator.needed(program)
             core = emulator.MACHINES[self._place.machine].core
-            return {"system": "bare metal", "machine": core, "cpu": f"QEMU {self._place.machine}"}
-        return {"system": "bare metal", "machine": "cortex-m", "cpu": f"board at {self._place.port}"}
+            facts = {"system": "bare metal", "machine": core, "cpu": f"QEMU {self._place.machine}"}
+            vendor = self._place.cmsis_nn
+            return facts if vendor is None else facts | {"cmsis_nn": cmsis_nn.read(vendor).sha256[:12]}
+        port = str(self._place.port)
+        if port.startswith("/") and not Path(port).exists():
+            raise ChannelError(self.uri, f"there is no port {port}", "check the cable, and that the board is on")
+        return {"system": "bare metal", "machine": "cortex-m", "cpu": f"board at {port}"}
 
     def run(
         self, request: Mapping[str, Any], folder: Path, timeout_s: float | None = None, listen: Listen | None = None
@@ -87,7 +97,7 @@ class BoardDevice:
             runner.close()
         result["models"][identifier] = {
             "runtime": "cortex-m",
-            "runtime_version": f"kernels portable, generated C of {runner.program.graph.sha256[:12]}",
+            "runtime_version": f"kernels {runner.kernels}, generated C of {runner.program.graph.sha256[:12]}",
             "precision": "int8",
             "load_ms": None,
             "peak_memory_bytes": None,

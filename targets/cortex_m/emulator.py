@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import struct
@@ -22,6 +23,7 @@ from targets.cortex_m.program import Program
 
 SOURCES = Path(__file__).parent / "firmware_src"
 SECONDS = 60.0  # to wait for an answer
+FIRST_SECONDS = 3.0  # for the first one from a port, behind which an earlier session may have broken off
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,20 @@ MACHINES = {
 }
 
 
+PROGRAMS = {  # program -> the packages that bring it
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+}
+
+
+def needed(program: str) -> str:
+    """Where a program lies. Raises TargetError "missing"."""
+    found = shutil.which(program)
+    if found is None:
+        raise TargetError(f"{program} is missing: apt-get install {PROGRAMS[program]}", "missing")
+    return found
+
+
 @dataclass(frozen=True)
 class Answer:
     """`outputs`: int8, all outputs one after the other. `instructions` are emulated instructions, not cycles."""
@@ -55,9 +71,7 @@ class Answer:
 def build(program: Program, machine: str, folder: Path, others: Mapping[str, str] | None = None) -> Path:
     """`folder/firmware.elf`; `others` as in emit.write. Raises TargetError "missing" without the compiler."""
     board = MACHINES[machine]
-    compiler = shutil.which("arm-none-eabi-gcc")
-    if compiler is None:
-        raise TargetError("arm-none-eabi-gcc is missing: apt-get install gcc-arm-none-eabi", "missing")
+    compiler = needed("arm-none-eabi-gcc")
     code = emit.write(program, folder / "c", others=others)
     (code / "ports.h").write_text(_ports(program))
     flags = [
@@ -75,6 +89,12 @@ def build(program: Program, machine: str, folder: Path, others: Mapping[str, str
     elf = folder / "firmware.elf"
     command = [compiler, *flags, *link, f"-DUART={board.uart:#x}u", f"-I{code}", *sources, "-o", str(elf)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if over := re.search(r"region `(\w+)' overflowed by (\d+) bytes", done.stderr):
+        raise TargetError(
+            f"the firmware does not fit {machine}: {over[1]} is {int(over[2]):,} bytes too small: prune the model; "
+            "`deploy fit` says what takes the room",
+            "unsupported",
+        )
     if done.returncode:
         raise TargetError(f"arm-none-eabi-gcc failed: {' '.join(done.stderr.split())[-300:]}")
     return elf
@@ -109,6 +129,12 @@ class Board:
                 f"the board runs the model {found[:12]}, not {wanted[:12]}: build and flash the firmware of this one"
             )
 
+    def find_again(self) -> None:
+        """Fill up a request that an earlier session broke off, and throw away what comes back."""
+        self._port.write(bytes(sum(value.size for value in self._program.graph.inputs) + 16))
+        while self._port.read(4096):
+            pass
+
     def run(self, inputs: bytes) -> Answer:
         """One run on the codes of all inputs, one after the other."""
         reply = self.ask(b"R", inputs)
@@ -138,7 +164,14 @@ def attach(url: str, program: Program, baud: int) -> Iterator[Board]:
         raise TargetError(f"cannot open the port {url}: {words}: check the cable, and who else uses it") from error
     with port:
         try:
+            port.reset_input_buffer()
             board = Board(port, program, 1.0)
+            port.timeout = FIRST_SECONDS
+            try:
+                sha256(board)
+            except TargetError:
+                board.find_again()
+            port.timeout = SECONDS
             board.check()
             yield board
         except serial.SerialException as error:
@@ -160,9 +193,7 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
     """The firmware on an emulated board, checked to be this program's. Raises TargetError."""
     import serial
 
-    emulator = shutil.which("qemu-system-arm")
-    if emulator is None:
-        raise TargetError("qemu-system-arm is missing: apt-get install qemu-system-arm", "missing")
+    emulator = needed("qemu-system-arm")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]

@@ -53,3 +53,32 @@ def softmax_scaling(beta: float, scale: float) -> tuple[int, int, int]:
     at least 2^-26."""
     multiplier, shift = quantize_multiplier(min(beta * scale * 2**26, 2**31 - 1.0))
     return multiplier, shift, -math.floor(31.0 * 2**26 / 2**shift)
+
+
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+
+
+def saturated(value: int) -> int:
+    """Into 32 bits."""
+    return min(max(value, INT32_MIN), INT32_MAX)
+
+
+def high_product(a: int, b: int) -> int:
+    """a * b / 2^31, half up: SaturatingRoundingDoublingHighMul (gemmlowp/fixedpoint/fixedpoint.h)."""
+    return saturated((a * b + (1 << 30)) >> 31)
+
+
+def divide_by_power_of_two(value: int, exponent: int) -> int:
+    """value / 2^exponent, half away from zero: RoundingDivideByPOT."""
+    mask = (1 << exponent) - 1
+    return (value >> exponent) + ((value & mask) > (mask >> 1) + (value < 0))
+
+
+def requantize(value: int, multiplier: int, shift: int) -> int:
+    """value * multiplier / 2^31 * 2^shift with two roundings: MultiplyByQuantizedMultiplier."""
+    return divide_by_power_of_two(high_product(value << max(shift, 0), multiplier), max(-shift, 0))
+
+
+def clamp_code(value: int, low: int = INT8_MIN, high: int = INT8_MAX) -> int:
+    """Between two codes."""
+    return min(max(value, low), high)

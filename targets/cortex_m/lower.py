@@ -4,67 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from targets.cortex_m import fixed_point, overlap
+from targets.cortex_m import elementwise, fixed_point, lookup, moves, overlap, products
 from targets.cortex_m import pack as packing
+from targets.cortex_m.call import Call, Constant, code_range, scale, zero
+from targets.cortex_m.constraints import reduced_axes
 from targets.cortex_m.fixed_point import INT8_MAX, INT8_MIN, quantize_multiplier
-from targets.cortex_m.graph import Node, Value
-from targets.cortex_m.support import ACTIVATIONS, integers, reduced_axes, window
-
-Number = int | tuple[int, ...]
-Constant = npt.NDArray[np.int8] | npt.NDArray[np.int32] | npt.NDArray[np.uint32]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One kernel call. `numbers` and `constants` (None: NULL) fill the parameter struct in its order (c/nn.h).
-
-    `scratch_bytes`: what the kernel needs beside, its last argument; 0 for a kernel that has no such argument.
-    `lag`: where the output may overwrite the only input, the least number of bytes by which it begins before it.
-    """
-
-    kernel: str
-    params: str
-    numbers: tuple[Number, ...]
-    inputs: tuple[Value, ...]
-    output: Value
-    constants: dict[str, Constant | None] = field(default_factory=dict)
-    scratch_bytes: int = 0
-    lag: int | None = None
+from targets.cortex_m.graph import Node
+from targets.cortex_m.shapes import four, steps_of, window
 
 
 def calls(node: Node) -> list[Call]:
     """The calls that compute a node that support.py accepts; none for one that only renames its input."""
     return _LOWER[node.op](node)
-
-
-def _scale(value: Value) -> np.float32:
-    assert value.scale is not None
-    return np.float32(value.scale[0])
-
-
-def zero(value: Value) -> int:
-    """The zero point."""
-    assert value.zero_point is not None
-    return int(value.zero_point[0])
-
-
-def code_range(node: Node) -> tuple[int, int]:
-    """The codes between which the fused activation keeps the output."""
-    activation = ACTIVATIONS[node.option("fusedActivationFunction")]
-    return fixed_point.activation_range(activation, _scale(node.outputs[0]), zero(node.outputs[0]))
-
-
-def _four(shape: Sequence[int]) -> tuple[int, ...]:
-    return (1,) * (4 - len(shape)) + tuple(shape)
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
 def _packed(node: Node, factors: Sequence[float]) -> packing.Packed:
@@ -95,7 +49,7 @@ def _factors(node: Node) -> list[float]:
     """One a channel of the weights' scales: input scale * weight scale / output scale, in float64."""
     weights = node.inputs[1].scale
     assert weights is not None
-    return [float(_scale(node.inputs[0])) * float(s) / float(_scale(node.outputs[0])) for s in weights]
+    return [float(scale(node.inputs[0])) * float(s) / float(scale(node.outputs[0])) for s in weights]
 
 
 def sizes(node: Node) -> tuple[int, ...]:
@@ -116,13 +70,6 @@ def channel_factors(node: Node) -> list[float]:
     return factors * (node.outputs[0].shape[-1] // len(factors))
 
 
-def _plain_convolution(kernel: str, node: Node) -> list[Call]:
-    x, y = node.inputs[0], node.outputs[0]
-    numbers = (*sizes(node), -zero(x), zero(y), *code_range(node))
-    lag = _lag(node, 1, copied=False)
-    return [Call(kernel, "nn_conv_params", numbers, (x,), y, weights(node, channel_factors(node)), lag=lag)]
-
-
 def _lag(node: Node, group: int, copied: bool) -> int:
     found = sizes(node)
     return overlap.lag(node.inputs[0].shape, node.outputs[0].shape, found[9:11], found[13:15], group, copied)
@@ -130,17 +77,34 @@ def _lag(node: Node, group: int, copied: bool) -> int:
 
 def _conv(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
+    if products.in_groups(node):
+        return products.grouped(node, sizes(node))
     packed = _packed(node, channel_factors(node))
     scratch = 4 * packing.PIXELS * packed.words + (0 if x.shape[3] % 4 == 0 else 2 * packed.words)
-    numbers = (*sizes(node), zero(x), zero(y), *code_range(node), packed.words, scratch)
+    numbers = (*sizes(node), zero(x), zero(y), *code_range(node), packed.words)
     lag = _lag(node, packing.PIXELS, copied=True)
     return [Call("nn_conv_2d_packed", "nn_packed_conv_params", numbers, (x,), y, _tables(packed), scratch, lag)]
 
 
 def _depthwise(node: Node) -> list[Call]:
-    channels = node.inputs[0].shape[3]
-    fours = channels % 4 == 0 and node.outputs[0].shape[3] == channels
-    return _plain_convolution("nn_depthwise_conv_2d_fours" if fours else "nn_depthwise_conv_2d", node)
+    x, y = node.inputs[0], node.outputs[0]
+    numbers = (*sizes(node), -zero(x), zero(y), *code_range(node))
+    tables = weights(node, channel_factors(node))
+    lag = _lag(node, 1, copied=False)
+    if x.shape[3] % 4 or x.shape[3] != y.shape[3]:
+        return [Call("nn_depthwise_conv_2d", "nn_conv_params", numbers, (x,), y, tables, lag=lag)]
+    taps, bias, multiplier, shift = tables.values()
+    assert taps is not None
+    assert multiplier is not None
+    assert shift is not None
+    bias = np.zeros(y.shape[3], np.int32) if bias is None else bias
+    rows = np.abs(taps.astype(np.int64)).reshape(-1, y.shape[3]).sum(axis=0)
+    largest = rows * max(abs(zero(x) + 128), abs(zero(x) - 127)) + np.abs(bias.astype(np.int64))
+    halvings = [
+        packing.halvings(*row) for row in zip(multiplier.tolist(), shift.tolist(), largest.tolist(), strict=True)
+    ]
+    tables = {"weights": taps, "bias": bias, "multiplier": multiplier, "halvings": np.array(halvings, np.int8)}
+    return [Call("nn_depthwise_conv_2d_fours", "nn_depthwise_params", numbers, (x,), y, tables, lag=lag)]
 
 
 def _fully_connected(node: Node) -> list[Call]:
@@ -149,7 +113,7 @@ def _fully_connected(node: Node) -> list[Call]:
     factors = _factors(node)
     if len(factors) == 1:  # the product of the two scales is float32 here
         assert weights.scale is not None
-        factors = [float(_scale(x) * np.float32(weights.scale[0])) / float(_scale(y))]
+        factors = [float(scale(x) * np.float32(weights.scale[0])) / float(scale(y))]
     packed = _packed(node, factors * (out // len(factors)))
     numbers = (x.size // into, into, out, zero(y), *code_range(node), packed.words)
     params, scratch = "nn_packed_fully_connected_params", 4 * packed.words
@@ -170,72 +134,29 @@ def _pool(kernel: str) -> Callable[[Node], list[Call]]:
     return lower
 
 
-def _add(node: Node) -> list[Call]:
-    (a, b), y = node.inputs, node.outputs[0]
-    twice = 2 * max(float(_scale(a)), float(_scale(b)))
-    first, second = (quantize_multiplier(float(_scale(v)) / twice) for v in (a, b))
-    total = quantize_multiplier(twice / (2**20 * float(_scale(y))))
-    numbers = (y.size, -zero(a), *first, -zero(b), *second, zero(y), *total, *code_range(node))
-    return [Call("nn_add", "nn_add_params", numbers, (a, b), y)]
-
-
-def _mul(node: Node) -> list[Call]:
-    (a, b), y = node.inputs, node.outputs[0]
-    factor = quantize_multiplier(float(_scale(a)) * float(_scale(b)) / float(_scale(y)))
-    numbers = (y.size, -zero(a), -zero(b), zero(y), *factor, *code_range(node))
-    return [Call("nn_mul", "nn_mul_params", numbers, (a, b), y)]
-
-
 def _mean(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
     lead, axes = 4 - len(x.shape), reduced_axes(node)
-    extents = [(1, n) if i - lead in axes else (n, 1) for i, n in enumerate(_four(x.shape))]
+    extents = [(1, n) if i - lead in axes else (n, 1) for i, n in enumerate(four(x.shape))]
     kept, reduced = (tuple(pair[i] for pair in extents) for i in (0, 1))
     count = math.prod(reduced)
-    factor = quantize_multiplier(float(_scale(x)) / float(_scale(y)))
+    factor = quantize_multiplier(float(scale(x)) / float(scale(y)))
+    scaled = fixed_point.mean_multiplier(*factor, count) if node.op == "MEAN" else factor
     numbers = (
         kept,
         reduced,
-        tuple(_strides(_four(x.shape))),
+        tuple(steps_of(four(x.shape))),
         -zero(x) * count,
-        *fixed_point.mean_multiplier(*factor, count),
+        *scaled,
         zero(y),
     )
     return [Call("nn_mean", "nn_mean_params", numbers, (x,), y)]
 
 
-def _pad(node: Node) -> list[Call]:
-    x, y = node.inputs[0], node.outputs[0]
-    before = integers(node.inputs[1])[::2]
-    numbers = (_four(x.shape), _four(y.shape), (0,) * (4 - len(before)) + tuple(before), zero(y))
-    return [Call("nn_pad", "nn_pad_params", numbers, (x,), y)]
-
-
-def _transpose(node: Node) -> list[Call]:
-    x, y = node.inputs[0], node.outputs[0]
-    order = integers(node.inputs[1])
-    moved = [n for n in order if x.shape[n] > 1]
-    if moved == sorted(moved):
-        return []  # only axes of size 1 move: the bytes stay where they are
-    strides = _strides(x.shape)
-    numbers = (_four(y.shape), (0,) * (4 - len(order)) + tuple(strides[i] for i in order))
-    return [Call("nn_transpose", "nn_transpose_params", numbers, (x,), y)]
-
-
-def _concat(node: Node) -> list[Call]:
-    y, axis = node.outputs[0], node.option("axis") % len(node.outputs[0].shape)
-    rows, pitch = math.prod(y.shape[:axis]), math.prod(y.shape[axis:])
-    widths = [math.prod(x.shape[axis:]) for x in node.inputs]
-    return [
-        Call("nn_concat", "nn_concat_params", (rows, width, pitch, sum(widths[:i])), (x,), y)
-        for i, (x, width) in enumerate(zip(node.inputs, widths, strict=True))
-    ]
-
-
 def _softmax(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
     numbers = (x.size // x.shape[-1], x.shape[-1])
-    scaling = fixed_point.softmax_scaling(float(np.float32(node.option("beta", 1.0))), float(_scale(x)))
+    scaling = fixed_point.softmax_scaling(float(np.float32(node.option("beta", 1.0))), float(scale(x)))
     return [Call("nn_softmax", "nn_softmax_params", (*numbers, *scaling), (x,), y)]
 
 
@@ -247,16 +168,16 @@ def _rescale(node: Node, factor: float, low: int, high: int) -> list[Call]:
 
 def _relu(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
-    return _rescale(node, float(_scale(x) / _scale(y)), max(INT8_MIN, zero(y)), INT8_MAX)  # float32 division
+    return _rescale(node, float(scale(x) / scale(y)), max(INT8_MIN, zero(y)), INT8_MAX)  # float32 division
 
 
 def _relu6(node: Node) -> list[Call]:
-    low, high = fixed_point.activation_range("RELU6", _scale(node.inputs[0]), zero(node.inputs[0]))
+    low, high = fixed_point.activation_range("RELU6", scale(node.inputs[0]), zero(node.inputs[0]))
     return _rescale(node, 1.0, low, high)
 
 
 def _quantize(node: Node) -> list[Call]:
-    factor = float(_scale(node.inputs[0])) / float(_scale(node.outputs[0]))
+    factor = float(scale(node.inputs[0])) / float(scale(node.outputs[0]))
     return _rescale(node, factor, INT8_MIN, INT8_MAX)
 
 
@@ -266,17 +187,19 @@ _LOWER: dict[str, Callable[[Node], list[Call]]] = {
     "FULLY_CONNECTED": _fully_connected,
     "AVERAGE_POOL_2D": _pool("nn_average_pool_2d"),
     "MAX_POOL_2D": _pool("nn_max_pool_2d"),
-    "ADD": _add,
-    "MUL": _mul,
     "MEAN": _mean,
-    "PAD": _pad,
-    "RESHAPE": lambda node: [],
-    "TRANSPOSE": _transpose,
-    "CONCATENATION": _concat,
+    "SUM": _mean,
     "SOFTMAX": _softmax,
     "RELU": _relu,
     "RELU6": _relu6,
     "QUANTIZE": _quantize,
+    **products.LOWER,
+    **elementwise.LOWER,
+    **lookup.LOWER,
+    **moves.LOWER,
 }
 
-IN_PLACE = frozenset({"nn_add", "nn_mul", "nn_rescale", "nn_softmax"})  # kernels whose output may be an input
+IN_PLACE = frozenset(
+    {"nn_add", "nn_mul", "nn_rescale", "nn_softmax", "nn_lookup"}
+    | {"nn_add_broadcast", "nn_mul_broadcast", "nn_sub", "nn_squared_difference", "nn_extreme"}
+)  # kernels whose output may be an input of its size

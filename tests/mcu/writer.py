@@ -57,10 +57,11 @@ class Writer:
         self.codes.append((float(np.ravel(scale)[0]) if scale is not None else 0.0, zero_point))
         return len(self.graph.tensors) - 1
 
-    def op(self, name: str, inputs: Sequence[int], output: int, options: str | None = None, **values: Any) -> int:
-        """An op; `options` is the schema's table ("Conv2DOptions"), `values` its fields. Returns the output."""
+    def op(self, name: str, inputs: Sequence[int], output: Any, options: str | None = None, **values: Any) -> Any:
+        """An op; `options` is the schema's table ("Conv2DOptions"), `values` its fields. Returns the output or list of
+        outputs as it was given."""
         made = schema.OperatorT()
-        made.inputs, made.outputs = list(inputs), [output]
+        made.inputs, made.outputs = list(inputs), output if isinstance(output, list) else [output]
         made.opcodeIndex = len(self.ops)
         self.ops.append(name)
         if options is not None:

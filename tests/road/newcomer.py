@@ -44,7 +44,7 @@ def images(seed, n):
 def splits():
     return {
         "train": images(1, 1200), "calibration": images(2, 120), "selection": images(3, 500), "gate": images(4, 900),
-        "preprocessing": {"range": "standardised"}, "labels": ["horizontal", "vertical", "down", "up"],
+        "preprocessing": {"notes": {"range": "standardised"}}, "labels": ["horizontal", "vertical", "down", "up"],
     }
 '''
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -54,6 +55,20 @@ def test_tflite_runtime_is_another_entry_of_runs(again: Folder, python: Path) ->
     missing = again.deploy("gate", "deploy-out", "--set", "gate.metrics.macro_f1=5")
     alike = own["samples_sha256"] == other["samples_sha256"]
     assert missing.returncode == (0 if alike else 1), missing.stdout
+
+
+def test_every_device_named_is_a_run_of_its_own(again: Folder) -> None:
+    second = f"local://{sys.executable}"
+    done = again.deploy("--target", "onnxruntime", "--device", "local://", "--device", second, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["environment"]["attached"] == "local://"
+    runs = report["targets"]["onnxruntime"]["runs"]
+    assert {(run["attached"], run["batch"]) for run in runs} == {(uri, n) for uri in (None, second) for n in (1, 32)}
+    assert all(run["latency_ms"]["n"] >= 1000 for run in runs if run["batch"] == 1)
+    assert second in (again.path / "deploy-out" / "report.html").read_text()  # its layers are drawn beside
+    told = again.deploy("profile", "deploy-out", "--target", "onnxruntime", "--layers").stdout
+    assert told.count("CPUExecutionProvider") > 4
 
 
 def test_the_original_is_timed_where_it_is_asked_for(again: Folder) -> None:

@@ -49,6 +49,17 @@ def test_a_slice_that_the_data_has_not_fails(finished: Folder) -> None:
     assert "slice group:ann at batch 1: unavailable, but the policy requires it; there are: class:down" in done.stdout
 
 
+def test_a_policy_from_a_file_of_its_own(finished: Folder, tmp_path: Path) -> None:
+    policy = tmp_path / "release.toml"
+    policy.write_text("margin_points = 6.0\nmin_samples = 100000\n")
+    done = finished.deploy("gate", "--policy", str(policy), "--target", "tflite", "--json")
+    assert done.returncode == 1
+    reasons = " ".join(json.loads(done.stdout)["targets"]["tflite"]["reasons"])
+    assert "100,000" in reasons or "100000" in reasons
+    loose = finished.deploy("gate", "--policy", str(policy), "--set", "gate.min_samples=10", "--target", "tflite")
+    assert loose.returncode == 0, loose.stdout
+
+
 def test_a_metric_that_nobody_knows_is_bad_usage(finished: Folder) -> None:
     done = finished.deploy("gate", "--set", "gate.metrics.acuracy=5")
     assert done.returncode == 2

@@ -93,7 +93,7 @@ def test_run_covers_every_sample_once_whatever_the_batch(folder, batch):
     assert record["load_ms"] > 0
     assert set(result["device"]) == {
         "system", "machine", "cpu", "cores", "memory_bytes", "python", "affinity", "governor", "os", "serial",
-        "cpu_features", "libc",
+        "cpu_features", "saturates", "libc",
     }  # fmt: skip
 
 

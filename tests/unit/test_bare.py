@@ -35,6 +35,28 @@ def test_a_file_is_profiled_with_its_evidence(model, tmp_path, monkeypatch):
     assert not found["interrupted"]
 
 
+@pytest.mark.parametrize(("target", "op"), [("onnxruntime", "Relu"), ("openvino", "Subgraph")])
+def test_the_layers_of_a_file_are_one_table_for_every_runtime(model, tmp_path, monkeypatch, target, op):
+    monkeypatch.setattr(bare, "RULES", {**bare.RULES, "warmup_s": 0.01, "budget_s": 0.01, "min_rounds": 10})
+    found = bare.profile(model, target, None, 1, None, tmp_path / "samples.npz", silent, layers=True)
+    (row,) = found["layers"]
+    assert row["op"] == op
+    assert set(row) == {"op", "name", "type", "precision", "ms", "share"}
+    assert row["precision"] == "f32"
+    assert sum(row["share"] for row in found["layers"]) == pytest.approx(1)
+    assert found["layers_unavailable"] is None
+
+
+def test_a_runtime_that_tells_no_layers_says_so(tmp_path):
+    from targets.channels import LOCAL, open_device
+    from tests.devices import toy
+
+    task = {"do": "layers", "model": "m", "inputs": "inputs", "runs": 3, "seed": 0}
+    result = open_device(LOCAL).run(toy.request(tmp_path, task), tmp_path)["tasks"][0]
+    assert result["layers"] is None
+    assert result["unavailable"] == "its runtime tells no times of single ops"
+
+
 def test_a_file_that_is_no_model_is_the_runtimes_own_words(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(StageError, match="does not load"):

@@ -52,7 +52,10 @@ def test_the_shipped_example_loads() -> None:
         (GOOD + "[calibrate]\nobservers = ['octaf']\n", "unknown observer 'octaf': did you mean 'octav'?"),
         (GOOD + "[calibrate]\nobservers = []\n", "calibrate.observers: Tuple should have at least 1 item"),
         (GOOD + "[calibrate]\nobservers = ['mse', 'mse']\n", "calibrate.observers: one is named twice"),
-        (GOOD + "[weights]\nmethod = 'round'\n", "weights.method: Input should be 'none', 'bias' or 'rounding'"),
+        (
+            GOOD + "[weights]\nmethod = 'round'\n",
+            "weights.method: Input should be 'none', 'bias', 'rounding' or 'adaround'",
+        ),
         (GOOD + "stages = ['weights']\n", "'weights' runs by itself"),
         (GOOD + "stages = ['prun']\n", "stages.0: Input should be 'prune' or 'distill'"),
         (GOOD + "[prune]\nschedule = 'groups'\n", "go together"),
@@ -129,3 +132,29 @@ def test_every_criterion_can_be_chosen() -> None:
 def test_a_slice_by_tag_can_be_set_although_its_name_has_an_equals_sign(tmp_path: Path) -> None:
     loaded = recipe.load(write(tmp_path, GOOD), ["gate.slices.tag:light=dusk=5%", "gate.slices.class:up=3"])
     assert loaded.gate.slices == {"tag:light=dusk": "5%", "class:up": 3}
+
+
+def test_a_policy_may_have_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "release.toml").write_text("margin_points = 0.5\n[metrics]\nmacro_f1 = 2.0\n")
+    file = write(tmp_path, GOOD.replace("model", "gate = 'release.toml'\nmodel", 1))
+    loaded = recipe.load(file, ["gate.min_samples=100"])
+    assert loaded.gate.margin_points == 0.5
+    assert loaded.gate.metrics == {"macro_f1": 2.0}
+    assert loaded.gate.min_samples == 100
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (None, "no policy at {folder}/release.toml: a file with the keys of [gate]"),
+        ("margin = [", "release.toml: not valid TOML"),
+        ("margin_point = 1\n", "(gate: release.toml): unknown key 'gate.margin_point': did you mean 'gate.margin_poi"),
+        ("margin_points = -1\n", "(gate: release.toml): gate.margin_points: Input should be greater than 0"),
+    ],
+)
+def test_a_policy_file_that_is_wrong_is_named(tmp_path: Path, policy: str | None, says: str) -> None:
+    if policy is not None:
+        (tmp_path / "release.toml").write_text(policy)
+    with pytest.raises(UsageError) as caught:
+        recipe.load(write(tmp_path, "gate = 'release.toml'\n" + GOOD))
+    assert says.format(folder=tmp_path) in str(caught.value)

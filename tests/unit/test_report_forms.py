@@ -262,3 +262,24 @@ def test_an_explanation_beside_the_report_is_shown(tmp_path: Path) -> None:
         assert said in text, said
     (tmp_path / "explain.json").write_text("{}")
     assert "Why int8 differs" not in html.page(record(), tmp_path)
+
+
+def test_layers_are_drawn_slowest_first_and_a_runtime_that_tells_none_is_named() -> None:
+    rows = [
+        {"op": HOSTILE if k == 7 else "Conv", "name": f"layer{k}", "type": "jit", "precision": "int8", "ms": k / 100,
+         "share": k / 210}
+        for k in range(1, 21)
+    ]  # fmt: skip
+
+    def told(made: Any) -> None:
+        made["targets"]["tflite"]["runs"][0]["layers"] = rows
+
+    page = html.page(record(told), Path("nowhere"))
+    drawn = re.findall(r'<rect [^>]*class="layer"[^>]*><title>([^<]*)', page)
+    assert drawn == [f"layer{k}" for k in range(20, 8, -1)] + ["8 more"]
+    assert "10%, 0.2 ms" in page
+
+    def untold(made: Any) -> None:
+        made["targets"]["tflite"]["runs"][0]["layers_unavailable"] = HOSTILE
+
+    assert "unavailable: &lt;script&gt;" in html.page(record(untold), Path("nowhere"))

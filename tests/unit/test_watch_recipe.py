@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import data, user
 from pipeline.errors import UsageError
+from pipeline.loader import loader
 
 FOLDER = Path(__file__).parents[2] / "pipeline" / "recipes" / "watch"
 
@@ -45,14 +46,14 @@ def test_windows_are_split_by_subject_and_standardised_by_training(cache):
 
 def test_declared_preprocessing_turns_raw_samples_into_the_splits(cache):
     made_data = made()
-    scale = made_data.preprocessing["standardise"]
+    rules = made_data.preprocessing["input"]
     with np.load(next(cache.glob("*.npz")), allow_pickle=False) as stored:
         first = int(np.flatnonzero(np.isin(stored["subject"], (6, 7)))[0])
         start = int(stored["lengths"][:first].sum())
         raw = stored["samples"][start : start + 100]
-    expected = ((raw - np.array(scale["mean"])) / np.array(scale["std"])).T
-    np.testing.assert_allclose(made_data.splits["selection"].inputs["input"][0], expected, atol=1e-4)
-    assert len(made_data.preprocessing["axes"]) == len(made_data.preprocessing["units"]) == 6
+    np.testing.assert_array_equal(made_data.splits["selection"].inputs["input"][0], loader.prepare(raw, rules))
+    assert made_data.raw_checked == 4
+    assert len(rules["notes"]["axes"]) == len(rules["notes"]["units"]) == len(rules["mean"]) == 6
     assert made_data.labels == ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
 
 

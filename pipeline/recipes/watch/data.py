@@ -45,14 +45,18 @@ def splits() -> dict[str, Any]:
         **{name: (scaled[mask], labels[mask], subjects[mask]) for name, mask in chosen.items()},
         "labels": LABELS,
         "preprocessing": {
-            "sampling_rate_hz": RATE_HZ,
-            "window_samples": WINDOW,
-            "hop_samples": WINDOW,
-            "layout": "[axis, time]",
-            "axes": list(AXES),
-            "units": ["g", "g", "g", "rad/s", "rad/s", "rad/s"],
-            "standardise": {"mean": mean.round(6).tolist(), "std": std.round(6).tolist()},
+            "layout": "TC -> CT",
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "notes": {
+                "sampling_rate_hz": RATE_HZ,
+                "window_samples": WINDOW,
+                "hop_samples": WINDOW,
+                "axes": list(AXES),
+                "units": ["g", "g", "g", "rad/s", "rad/s", "rad/s"],
+            },
         },
+        "raw": windows[chosen["calibration"]][:4].transpose(0, 2, 1),
     }
 
 

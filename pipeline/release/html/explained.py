@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.release.report import Report
+from pipeline.release.report import EXPLANATION, Report
 
-FILE = "explain.json"
 GAINS = 5  # layers whose gain is listed
 
 
 def explained(report: Report, folder: Path) -> list[dict[str, Any]]:
     """The explanations of the report's own targets and candidates; none where there is no readable file."""
     try:
-        rows = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        rows = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
         return [_one(row) for row in rows if _known(report, row)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

@@ -28,12 +28,23 @@ typedef struct {
 typedef struct {
     int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
-    int32_t outside, output_offset, activation_min, activation_max, words, scratch_bytes;
+    int32_t outside, output_offset, activation_min, activation_max, words;
     const uint32_t *weights;
     const int32_t *bias;
     const int32_t *multiplier;
     const int8_t *halvings;
 } nn_packed_conv_params;
+
+/* For nn_depthwise_conv_2d_fours; `halvings` as above. */
+typedef struct {
+    int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+    int32_t input_offset, output_offset, activation_min, activation_max;
+    const int8_t *weights;
+    const int32_t *bias;
+    const int32_t *multiplier;
+    const int8_t *halvings;
+} nn_depthwise_params;
 
 typedef struct {
     int32_t batches, in, out, output_offset, activation_min, activation_max, words;
@@ -71,10 +82,16 @@ typedef struct {
     int32_t in[4], out[4], before[4], value;
 } nn_pad_params;
 
-/* stride[i]: elements between neighbours along the output's axis i, in the input. */
+/* The output, dense, is read from `start` on, `step` numbers apart along each axis. */
 typedef struct {
-    int32_t out[4], stride[4];
-} nn_transpose_params;
+    int32_t start, extent[4], step[4];
+} nn_copy_params;
+
+/* Of each plane, the rows and columns that are listed. */
+typedef struct {
+    int32_t planes, plane_bytes, row_bytes, column_bytes, out_rows, out_columns;
+    const int32_t *rows, *columns;
+} nn_pick_params;
 
 /* `rows` pieces of `bytes`, `pitch` apart in the output. */
 typedef struct {
@@ -85,9 +102,56 @@ typedef struct {
     int32_t rows, width, multiplier, shift, smallest_difference;
 } nn_softmax_params;
 
+/* `table[(uint8_t)code]`: the output for a code. */
+typedef struct {
+    int32_t count;
+    const int8_t *table;
+} nn_lookup_params;
+
+typedef struct {
+    int32_t count, sign; /* 1: the larger, -1: the smaller */
+} nn_extreme_params;
+
+/* Extents of the output, and how far apart its neighbours' operands lie: 0 where one is broadcast. */
+typedef struct {
+    int32_t extent[4], step_a[4], step_b[4];
+} nn_walk;
+
+typedef struct {
+    nn_add_params op; /* without its count, as in the next two */
+    nn_walk walk;
+} nn_broadcast_add_params;
+
+typedef struct {
+    nn_mul_params op;
+    nn_walk walk;
+} nn_broadcast_mul_params;
+
+typedef struct {
+    nn_extreme_params op;
+    nn_walk walk;
+} nn_broadcast_extreme_params;
+
+/* rows x depth times depth x columns, for each batch; row_a: numbers between neighbouring rows of a, and so on. */
+typedef struct {
+    int32_t batches[3], step_a[3], step_b[3], rows, columns, depth, row_a, depth_a, depth_b, column_b;
+    int32_t offset_a, offset_b, output_offset, multiplier, shift, activation_min, activation_max;
+} nn_matmul_params;
+
+/* NHWC. Weights [out][h][w][in / groups]. `bias` may be NULL. */
+typedef struct {
+    int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+    int32_t input_offset, output_offset, activation_min, activation_max, groups;
+    const int8_t *weights;
+    const int32_t *bias;
+    const int32_t *multiplier;
+    const int8_t *shift;
+} nn_grouped_conv_params;
+
 void nn_depthwise_conv_2d(const nn_conv_params *p, const int8_t *input, int8_t *output);
 /* As many channels out as in, in fours. */
-void nn_depthwise_conv_2d_fours(const nn_conv_params *p, const int8_t *input, int8_t *output);
+void nn_depthwise_conv_2d_fours(const nn_depthwise_params *p, const int8_t *input, int8_t *output);
 void nn_conv_2d_packed(const nn_packed_conv_params *p, const int8_t *input, int8_t *output, void *scratch);
 void nn_fully_connected_packed(const nn_packed_fully_connected_params *p, const int8_t *input, int8_t *output,
                                void *scratch);
@@ -95,13 +159,24 @@ void nn_average_pool_2d(const nn_pool_params *p, const int8_t *input, int8_t *ou
 void nn_max_pool_2d(const nn_pool_params *p, const int8_t *input, int8_t *output);
 void nn_mean(const nn_mean_params *p, const int8_t *input, int8_t *output);
 void nn_pad(const nn_pad_params *p, const int8_t *input, int8_t *output);
-void nn_transpose(const nn_transpose_params *p, const int8_t *input, int8_t *output);
+void nn_copy(const nn_copy_params *p, const int8_t *input, int8_t *output);
+void nn_pick(const nn_pick_params *p, const int8_t *input, int8_t *output);
 void nn_concat(const nn_concat_params *p, const int8_t *input, int8_t *output);
-/* These four may run in place: output == input (either of two). */
+void nn_matmul(const nn_matmul_params *p, const int8_t *a, const int8_t *b, int8_t *output);
+/* Weights [out][h][w][in]; the padding is that of the convolution that it turns round. */
+void nn_transpose_conv(const nn_conv_params *p, const int8_t *input, int8_t *output);
+void nn_conv_2d_grouped(const nn_grouped_conv_params *p, const int8_t *input, int8_t *output);
+/* These may run in place: output == an input of its size. */
 void nn_add(const nn_add_params *p, const int8_t *a, const int8_t *b, int8_t *output);
 void nn_mul(const nn_mul_params *p, const int8_t *a, const int8_t *b, int8_t *output);
 void nn_rescale(const nn_rescale_params *p, const int8_t *input, int8_t *output);
 void nn_softmax(const nn_softmax_params *p, const int8_t *input, int8_t *output);
+void nn_lookup(const nn_lookup_params *p, const int8_t *input, int8_t *output);
+void nn_add_broadcast(const nn_broadcast_add_params *p, const int8_t *a, const int8_t *b, int8_t *output);
+void nn_sub(const nn_broadcast_add_params *p, const int8_t *a, const int8_t *b, int8_t *output);
+void nn_squared_difference(const nn_broadcast_add_params *p, const int8_t *a, const int8_t *b, int8_t *output);
+void nn_mul_broadcast(const nn_broadcast_mul_params *p, const int8_t *a, const int8_t *b, int8_t *output);
+void nn_extreme(const nn_broadcast_extreme_params *p, const int8_t *a, const int8_t *b, int8_t *output);
 
 static inline int32_t nn_smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline int32_t nn_larger(int32_t a, int32_t b) { return a > b ? a : b; }
