@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pipeline.compression import structure
+from pipeline.compression import heads, structure
 from pipeline.compression.structure import Group, Kept, Member, layouts, width
 from pipeline.errors import UsageError
 
@@ -29,10 +29,16 @@ def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], li
         found, kept = [], []
         with torch.no_grad():
             reference = model(*example)
+        # Between heads, a channel is not free: where the scores are nearly even, no trial on inputs would notice.
+        headed = {(one.module, one.axis): of.name for of in heads.groups(model, example)[0] for one in of.members}
         dependent, seen = _dependencies(model, example)
         for group in dependent:
             if isinstance(group, Group):
+                owners = (headed.get((one.module, one.axis)) for one in group.members if one.axis == "out")
+                owner = next((name for name in owners if name is not None), None)
                 reason = structure.problem(model, group, example, reference)
+                if owner is not None:
+                    reason = f"its channels are those of heads of '{owner}': granularity \"head\" takes these"
                 if not reason:
                     found.append(group)
                     continue

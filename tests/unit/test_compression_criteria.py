@@ -371,3 +371,33 @@ def test_obs_says_when_it_would_not_fit(monkeypatch):
     monkeypatch.setattr(surgeon, "LIMIT_BYTES", 10_000)
     with pytest.raises(UsageError, match=r"keeps the gradients of 40 samples by .* lower prune.samples to \d+"):
         criteria.score("obs", seen())
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_contribution_is_the_same_whether_layers_are_run_again_or_not(monkeypatch, limit):
+    """Batches of several sizes, a layer that runs twice, in-place operations: what was said is said again."""
+
+    class Twice(Net):
+        def forward(self, x):
+            x = torch.relu_(self.norm(self.stem(x)))
+            for _ in range(2):
+                x = x + self.outer(torch.relu_(self.inner(x)))
+            return self.head(x.flatten(1))
+
+    sight = seen(Twice)
+    assert {"inner", "outer"} <= {group.name for group in sight.groups}
+    monkeypatch.setattr(ablation, "BATCH", 16)  # 40 samples: 16, 16, 8
+    monkeypatch.setattr(ablation, "LIMIT_BYTES", limit)
+    state = copy.deepcopy(sight.model.state_dict())
+    found = ablation.contribution(sight)
+    for group, values in zip(sight.groups, found, strict=True):
+        for unit in range(group.width):
+            cut = copy.deepcopy(sight.model)
+            structure.apply(cut, structure.edits_for(cut, [(group, [unit])]))
+            with torch.no_grad():
+                rise = F.cross_entropy(cut(*sight.inputs), sight.labels) - F.cross_entropy(
+                    sight.model(*sight.inputs), sight.labels
+                )
+            assert float(values[unit]) == pytest.approx(float(rise), abs=1e-5)
+    assert all(torch.equal(state[name], tensor) for name, tensor in sight.model.state_dict().items())
+    assert not any("forward" in vars(module) for module in sight.model.modules() if list(module.children()) == [])

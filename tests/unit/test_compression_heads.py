@@ -269,3 +269,21 @@ def test_an_unfolded_attention_says_the_same(options, batch_first):
         torch.testing.assert_close(attention.Attention(origin)(*given, **masks)[0], expected, atol=1e-5, rtol=1e-5)
     single = tuple(one[0] for one in (q, k, v))
     torch.testing.assert_close(attention.Attention(origin)(*single)[0], origin(*single)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_channels_between_heads_stay_even_where_no_input_would_tell():
+    """Attention that is nearly even says the same without half of each query: only the heads know."""
+    model, x = made("Builtin")
+    units.prepare(["head"], model, (x[:2],))
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith((".q", ".k")):
+                module.weight *= 1e-4
+                module.bias *= 1e-4
+    groups, kept = channels.groups(model, (x[:2],))
+    made_of = {member.module for group in groups for member in group.members if member.axis == "out"}
+    assert not [name for name in made_of if name.endswith((".q", ".k", ".v"))]
+    assert [one.reason for one in kept if "heads of" in one.reason]
+    found, _ = units.groups(["head", "channel"], model, (x[:2],))
+    cut = [(one.module, one.axis, channel) for group in found for one in group.members for channel in one.channels]
+    assert len(cut) == len(set(cut))
