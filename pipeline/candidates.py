@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifact import Artifact
 from pipeline.branch import Branch
@@ -12,7 +12,12 @@ from pipeline.errors import StageError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.runner import Runner, attached_device
 
+if TYPE_CHECKING:
+    from targets.base import Candidate
+
 COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
+KEPT = "-keep"  # and how those with layers left in float end
+OURS = "ours-"  # how the ids of candidates with our ranges begin
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 
@@ -23,7 +28,7 @@ def strategies(recipe: Recipe, target: str, device: str | None) -> tuple[str, ..
     from targets import agent, registry
 
     wished = recipe.calibrate.strategies
-    if wished != "auto":
+    if wished is not None:
         return wished
     able = registry.load(target).capabilities.saturating
     if able == ("default",):
@@ -33,39 +38,20 @@ def strategies(recipe: Recipe, target: str, device: str | None) -> tuple[str, ..
 
 def quantize(
     branch: Branch,
+    chosen: Mapping[str, Candidate],
     inputs: Mapping[str, Mapping[str, Artifact]],
     vendors: Mapping[str, Artifact],
     runner: Runner,
     recipe: Recipe,
-    wanted: Sequence[str],
 ) -> None:
-    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there.
-
-    `wanted`: the strategies of those that take ranges of ours.
-    """
-    rows = vendors["float"].metadata["candidates"]
-    proposed = {row["id"]: row for row in rows if row["quantizer"] != "ours"}
-    if len(proposed) < len(rows):  # the target takes ranges of ours
-        own = next(row for row in rows if row["quantizer"] == "ours")
-        observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
-        proposed |= {
-            f"ours-{name}" + ("" if strategy == "default" else f"-{strategy}"): own
-            for strategy in wanted
-            for name in observers
-        }
-    wished = recipe.quantize.candidates
-    if wished and not set(wished) & set(proposed):
-        raise UsageError(f"quantize.candidates: {branch.name} has none of {list(wished)}; it proposes {list(proposed)}")
-    chosen = {
-        n: row["precision"] for n, row in proposed.items() if not wished or n in wished or row["precision"] == "f32"
-    }
-    for name in chosen:
+    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
+    for name, candidate in chosen.items():
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
-        settings["weights"] = recipe.weights.method if proposed[name]["quantizer"] == "ours" else "none"
-        if name.startswith(f"ours-{ENCODINGS}"):
+        settings["weights"] = recipe.weights.method if candidate.quantizer == "ours" else "none"
+        if candidate.observer == ENCODINGS:
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
-        kind = "ours-plain" if name.endswith(COARSE) else proposed[name]["quantizer"]
+        kind = "ours-plain" if is_coarse(name) else candidate.quantizer
         if kind == "ours-plain":
             settings["weights"] = "none"
         given = inputs.get(kind, vendors)
@@ -77,17 +63,93 @@ def quantize(
         except StageError as error:  # a vendor's quantizer that breaks on this model is a result, and shown as one
             branch.failed[name] = str(error)
             runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": str(error)})
-    integers = [name for name, kind in chosen.items() if kind == "int8"]
+    integers = [name for name, candidate in chosen.items() if candidate.precision == "int8"]
     if integers and not any(name in branch.candidates for name in integers):
         raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
 
 
+def choose(branch: Branch, lowered: Artifact, recipe: Recipe, wanted: Sequence[str]) -> dict[str, Candidate]:
+    """Float, and those that the recipe names, or else what the target proposes with the recipe's observers.
+
+    `wanted`: the strategies of those that take ranges of ours. Raises UsageError where none of those named is there.
+    """
+    from targets import base, registry  # numpy comes with these
+
+    target, model = registry.load(branch.name), base.read_manifest(lowered.path)
+    proposed = target.candidates(model)
+    names = [candidate.id for candidate in proposed if candidate.quantizer != "ours"]
+    if len(names) < len(proposed):  # the target takes ranges of ours
+        observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
+        names += [
+            f"{OURS}{name}" + ("" if strategy == "default" else f"-{strategy}")
+            for strategy in wanted
+            for name in observers
+        ]
+    found, why = {}, ""
+    for name in [*names[:1], *(recipe.quantize.candidates or names[1:])]:
+        try:
+            found[name] = base.find(target, model, name)
+        except base.TargetError as error:  # it may be another target's
+            why = str(error)
+    if recipe.quantize.candidates and not set(found) & set(recipe.quantize.candidates):
+        raise UsageError(f"quantize.candidates: {why}; {branch.name} proposes {names}")
+    return found
+
+
+def check_names(recipe: Recipe, targets: Sequence[str]) -> None:
+    """Raise UsageError for a name in quantize.candidates whose rule, strategy or variant no target has; before work.
+
+    The vendors' own candidates depend on the lowered model, and are looked up when it is there.
+    """
+    from targets import registry  # numpy comes with it
+
+    observer_kind(recipe)
+    able = {name: registry.load(name).capabilities for name in targets}
+    for wished in recipe.quantize.candidates:
+        plain, at, variant = wished.removesuffix(KEPT).partition("@")
+        strategy = plain.removeprefix(OURS).partition("-")[2] if plain.startswith(OURS) else ""
+        lacks = [(variant, all(variant not in one.variants for one in able.values()))] if at else []
+        if strategy:
+            ends = f"-{strategy}"
+            lacks += [(strategy, not any(s.endswith(ends) for one in able.values() for s in one.schemes))]
+        for what, missing in lacks:
+            if missing:
+                why = "; ".join(f"{name}: {one.lacking[what]}" for name, one in able.items() if what in one.lacking)
+                known = sorted({v for one in able.values() for v in (*one.variants, *map(_strategy, one.schemes))})
+                raise UsageError(
+                    f"quantize.candidates: no target here has '{what}' for '{wished}'{f' ({why})' if why else ''}: "
+                    f"there are {', '.join(filter(None, known))}"
+                )
+
+
+def _strategy(scheme: str) -> str:
+    return scheme.partition("-")[2]
+
+
+def observer_kind(recipe: Recipe) -> str:
+    """The class of observers that the recipe's rules need. Raises UsageError for a candidate with an unknown rule."""
+    from calibration.errors import CalibrationError  # numpy comes with these
+    from calibration.rules import least
+
+    named = (one.removeprefix(OURS).partition("@")[0] for one in recipe.quantize.candidates if one.startswith(OURS))
+    rules = [rule for rule in (name.partition("-")[0] for name in named) if rule != ENCODINGS]
+    try:
+        return least([*recipe.calibrate.observers, *rules]).__name__
+    except CalibrationError as error:
+        raise UsageError(f"quantize.candidates: {error}") from error
+
+
+def is_coarse(name: str) -> bool:
+    """Does this candidate round weights to other codes than the weight step did?"""
+    return name.partition("@")[0].endswith(COARSE)
+
+
 def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
     """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
-    ours = [name for name in branch.candidates if name.startswith("ours-")]
+    ours = [name for name in branch.candidates if name.startswith(OURS)]
     if not ours:
         return
-    name = min(ours, key=lambda one: (one.endswith(COARSE), "mse" not in one))  # the nearest to float, as a rule
+    name = min(ours, key=lambda one: (is_coarse(one), "mse" not in one))  # the nearest to float, as a rule
     given, settings = branch.made[name]
     title = f"{branch.name}/{name}-keep"
     try:
@@ -110,13 +172,14 @@ def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> N
 
 def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:
     """The ranges of activations in the user's file, as JSON: content, not path, is what a stage depends on."""
-    from calibration import encodings  # numpy comes with it
-    from calibration.errors import CalibrationError
+    from calibration.errors import CalibrationError  # numpy comes with these
+    from targets import encodings
+    from targets.base import TargetError
 
     path = recipe.folder / recipe.calibrate.encodings[target]
     try:
         return {name: asdict(one) for name, one in encodings.read(path).activations.items()}
-    except CalibrationError as error:
+    except (CalibrationError, TargetError) as error:
         raise UsageError(f"calibrate.encodings: {error}") from error
     except OSError as error:
         raise UsageError(f"calibrate.encodings: cannot read {path}: {error.strerror}") from error

@@ -8,7 +8,9 @@ several that share the store and the recipe.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
@@ -32,6 +34,12 @@ def is_helper() -> bool:
     return several() and os.environ["RANK"] != "0"
 
 
+def quieten() -> None:
+    """Before torch is loaded: without its remark that networks without unused parameters could train a bit faster."""
+    if several():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def lead(function: str, job: Job) -> dict[str, Any]:
     """A stage that trains, run by all processes at once."""
     if several():
@@ -49,11 +57,12 @@ def help_out() -> None:
     """Run what the first process says, until it is through. Results and errors are the first one's to tell."""
     while (order := _tell(None)) is not None:
         function, job = order
-        with tempfile.TemporaryDirectory() as aside:
-            try:
-                invoke(function, replace(job, out=Path(aside)))
-            except DeployError:
-                continue
+        with (
+            tempfile.TemporaryDirectory() as aside,
+            contextlib.redirect_stdout(sys.stderr),
+            contextlib.suppress(DeployError),
+        ):
+            invoke(function, replace(job, out=Path(aside)))
 
 
 def _tell(order: tuple[str, Job] | None) -> tuple[str, Job] | None:

@@ -34,8 +34,11 @@ def of(table: type[BaseModel]) -> list[str]:
     return found
 
 
-def override(table: dict[str, Any], text: str) -> None:
-    """Set one key of a table, "prune.macs=0.25", the value in TOML or a bare word. Raises UsageError."""
+def override(table: dict[str, Any], text: str, rivals: Mapping[str, Sequence[str]]) -> None:
+    """Set one key of a table, "prune.macs=0.25", the value in TOML or a bare word. Raises UsageError.
+
+    `rivals`: keys of a table of which one stands alone; the one that is set takes the place of the others.
+    """
     key, equals, value = text.partition("=")
     if ".tag:" in key:  # a slice, whose own name has an equals sign
         tag, equals, value = value.partition("=")
@@ -51,6 +54,9 @@ def override(table: dict[str, Any], text: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise UsageError(f"--set {text}: '{part}' is not a table")
+    alone = rivals.get(".".join(parts[:-1]), ())
+    for other in alone if parts[-1] in alone else ():
+        table.pop(other, None)
     table[parts[-1]] = parsed
 
 

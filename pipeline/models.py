@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.compression.structure import Edits
 
+COMPILED = "_orig_mod."  # what torch.compile puts before the names in a state dict
 WEIGHTS, EDITS = "weights.safetensors", "edits.json"
 
 
@@ -35,8 +36,24 @@ def build(owner: Mapping[str, str]) -> nn.Module:
         raise UsageError(
             f"model factory '{owner['model']}' returned {type(model).__name__}, expected a torch.nn.Module"
         )
+    model = _plain(model)
     inputs = owner.get("inputs", "")
     return adapt(model, inputs.split(",") if inputs else ())
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Without torch.compile, at any depth: its wrappers rename the layers, and compile anew for every width."""
+
+    def inner(module: nn.Module) -> nn.Module:
+        return module._orig_mod if type(module).__name__ == "OptimizedModule" else module  # type: ignore[return-value]
+
+    model = inner(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if inner(child) is not child:
+                setattr(module, name, inner(child))
+        module._compiled_call_impl = None
+    return model
 
 
 def ties(model: nn.Module) -> dict[str, str]:
@@ -119,6 +136,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 
     Raises UsageError listing the first missing, unexpected and wrong-shaped keys.
     """
+    state = {name.replace(COMPILED, ""): tensor for name, tensor in state.items()}
     own, tied = model.state_dict(), ties(model)
     present = set(state) | {alias for alias, name in tied.items() if name in state}
     present |= {name for alias, name in tied.items() if alias in state}

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_folder, shipped_artifact
+from pipeline.branch import Branch, model_folder, rows_of, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
@@ -22,7 +22,7 @@ from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
 from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
-from pipeline.road import Road
+from pipeline.road import Road, parts
 from pipeline.runner import Runner, device, version
 from pipeline.store import Store
 
@@ -293,12 +293,11 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
 
 
 def _candidates(branch: Branch) -> list[report.CandidateRow]:
-    raced = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
     empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "kept": [], "why": ""}
     rows: list[dict[str, Any]] = []
-    for name, artifact in branch.candidates.items():
+    for made in rows_of(branch):
+        name = made["id"]
         verdict, why = branch.choice.verdicts[name] if branch.choice else ("error", "the run stopped before the race")
-        made = {**artifact.metadata, **raced.get(name, {})}
         folder = str(model_folder(branch, name))
         rows.append(
             _known(made, report.CandidateRow) | {"id": name, "artifact": folder, "verdict": verdict, "why": why}
@@ -333,11 +332,7 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)
             keep_timings(name, branch, out)
-        if road.model is not None:
-            aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
-            shutil.copytree(road.model.path, aside)
-            shutil.rmtree(out / PYTORCH, ignore_errors=True)
-            aside.rename(out / PYTORCH)
+        _deliver_networks(road, out)
         (out / report.EXPLANATION).unlink(missing_ok=True)  # it speaks of another run
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
@@ -346,6 +341,20 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
         raise UsageError(
             f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
         ) from error
+
+
+def _deliver_networks(road: Road, out: Path) -> None:
+    """One network, or a folder with one for each target where they were pruned for it."""
+    models = {name: branch.network.model for name, branch in road.branches.items()} if parts(road.recipe) else {}
+    folders = models or {"": road.network.model}
+    if not any(folders.values()):
+        return
+    aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
+    for name, model in folders.items():
+        if model is not None:
+            shutil.copytree(model.path, aside / name)
+    shutil.rmtree(out / PYTORCH, ignore_errors=True)
+    aside.rename(out / PYTORCH)
 
 
 PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself

@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.recipe_tables.base import Count, Source, Table
 from pipeline.recipe_tables.policy import Gate
 from pipeline.recipe_tables.quantization import Calibrate, Profile, Quantize, Race, Weights
-from pipeline.recipe_tables.training import Distill, Prune, Train
+from pipeline.recipe_tables.training import STOPS, Distill, Prune, Train
 from pipeline.release.evidence import CLASS_METRICS, SCORES, limit_of, metric_unit
 
 FILE = "deploy.toml"
@@ -71,7 +71,9 @@ class Recipe(Table):
     pretrained: bool = False  # the factory's own weights are the float model: nothing is loaded or trained
     stages: tuple[Literal["prune", "distill"], ...] = ("prune", "distill")
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
-    rewrite: tuple[Literal["gelu", "clamp", "rnn_head"], ...] = ()  # before the first of `stages`: pipeline/rewrites.py
+    rewrite: tuple[
+        Literal["gelu", "clamp", "leaky_relu", "rnn_head"], ...
+    ] = ()  # before `stages`: pipeline/rewrites.py
     seed: Annotated[int, Field(ge=0)] = 0
     batch: Count = 1
     large_batch: Count = 32
@@ -207,7 +209,7 @@ def _read(path: Path, what: str, remedy: str) -> dict[str, Any]:
 def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from its keys. Raises UsageError with one line an error, each beginning with `where`."""
     for override in overrides:
-        keys.override(table, override)
+        keys.override(table, override, {"prune": STOPS})
     try:
         return Recipe(folder=folder, **table)
     except ValidationError as error:

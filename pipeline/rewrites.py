@@ -52,6 +52,13 @@ def _gelu(mode: Rewriting, name: str, func: Call, args: Any, keywords: Any) -> A
     return x * torch.sigmoid(1.702 * x)
 
 
+def _leaky_relu(mode: Rewriting, name: str, func: Call, args: Any, keywords: Any) -> Any:
+    given = dict(zip(("input", "negative_slope", "inplace"), args, strict=False)) | keywords
+    x = given["input"]
+    mode.done[name] += 1
+    return torch.relu(x) - given.get("negative_slope", 0.01) * torch.relu(-x)
+
+
 def _bounds(x: Any, low: Any = None, high: Any = None, **named: Any) -> tuple[Any, Any, Any]:
     first = named.get("min", named.get("min_val", low))
     return x, first, named.get("max", named.get("max_val", high))
@@ -120,6 +127,7 @@ PASSES: dict[str, Pass] = {
         (torch.clamp, torch.clip, Tensor.clamp, Tensor.clip, F.hardtanh),
         _clamp,
     ),
+    "leaky_relu": Pass("LeakyReLU becomes relu(x) - slope * relu(-x)", (F.leaky_relu,), _leaky_relu),
     "rnn_head": Pass(
         "the last of a GRU's, LSTM's or RNN's outputs becomes its final state, so that the others need not be joined",
         (torch.gru, torch.lstm, torch.rnn_tanh, torch.rnn_relu, Tensor.__getitem__),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_of
+from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
 from pipeline.errors import DeployError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import choose
@@ -18,18 +18,10 @@ from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
 from pipeline.stages.table import ORDER
 
-FIXED = ""  # of Road.exports, where no length varies
+if TYPE_CHECKING:
+    from targets.base import Capabilities
 
-
-@dataclass(frozen=True)
-class Exported:
-    """The model as a program, after the weight step (the program itself where there is none), and the original float
-    model, where the profile asks for it.
-    """
-
-    program: Artifact
-    stepped: Artifact
-    original: Artifact | None = None
+Ways = dict[str, tuple[str, ...]]  # how a target has lengths that vary -> the targets that have them so
 
 
 @dataclass
@@ -41,8 +33,7 @@ class Road:
     data: Artifact | None = None
     floating: Artifact | None = None  # the original float model
     reference: Artifact | None = None
-    model: Artifact | None = None  # what pruning and recovery made of it
-    exports: dict[str, Exported] = field(default_factory=dict)  # by how a target has lengths that vary; FIXED: none do
+    network: Network = field(default_factory=Network)  # each branch has its own where they part
     branches: dict[str, Branch] = field(default_factory=dict)
 
 
@@ -61,10 +52,16 @@ def travel(
 
     _shared(road, tuple(targets), runner, wanted)
     for name in targets:
-        branch = road.branches[name] = Branch(name)
-        if not wanted("export-onnx"):
+        branch = road.branches[name] = Branch(name, road.network)
+        if not wanted("prune" if parts(recipe) else "export-onnx"):
             continue
         try:
+            if parts(recipe):
+                branch.network = _network(
+                    road, {_way(road, name): (name,)}, runner, wanted, _there(road, name) | {"batch": recipe.batch}
+                )
+            if not wanted("export-onnx"):
+                continue
             _branch(road, branch, tuple(targets), runner, wanted)
         except DeployError as error:
             branch.error = error
@@ -81,15 +78,16 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.data = data = runner.do("data", {}, {}, branches=everyone, extra={"files": files})
     runner.known = {"inputs": ",".join(input_names(data.path))}
     varying = lengths.of(data.metadata, "data")
-    ways: dict[str, tuple[str, ...]] = {}
+    ways: Ways = {}
     for name in everyone:
         able = registry.load(name).capabilities
         lengths.check_target(name, able.lengths, varying)
-        way = able.lengths if varying else FIXED
+        way = _way(road, name)
         ways[way] = (*ways.get(way, ()), name)
         _check_dtypes(name, able.dtypes, data.metadata["inputs"])
-        if recipe.calibrate.strategies != "auto":
-            _check_strategies(name, able.schemes, recipe.calibrate.strategies)
+        if recipe.calibrate.strategies is not None:
+            _check_strategies(name, able, recipe.calibrate.strategies)
+    candidates.check_names(recipe, everyone)
     if not wanted("load"):
         return
     task = {"task": recipe.task.model_dump()}
@@ -99,34 +97,58 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         _bring(road, everyone, runner, wanted, task)
         return
     floating = training_road.float_model(recipe, runner, data, everyone)
-    road.floating = road.model = floating
+    road.floating = road.network.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
-    road.model = training_road.compressed(recipe, runner, data, floating, everyone, wanted)
+    if not parts(recipe):
+        road.network = _network(road, ways, runner, wanted)
+
+
+def parts(recipe: Recipe) -> bool:
+    """Do the branches of the targets part at the pruning, since it is measured on each?"""
+    return recipe.prune.measured and "prune" in recipe.stages
+
+
+def _way(road: Road, target: str) -> str:
+    """How a target has lengths that vary; FIXED where none does."""
+    from targets import registry
+
+    assert road.data is not None
+    return registry.load(target).capabilities.lengths if road.data.metadata["lengths"] else FIXED
+
+
+def _network(
+    road: Road, ways: Ways, runner: Runner, wanted: Any, measuring: Mapping[str, Any] | None = None
+) -> Network:
+    """What becomes of the float model. `measuring`: settings of what measures, where it is pruned for one branch."""
+    assert road.data is not None
+    assert road.floating is not None
+    recipe, data = road.recipe, road.data
+    branches = tuple(name for names in ways.values() for name in names)
+    model = training_road.compressed(recipe, runner, data, road.floating, branches, wanted, measuring)
+    network = Network(model)
     if wanted("export-pt2"):
         for way, names in ways.items():
-            road.exports[way] = _export(recipe, data, road.model, floating, runner, way, names, wanted)
+            label = " ".join(filter(None, (names[0] if measuring else "", way)))
+            network.exports[way] = _export(road, model, runner, way, names, label, wanted)
+    return network
 
 
 def _export(
-    recipe: Recipe,
-    data: Artifact,
-    model: Artifact,
-    floating: Artifact,
-    runner: Runner,
-    way: str,
-    targets: tuple[str, ...],
-    wanted: Any,
+    road: Road, model: Artifact, runner: Runner, way: str, targets: tuple[str, ...], label: str, wanted: Any
 ) -> Exported:
     """The model as a program for the targets that have varying lengths that way."""
+    assert road.data is not None
+    assert road.floating is not None
+    recipe, data = road.recipe, road.data
     settings = {"lengths": way} if way else {}
-    program = runner.do("export-pt2", {"model": model, "data": data}, settings, branches=targets, label=way)
+    program = runner.do("export-pt2", {"model": model, "data": data}, settings, branches=targets, label=label)
     original = None
     if recipe.profile.original:
-        inputs = {"model": floating, "data": data}
+        inputs = {"model": road.floating, "data": data}
         original = runner.do("export-pt2", inputs, settings, branches=targets, label=f"original {way}".strip())
     if wanted("weights") and recipe.weights.method != "none":
-        return Exported(program, _stepped(recipe, data, program, targets, runner, way), original)
+        return Exported(program, _stepped(recipe, data, program, targets, runner, label), original)
     return Exported(program, program, original)
 
 
@@ -139,17 +161,17 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
     without = ", ".join(("train", *recipe.stages))
     runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
     assert road.data is not None
-    road.floating = road.model = road.reference = brought = runner.do(
+    road.floating = road.reference = brought = runner.do(
         "bring",
         {"data": road.data},
         {"model": recipe.model, **task},
         branches=everyone,
         extra={"sha256": sha256_file(path)},
     )
+    stepped = brought
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
-        road.exports[FIXED] = Exported(brought, _stepped(recipe, road.data, brought, everyone, runner, FIXED))
-    else:
-        road.exports[FIXED] = Exported(brought, brought)
+        stepped = _stepped(recipe, road.data, brought, everyone, runner, "")
+    road.network = Network(brought, {FIXED: Exported(brought, stepped)})
 
 
 def _stepped(
@@ -159,6 +181,13 @@ def _stepped(
     return runner.do("weights", inputs, recipe.weights.model_dump(), branches=targets, label=label)
 
 
+def _there(road: Road, target: str) -> dict[str, Any]:
+    """Settings of a stage that measures on a target."""
+    device = _device(road, target)
+    named = {"device": device} if device else {}
+    return {"target": target, **named, "threads": road.recipe.profile.threads}
+
+
 def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
     from targets import registry  # numpy comes with it
 
@@ -166,11 +195,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     assert data is not None
     assert reference is not None
     target = registry.load(branch.name)
-    made = road.exports[target.capabilities.lengths if data.metadata["lengths"] else FIXED]
+    made = branch.network.exports[_way(road, branch.name)]
     exported, stepped = made.program, made.stepped
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
-    sharing = tuple(n for n in everyone if registry.load(n).capabilities.program == "onnx")
+    same = (branch.name,) if parts(recipe) else everyone
+    sharing = tuple(n for n in same if registry.load(n).capabilities.program == "onnx")
+    if parts(recipe):
+        sharing = (branch.name,)
     do = partial(runner.do, branches=(branch.name,))
     on_target: dict[str, Any] = {"target": branch.name}
     task = {"task": recipe.task.model_dump()}
@@ -195,39 +227,49 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if not wanted("observe"):
         return
     do = partial(do, label=branch.name)
-    samples = {"samples": recipe.calibrate.samples}
+    samples = {"samples": recipe.calibrate.samples, "kind": candidates.observer_kind(recipe)}
     branch.observed = observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
     device = _device(road, branch.name)
-    strategies = candidates.strategies(recipe, branch.name, device)
-    if any(strategy in candidates.COARSE for strategy in strategies):
+    chosen = candidates.choose(branch, lowered, recipe, candidates.strategies(recipe, branch.name, device))
+    if any(map(candidates.is_coarse, chosen)):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
-    candidates.quantize(branch, starts, vendors, runner, recipe, strategies)
+    candidates.quantize(branch, chosen, starts, vendors, runner, recipe)
     if recipe.quantize.keep_db is not None and wanted("keep"):
         candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
+    if not wanted("answers"):
+        return
+    measured = _there(road, branch.name)
+    timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
+    common = {"data": data, "float": lowered}
+    models = {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()}
+    said = {**measured, **task, "batch": recipe.batch, **_bound(recipe, branch.name)}
+    branch.answers = do(
+        "answers", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
+    )
     if not wanted("race"):
         return
-    measured = {**on_target, **({"device": device} if device else {}), "threads": recipe.profile.threads}
-    timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
+    rows, policy = rows_of(branch), recipe.policy(branch.name)
+    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
+    branch.untimed = choose.untimed(
+        rows, margin, policy["confidence"], recipe.race.max_candidates, keep_failed=recipe.race.time_failed
+    )
+    runners = [name for name in branch.candidates if name not in branch.untimed]
     branch.race = do(
         "race",
-        {"data": data, "reference": reference, "float": lowered}
-        | {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()},
-        {**measured, **task, **recipe.race.model_dump(exclude={"cmsis_nn"}), **timing, **_bound(recipe, branch.name)}
-        | {"candidates": list(branch.candidates)},
+        {**common, **{key: models[key] for key in (f"candidate:{name}" for name in runners)}},
+        {**measured, **timing, "candidates": runners}
+        | recipe.race.model_dump(include={"budget_s", "min_rounds", "processes"}),
     )
-    rows = [dict(row) | dict(branch.candidates[row["id"]].metadata) for row in branch.race.metadata["candidates"]]
-    policy = recipe.policy(branch.name)
-    margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
-    branch.choice = choose.choose(rows, recipe.quantize.prefer, margin, policy["confidence"])
+    branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):
         return
     shipped = model_of(branch.candidates[branch.choice.shipped], lowered)
-    chosen = {**measured, "candidate": branch.choice.shipped}
+    on_it = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
@@ -236,10 +278,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     if data.metadata["lengths"]:
         asked["lengths"] = target.capabilities.lengths
     scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
-    branch.verify = do("verify", judged, {**chosen, **asked}, extra=scores)
+    branch.verify = do("verify", judged, {**on_it, **asked}, extra=scores)
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
-        here = {name: value for name, value in chosen.items() if name != "device"}
+        here = {name: value for name, value in on_it.items() if name != "device"}
         inputs = {"data": data, "float": lowered, "shipped": shipped}
         branch.older_cpus = do("older-cpus", inputs, {**here, "batch": recipe.batch})
     if not wanted("profile"):
@@ -247,9 +289,9 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     timed = {"data": data, "float": lowered, "shipped": shipped}
     timed |= {"original": graphs["original"]} if "original" in graphs else {}
     settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
-    branch.profile = do("profile", timed, {**chosen, **settings})
+    branch.profile = do("profile", timed, {**on_it, **settings})
     for uri in recipe.also.get(branch.name, ()):
-        there = {**chosen, "device": uri}
+        there = {**on_it, "device": uri}
         verified = do("verify", judged, {**there, **asked}, extra=scores)
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
 
@@ -285,11 +327,12 @@ def _check_dtypes(target: str, dtypes: frozenset[str], inputs: Mapping[str, Any]
             )
 
 
-def _check_strategies(target: str, schemes: frozenset[str], strategies: Sequence[str]) -> None:
+def _check_strategies(target: str, able: Capabilities, strategies: Sequence[str]) -> None:
     for strategy in strategies:
-        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in schemes):
+        if strategy != "default" and not any(scheme.endswith(f"-{strategy}") for scheme in able.schemes):
             raise UsageError(
-                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(schemes))}"
+                f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(able.schemes))}"
+                + (f"; {able.lacking[strategy]}" if strategy in able.lacking else "")
             )
 
 

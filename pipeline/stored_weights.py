@@ -73,6 +73,18 @@ def totals(rows: Sequence[storage.Row]) -> dict[str, float]:
     }
 
 
+def saves() -> dict[str, dict[str, str]]:
+    """Target -> what the formats save there, and what saves time too.
+
+    No target's runtime is given anything but dense weights: a packed file is unpacked before.
+    """
+    from targets import registry
+
+    sparse = dict.fromkeys([*(name for name in storage.FORMATS if name != "dense"), "zstd"], "storage only")
+    both = {"int8": "storage; time as the race of a run says", "fewer units": "storage; time as prune.latency measures"}
+    return dict.fromkeys(registry.names(), sparse | both)
+
+
 def _of_run(folder: Path, store: Store) -> Path:
     from pipeline.release import report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline import source
@@ -35,47 +35,84 @@ def float_model(recipe: Recipe, runner: Runner, data: Artifact, branches: tuple[
 
 
 def compressed(
-    recipe: Recipe, runner: Runner, data: Artifact, floating: Artifact, branches: tuple[str, ...], wanted: Wanted
+    recipe: Recipe,
+    runner: Runner,
+    data: Artifact,
+    floating: Artifact,
+    branches: tuple[str, ...],
+    wanted: Wanted,
+    device: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """What the recipe's prunings and recoveries make of the float model, or of a student of its own."""
+    """What the recipe's prunings and recoveries make of the float model, or of a student of its own.
+
+    `device`: settings of what measures, where a pruning is one of its target's own branch.
+    """
     task = {"task": recipe.task.model_dump()}
     model = floating
     teachers, learned_from = _teachers(recipe, runner, data, branches)
     if recipe.distill.student:
         model = _built(runner, data, recipe, recipe.distill.student, "", "student", branches)
     if recipe.rewrite and wanted("rewrite"):
-        settings: dict[str, Any] = {"passes": list(recipe.rewrite), **task}
+        passes = {"passes": list(recipe.rewrite), **task}
         label = ", ".join(recipe.rewrite)
-        model = runner.do("rewrite", {"model": model, "data": data}, settings, branches=branches, label=label)
+        model = runner.do("rewrite", {"model": model, "data": data}, passes, branches=branches, label=label)
     sequence = recipe.sequence()
-    prunings = sequence.count("prune")
     done = {"prune": 0, "distill": 0}
     for stage in sequence:
         if not wanted(stage):
             break
         done[stage] += 1
-        label = str(done[stage]) if sequence.count(stage) > 1 else ""
+        count = str(done[stage]) if sequence.count(stage) > 1 else ""
+        label = " ".join(filter(None, (count, branches[0] if device else "")))
         inputs = {"model": model, "data": data}
-        extra: dict[str, Any] = {}
         if stage == "prune":
-            # Several prunings share one budget: the k-th of K leaves macs^(k/K), equal shares each time.
-            part = done["prune"] / prunings
-            share = recipe.prune.macs**part
-            zeros = {"sparsity": 1 - (1 - recipe.prune.sparsity) ** part}  # of what is left, likewise
-            schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
-            settings = {**recipe.prune.model_dump(exclude={"steps"}), "macs": share, **zeros, "schedule": schedule}
+            # Several prunings share one budget: the k-th of K leaves share^(k/K), equal factors each time.
+            part = done["prune"] / sequence.count("prune")
+            settings = {**_pruning(recipe), "part": part, "sparsity": 1 - (1 - recipe.prune.sparsity) ** part, **task}
             inputs["float"] = floating
-        else:
-            settings = recipe.distill.model_dump(exclude={"student", "teachers"})
-            taught_by = teachers or {"teacher": floating}
-            inputs |= taught_by
-            extra = learned_from
-            if recipe.distill.method != "finetune" and not recipe.distill.augment:
-                asked = task | ({"temperature": recipe.distill.temperature} if len(taught_by) > 1 else {})
-                role = {**taught_by, "data": data}
-                inputs["answers"] = runner.do("answers", role, asked, branches=branches, extra=extra)
-        model = runner.do(stage, inputs, {**settings, **task}, branches=branches, label=label, extra=extra)
+            model = (
+                _measured(runner, inputs, settings, device, branches, label)
+                if device
+                else runner.do("prune", inputs, settings, branches=branches, label=label)
+            )
+            continue
+        settings = {**recipe.distill.model_dump(exclude={"student", "teachers"}), **task}
+        taught_by = teachers or {"teacher": floating}
+        inputs |= taught_by
+        if recipe.distill.method != "finetune" and not recipe.distill.augment:
+            asked = task | ({"temperature": recipe.distill.temperature} if len(taught_by) > 1 else {})
+            role = {**taught_by, "data": data}
+            inputs["soft_labels"] = runner.do("soft-labels", role, asked, branches=branches, extra=learned_from)
+        model = runner.do(stage, inputs, settings, branches=branches, label=label, extra=learned_from)
     return model
+
+
+TIMING = {"warmup_s": 0.2, "budget_s": 1.5, "min_rounds": 50, "max_rounds": 20000}  # of a measurement among several
+
+
+def _measured(
+    runner: Runner,
+    inputs: Mapping[str, Artifact],
+    settings: Mapping[str, Any],
+    device: Mapping[str, Any],
+    branches: tuple[str, ...],
+    label: str,
+) -> Artifact:
+    """A pruning that is measured on a target; its kernels are looked at first where they say the widths."""
+    there = {**device, **TIMING}
+    if settings["align"] == "measured":
+        of = {name: inputs[name] for name in ("model", "data")}
+        found = runner.do("shapes", of, {"granularity": settings["granularity"]}, branches=branches, label=label)
+        shapes = found.metadata["shapes"]
+        profile = runner.do("device-profile", {}, {**there, "shapes": shapes}, branches=branches, label=label)
+        inputs = {**inputs, "profile": profile}
+        settings = {**settings, "shapes": {name: found.metadata[name] for name in ("shapes", "groups")}}
+    return runner.do("prune-measured", inputs, {**settings, **there}, branches=branches, label=label)
+
+
+def _pruning(recipe: Recipe) -> dict[str, Any]:
+    schedule = "uniform" if recipe.prune.schedule == "iterative" else recipe.prune.schedule
+    return {**recipe.prune.model_dump(exclude={"steps"}, exclude_none=True), "schedule": schedule}
 
 
 def _start(recipe: Recipe) -> dict[str, Any]:

@@ -104,6 +104,14 @@ class Adapter:
         """Let go of the model."""
 
 
+GRAPH_LEVELS = {  # option "graph" -> how far ONNX Runtime rewrites the graph, a name of GraphOptimizationLevel
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+# What a file that decides for itself may hold: "f16" and "w8" are float arithmetic on weights that are stored smaller.
+STORED = ("f32", "f16", "w8", "int8")
 # What ONNX Runtime must not do when it loads a file: quantize the float weights of a layer between two quantized ones,
 # and store weights anew as unsigned, which fails where two ops share one.
 DISABLED = ["WeightBiasQuantization", "QDQS8ToU8Transformer"]
@@ -115,7 +123,7 @@ EXACT_PRODUCTS = "session.x64quantprecision"
 def onnxruntime_session(model: str | bytes, options: dict[str, Any], optimized: str = "") -> Any:
     """An InferenceSession of a file or its bytes, as every part of ours loads one. `optimized`: where to store the
     graph that it makes of it. Options: threads, fast_products (for weights of 7 bits, whose products fit into 16),
-    profile (the times of single ops).
+    graph (of GRAPH_LEVELS), profile (the times of single ops).
     """
     import onnxruntime as ort
 
@@ -123,6 +131,7 @@ def onnxruntime_session(model: str | bytes, options: dict[str, Any], optimized: 
     settings.intra_op_num_threads = options.get("threads", 1)
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # it warns that an optimized file fits this machine only: that is the point
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, GRAPH_LEVELS[options.get("graph", "all")])
     settings.add_session_config_entry(EXACT_PRODUCTS, "0" if options.get("fast_products") else "1")
     if optimized:
         settings.optimized_model_filepath = optimized
@@ -133,13 +142,13 @@ def onnxruntime_session(model: str | bytes, options: dict[str, Any], optimized: 
 
 
 class OnnxRuntime(Adapter):
-    """ONNX Runtime on its CPU provider. Options: the session's, precision ("f32" or "int8": the file decides)."""
+    """ONNX Runtime on its CPU provider. Options: the session's, precision (of STORED: the file decides)."""
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         import onnxruntime as ort
 
         self.runtime_version = ort.__version__
-        if options.get("precision", "f32") not in ("f32", "int8"):
+        if options.get("precision", "f32") not in STORED:
             raise ValueError(f"ONNX Runtime's CPU provider has no {options['precision']} arithmetic")
         self.session = onnxruntime_session(path, options)
         self.outputs = [output.name for output in self.session.get_outputs()]
@@ -251,17 +260,19 @@ class OpenVino(Adapter):
 class TfLite(Adapter):
     """A .tflite file on LiteRT (ai-edge-litert), or on tflite-runtime where only that is installed.
 
-    Options: threads, precision ("f32" or "int8": the file decides), batch, and resolver: "auto" (XNNPACK and optimised
-    kernels) or "reference" (the plain built-in kernels, the same bits on every machine).
+    Options: threads, precision (of STORED: the file decides), batch, and resolver: "auto" (XNNPACK and optimised
+    kernels), "builtin" (without XNNPACK) or "reference" (the plain built-in kernels, the same bits on every machine).
     """
 
     def __init__(self, path: str, options: dict[str, Any]) -> None:
         package = "ai_edge_litert" if importlib.util.find_spec("ai_edge_litert") else "tflite_runtime"
         tflite = importlib.import_module(package + ".interpreter")
         self.runtime_version = f"{package} {getattr(sys.modules[package], '__version__', 'unknown')}"
-        if options.get("precision", "f32") not in ("f32", "int8"):
+        if options.get("precision", "f32") not in STORED:
             raise ValueError(f"TFLite has no {options['precision']} arithmetic on a CPU")
-        resolvers = {"auto": tflite.OpResolverType.AUTO, "reference": tflite.OpResolverType.BUILTIN_REF}
+        kinds = tflite.OpResolverType
+        plain = kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        resolvers = {"auto": kinds.AUTO, "builtin": plain, "reference": kinds.BUILTIN_REF}
         resolver = options.get("resolver", "auto")
         if resolver not in resolvers:
             raise ValueError(f"unknown resolver '{resolver}': known are {sorted(resolvers)}")
@@ -335,13 +346,18 @@ def decode(array: Any, detail: dict[str, Any]) -> Any:
 
 
 def openvino_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Properties for `compile_model`: one stream, latency, the precision asked for."""
+    """Properties for `compile_model`: one stream, latency, the precision asked for.
+
+    `rest`: precision of what is not int8, f32 where it is not given. `low_precision` False: without the plugin's
+    rewrite of quantized graphs, which then run in float between their roundings.
+    """
     precision = options.get("precision", "f32")
     return {
+        **({} if options.get("low_precision", True) else {"LP_TRANSFORMS_MODE": "NO"}),
         "INFERENCE_NUM_THREADS": options.get("threads", 1),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "int8" else precision,
+        "INFERENCE_PRECISION_HINT": options.get("rest", "f32") if precision in STORED else precision,
         "PERF_COUNT": bool(options.get("profile")),
     }
 

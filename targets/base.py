@@ -100,17 +100,19 @@ class Candidate:
     """One way to make and run the model on a target.
 
     `quantizer`: "none" for float, "ours" for ranges from `calibration`, else the vendor tool's name.
-    `precision`: arithmetic asked of the runtime: "f32", "bf16", "int8".
-    `options`: for the quantizer (not for the runtime; those follow from `precision`). Every quantizer takes KEEP:
-    names of `Target.layers` that stay in float.
+    `precision`: arithmetic asked of the runtime: "f32", "bf16", "int8"; "f16" and "w8" are f32 on weights that are
+    stored in 16 and 8 bits.
+    `options`: for the quantizer. Every quantizer takes KEEP: names of `Target.layers` that stay in float.
+    `runtime`: options for the agent beside those that follow from `precision`.
     """
 
     id: str
     quantizer: str
-    precision: Literal["f32", "bf16", "int8"]
+    precision: Literal["f32", "bf16", "f16", "w8", "int8"]
     scheme: str | None = None
     observer: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,8 @@ class Capabilities:
     varying length stays "free" between its bounds, or is "padded" to the upper one, for models that take a mask.
     `older_cpus`: CPUs with fewer instructions that the runtime can be held to here -> the options for the agent that
     do so. `saturating`: the strategies that suit a CPU which adds pairs of 8-bit products in 16 bits (agent.saturates).
+    `further`: candidates that are raced where a recipe names them. `variants`: "ID@VARIANT" is a candidate under these
+    options for the agent. `lacking`: schemes and variants that a user may expect -> why this runtime has none.
     """
 
     program: Literal["pt2", "onnx"]
@@ -155,6 +159,9 @@ class Capabilities:
     lengths: Literal["free", "padded"] = "padded"
     older_cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     saturating: tuple[str, ...] = ("default",)
+    further: tuple[Candidate, ...] = ()
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -239,11 +246,21 @@ OURS = "ours-"  # a candidate of ours is called after its observer
 def find(target: Target, model: Model, candidate_id: str) -> Candidate:
     """The target's candidate of that name.
 
-    `ours-OBSERVER` and `ours-OBSERVER-STRATEGY` (of calibration.schemes.STRATEGIES) are found too where the target does
-    not propose them by itself; so is a candidate with layers left in float, "ID-keep". Raises TargetError "unsupported"
-    for a strategy that the target does not take.
+    Beside those that the target proposes there are its `further` ones, `ours-OBSERVER` and `ours-OBSERVER-STRATEGY` (of
+    calibration.schemes.STRATEGIES), each with layers left in float, "ID-keep", and under other options of the runtime,
+    "ID@VARIANT". Raises TargetError "unsupported" for what the target does not know or take.
     """
-    proposed = target.candidates(model)
+    able = target.capabilities
+    plain, at, variant = candidate_id.partition("@")
+    if at:
+        if variant not in able.variants:
+            why = f": {able.lacking[variant]}" if variant in able.lacking else ""
+            raise TargetError(
+                f"{target.name} has no variant '{variant}' for '{candidate_id}'{why}; it has {list(able.variants)}",
+                "unsupported",
+            )
+        return replace(find(target, model, plain), id=candidate_id, runtime=able.variants[variant])
+    proposed = (*target.candidates(model), *able.further)
     for candidate in proposed:
         if candidate.id == candidate_id:
             return candidate
@@ -251,13 +268,16 @@ def find(target: Target, model: Model, candidate_id: str) -> Candidate:
         return replace(find(target, model, candidate_id.removesuffix(KEPT)), id=candidate_id)
     ours = next((c for c in proposed if c.quantizer == "ours"), None)
     if ours is None or ours.scheme is None or not candidate_id.startswith(OURS):
-        raise TargetError(f"{target.name} has no candidate '{candidate_id}', it has {[c.id for c in proposed]}")
+        known = list(dict.fromkeys(c.id for c in proposed))
+        raise TargetError(f"{target.name} has no candidate '{candidate_id}', it has {known}", "unsupported")
     observer, _, strategy = candidate_id.removeprefix(OURS).partition("-")
     scheme = scheme_id(ours.scheme, strategy or "default")
-    if scheme not in target.capabilities.schemes:
-        takes = ", ".join(sorted(target.capabilities.schemes))
+    if scheme not in able.schemes:
+        why = f"{able.lacking[strategy]}; " if strategy in able.lacking else ""
         raise TargetError(
-            f"{target.name} has no scheme '{scheme}' for '{candidate_id}': it takes {takes}", "unsupported"
+            f"{target.name} has no scheme '{scheme}' for '{candidate_id}': {why}it takes "
+            + ", ".join(sorted(able.schemes)),
+            "unsupported",
         )
     return replace(ours, id=candidate_id, observer=observer, scheme=scheme)
 

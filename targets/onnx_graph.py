@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from targets.base import Program, Support, TargetError, TensorSpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 OPSET = 20
 FLOAT = 1  # onnx.TensorProto.FLOAT
 BATCH = "batch"  # the name of the free axis
+LARGE_CONSTANT = 64  # numbers; smaller constants are scalars and shapes
 LENGTH = re.compile(r"length_(\d+)_(\d+)")  # the name of an axis that varies, with its bounds
 LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need a second file
 
@@ -116,6 +119,23 @@ def specs(model: onnx.ModelProto, wanted: tuple[TensorSpec, ...]) -> tuple[Tenso
         )
         for spec in wanted
     )
+
+
+CLAMPS = ("Relu", "Clip")
+
+
+def clamped(model: onnx.ModelProto) -> dict[str, str]:
+    """Tensors that only a Relu or Clip reads -> its output. A quantizer gives both the range of the second."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    ends = {value.name for value in [*model.graph.input, *model.graph.output]}
+    return {
+        name: nodes[0].output[0]
+        for name, nodes in readers.items()
+        if len(nodes) == 1 and nodes[0].op_type in CLAMPS and nodes[0].input[0] == name and name not in ends
+    }
 
 
 def activations(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -240,6 +260,32 @@ WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul"
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
+def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its larger float constants in half precision, behind a Cast each: the file shrinks.
+
+    A runtime folds the Cast when it loads the file, and computes in float32.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    halved = onnx.ModelProto()
+    halved.CopyFrom(model)
+    graph = halved.graph
+    casts = []
+    for one in graph.initializer:
+        if one.data_type != onnx.TensorProto.FLOAT or math.prod(one.dims) < LARGE_CONSTANT:
+            continue
+        name, stored = one.name, numpy_helper.to_array(one)
+        if np.abs(stored).max() > np.finfo(np.float16).max:
+            continue
+        one.CopyFrom(numpy_helper.from_array(stored.astype(np.float16), f"{name}_half"))
+        casts.append(helper.make_node("Cast", [one.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    return halved
+
+
 def weight_bytes(model: onnx.ModelProto) -> int:
     """Bytes of the weights and biases of the ops of `macs`, as stored: float, or the integers that are dequantized."""
     import onnx
@@ -252,7 +298,7 @@ def weight_bytes(model: onnx.ModelProto) -> int:
             continue
         for name in node.input[1:4]:
             producer = producers.get(name)
-            through = producer is not None and producer.op_type == "DequantizeLinear"
+            through = producer is not None and producer.op_type in ("DequantizeLinear", "Cast")
             used.add(producer.input[0] if producer is not None and through else name)
     return sum(
         math.prod(initializers[name].dims) * onnx.helper.tensor_dtype_to_np_dtype(initializers[name].data_type).itemsize

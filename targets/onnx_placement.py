@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from targets import onnx_graph
@@ -96,8 +96,10 @@ def _may_float(node: onnx.NodeProto) -> bool:
     return node.op_type not in onnx_graph.WORK and node.op_type not in onnx_graph.RECURRENT
 
 
-def spare_float_readers(graph: onnx.ModelProto) -> None:
+def spare_float_readers(graph: onnx.ModelProto, floating: Collection[str]) -> None:
     """Take QuantizeLinear -> DequantizeLinear off what a Gemm or MatMul makes where only float ops, or nobody, read it.
+
+    `floating`: names of nodes that were left float.
 
     The product then leaves real numbers: an op less, and 4 dB for the logits of keyword spotting.
     """
@@ -108,7 +110,9 @@ def spare_float_readers(graph: onnx.ModelProto) -> None:
         if source is None or source.op_type not in _PRODUCTS or [node.op_type for node in behind] != [_PAIR[1]]:
             continue
         before, after = quantize.input[0], behind[0].output[0]
-        if len(readers[before]) > 1 or any(_is_integer(node, readers) for node in readers[after]):
+        if len(readers[before]) > 1 or any(
+            node.name not in floating and _is_integer(node, readers) for node in readers[after]
+        ):
             continue
         name = after if after in outputs else before
         source.output[0] = name

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
 HALF_RANGE = "u8s8-half_range"
-STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", HALF_RANGE)
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", HALF_RANGE, "u8s8-signed")
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -47,6 +47,12 @@ CANDIDATES = (
 # For networks of products: ranges that differ from sample to sample, and nothing to calibrate. Convolutions in dynamic
 # int8 are an order of magnitude slower than in float, so it is not proposed for networks of these.
 PRODUCTS = Candidate("ort-dynamic", "onnxruntime", "int8", DYNAMIC)
+HALF = Candidate("float16", "onnxruntime", "f16")
+VARIANTS = {f"graph-{level}": {"graph": level} for level in ("none", "basic", "extended")}
+LACKING = {
+    "int16": "its CPU provider has no integer kernels for activations of 16 bits and would run them in float",
+    "bf16": "its CPU provider has no bf16 arithmetic",
+}
 
 # What onnxruntime.quantization quantizes AND the CPU provider has an integer kernel for.
 _INT8 = {
@@ -97,6 +103,9 @@ class OnnxRuntimeTarget:
         ops=OPS,
         saturating=("default", "half_range"),  # exact kernels, and fast ones
         lengths="free",
+        further=(PRODUCTS, HALF),
+        variants=VARIANTS,
+        lacking=LACKING,
     )
 
     def lower(self, program: Program, out: Path) -> Model:
@@ -113,11 +122,12 @@ class OnnxRuntimeTarget:
                 raise TargetError(f"{program.path} cannot be prepared for ONNX Runtime: {_line(error)}") from error
         graph = onnx_graph.load(out / FILE)
         onnx_graph.save(graph, out / FILE)
+        clamped = onnx_graph.clamped(graph)
         return Model(
             out / FILE,
             onnx_graph.specs(graph, program.inputs),
             onnx_graph.specs(graph, program.outputs),
-            onnx_graph.activations(graph),
+            tuple(name for name in onnx_graph.activations(graph) if name not in clamped),
         )
 
     def candidates(self, model: Model) -> Sequence[Candidate]:
@@ -136,6 +146,9 @@ class OnnxRuntimeTarget:
         With our ranges, what only float ops read stays float, logits too, and so does what targets/onnx_placement.py
         names: transformers live on it.
         """
+        if candidate.precision == "f16":
+            onnx_graph.save(onnx_graph.half_weights(onnx_graph.load(model.path)), out / FILE)
+            return Model(out / FILE, model.inputs, model.outputs, model.tensors)
         takes = STATIC if candidate.quantizer == "ours" else (SCHEME, DYNAMIC)
         if candidate.scheme is None or candidate.scheme not in takes:
             raise TargetError(
@@ -165,7 +178,7 @@ class OnnxRuntimeTarget:
             cache = Path(folder) / "ranges.json"
             if candidate.quantizer == "ours":
                 assert ranges is not None
-                _write_ranges(ranges, cache)
+                _write_ranges(ranges, onnx_graph.clamped(onnx_graph.load(model.path)), cache)
             try:
                 quantize_static(
                     str(model.path),
@@ -173,7 +186,7 @@ class OnnxRuntimeTarget:
                     None if cache.exists() else _reader(batches, model),
                     quant_format=QuantFormat.QDQ,
                     per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
-                    activation_type=QuantType.QUInt8,
+                    activation_type=QuantType.QInt8 if scheme.activation.signed else QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     reduce_range=candidate.scheme == HALF_RANGE,  # codes within +-64
                     calibrate_method=CalibrationMethod.MinMax,
@@ -186,7 +199,7 @@ class OnnxRuntimeTarget:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
         graph = onnx_graph.load(path)
         if candidate.quantizer == "ours":
-            onnx_placement.spare_float_readers(graph)
+            onnx_placement.spare_float_readers(graph, left)
         onnx_graph.save(graph, path)
         return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
@@ -224,7 +237,7 @@ class OnnxRuntimeTarget:
     def options(self, candidate: Candidate) -> dict[str, Any]:
         """One thread; the file decides the precision, and whether fast kernels would be wrong."""
         fast = {"fast_products": True} if candidate.scheme == HALF_RANGE else {}
-        return {"threads": 1, "precision": candidate.precision, **fast}
+        return {"threads": 1, "precision": candidate.precision, **fast, **candidate.runtime}
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
@@ -289,8 +302,11 @@ def _check_ranges(model: Model, ranges: Ranges, scheme: Scheme) -> None:
         raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
 
 
-def _write_ranges(ranges: Ranges, path: Path) -> None:
-    """In the file that onnxruntime's calibrators leave; it wants NumPy scalars."""
+def _write_ranges(ranges: Ranges, clamped: Mapping[str, str], path: Path) -> None:
+    """In the file that onnxruntime's calibrators leave; it wants NumPy scalars.
+
+    A clamped tensor has the range of what is left of it: beyond that its values end up at the same clamp.
+    """
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 
@@ -301,6 +317,7 @@ def _write_ranges(ranges: Ranges, path: Path) -> None:
             hi = 127.5 * qparams.scale.astype(np.float64)
             lo = -hi
         rows[name] = TensorData(lowest=np.float32(lo), highest=np.float32(hi))
+    rows |= {name: rows[after] for name, after in clamped.items() if after in rows}
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, rows), str(path))
 
 

@@ -47,6 +47,25 @@ INTEGER = (
     Candidate("ours-mse", "ours", "int8", SCHEME, "mse"),
 )
 
+HALF = Candidate("float16", "openvino", "f16")
+# NNCF's presets and ways to estimate ranges (names of its RangeEstimatorParametersSet): "nncf-PRESET-RANGES".
+RANGES = {"minmax": "MINMAX", "mean": "MEAN_MINMAX", "median": "MEDIAN_MINMAX", "histogram": "HISTOGRAM"}
+FURTHER = (
+    HALF,
+    Candidate("nncf-transformer", "nncf", "int8", SCHEME, "mean-minmax", {"preset": "transformer"}),
+    Candidate("nncf-weights", "nncf", "w8", None, None, {"preset": "weights"}),
+    *(
+        Candidate(f"nncf-{preset}-{name}", "nncf", "int8", SCHEME, name, {"preset": preset, "ranges": name})
+        for preset in ("performance", "mixed")
+        for name in RANGES
+    ),
+)
+VARIANTS: dict[str, dict[str, Any]] = {"no-lp": {"low_precision": False}, "bf16": {"rest": "bf16"}}
+LACKING = {
+    "int16": "its CPU plugin has no integer kernels of 16 bits and would run them in float",
+    "signed": "its FakeQuantize has limits and no signs: the plugin chooses",
+}
+
 _INT8 = "conv1d conv2d convolution conv_transpose1d conv_transpose2d linear addmm matmul mm bmm"
 _MOVED = (
     "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze dropout clone contiguous "
@@ -85,6 +104,9 @@ class OpenVinoTarget:
         saturating=("half_range",),  # it has no exact kernels for more
         lengths="free",
         older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
+        further=FURTHER,
+        variants=VARIANTS,
+        lacking=LACKING,
     )
 
     def lower(self, program: Program, out: Path) -> Model:
@@ -124,10 +146,14 @@ class OpenVinoTarget:
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
         """FakeQuantize by NNCF over raw batches, or at our own places with our ranges; weights are stored as int8."""
-        takes = TAKEN if candidate.quantizer == "ours" else (SCHEME,)
+        if candidate.precision == "f16":
+            _save(_read(model.path), out / FILE, compress_to_fp16=True)
+            return Model(out / FILE, model.inputs, model.outputs, model.tensors)
+        takes = TAKEN if candidate.quantizer == "ours" else (SCHEME, None)
         if candidate.scheme not in takes:
             raise TargetError(
-                f"openvino takes {', '.join(takes)}; candidate '{candidate.id}' asks {candidate.scheme}", "unsupported"
+                f"openvino takes {', '.join(filter(None, takes))}; candidate '{candidate.id}' asks {candidate.scheme}",
+                "unsupported",
             )
         if candidate.quantizer == "ours":
             quantized = _with_ranges(model, candidate, ranges)
@@ -193,7 +219,7 @@ class OpenVinoTarget:
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
         """One thread; what is left in float by an int8 candidate runs in f32."""
-        return {"threads": 1, "precision": candidate.precision}
+        return {"threads": 1, "precision": candidate.precision, **candidate.runtime}
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
@@ -251,26 +277,35 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
 
 
 def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
-    """NNCF's defaults, or its most accurate public recipe: plain asymmetric activations with histogram ranges."""
+    """NNCF's defaults, its transformer's, one of its presets with plain activations and ranges as the candidate's
+    options say (mixed with histogram ranges is its most accurate public recipe), or int8 weights alone.
+    """
+    nncf = _import_nncf()
+    preset = candidate.options["preset"]
+    ignored = {"ignored_scope": nncf.IgnoredScope(names=sorted(left))} if (left := kept(candidate)) else {}
+    if preset == "weights":
+        with contextlib.redirect_stdout(io.StringIO()):
+            return nncf.compress_weights(_read(model.path), mode=nncf.CompressWeightsMode.INT8_SYM, **ignored)
     if not batches:
         raise TargetError(f"candidate '{candidate.id}' needs calibration batches, got none")
-    nncf = _import_nncf()
-    settings: dict[str, Any] = {}
-    if candidate.options["preset"] == "mixed":
+    settings: dict[str, Any] = ignored
+    if preset == "transformer":
+        settings["model_type"] = nncf.ModelType.TRANSFORMER
+    elif preset != "default":
         parameters = nncf.quantization.advanced_parameters
         ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet
-        settings = {
-            "preset": nncf.QuantizationPreset.MIXED,
+        settings |= {
+            "preset": nncf.QuantizationPreset(preset),
             "advanced_parameters": nncf.AdvancedQuantizationParameters(
                 # Where products cannot overflow, the full range of the weights is used. Every CPU with bf16 has VNNI
                 # or AMX; of one without, OpenVINO does not say.
                 overflow_fix=nncf.OverflowFix.DISABLE if _has_bf16() else None,
-                activations_range_estimator_params=ranges.HISTOGRAM,
+                activations_range_estimator_params=getattr(
+                    ranges, RANGES[candidate.options.get("ranges", "histogram")]
+                ),
                 activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
             ),
         }
-    if left := kept(candidate):
-        settings["ignored_scope"] = nncf.IgnoredScope(names=sorted(left))
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
             return nncf.quantize(_read(model.path), nncf.Dataset(batches), subset_size=len(batches), **settings)
@@ -278,8 +313,8 @@ def _by_nncf(model: Model, candidate: Candidate, batches: list[Batch]) -> Any:
         raise TargetError(agent.one_line(f"NNCF cannot quantize {model.path}", error)) from error
 
 
-def _save(model: Any, path: Path) -> None:
-    agent.import_openvino().save_model(model, str(path), compress_to_fp16=False)
+def _save(model: Any, path: Path, compress_to_fp16: bool = False) -> None:
+    agent.import_openvino().save_model(model, str(path), compress_to_fp16=compress_to_fp16)
 
 
 def _read(path: Path) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
 from targets import agent
-from targets.base import Batch, Model, TargetError, to_model_layout, to_program_layout
+from targets.base import Batch, Model, Session, TargetError, to_model_layout, to_program_layout
 
 Tap = Callable[[Batch, Sequence[str]], Batch]  # inputs in the model's layout -> the named tensors
 
@@ -45,3 +46,19 @@ class AdapterSession:
     ) -> None:
         self._adapter.close()
         self._tap = None
+
+
+def tap_ahead(session: Session, batches: Iterable[Batch], names: Sequence[str]) -> Iterator[Batch]:
+    """What `session.tap` gives for each batch, one batch ahead in a thread: while a caller counts, the runtime runs.
+
+    An error of the session is raised where its batch would have come.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = None
+        for batch in batches:
+            coming = pool.submit(session.tap, batch, names)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 P99_NEEDS = 1000  # fewer samples hold under ten of the slowest percent
 DISTURBED = 0.05  # a share of change that is named
-BLOCKS = 10  # of a process: a block outlasts most disturbances
+BLOCKS, BLOCK = 10, 20  # of a process, and the rounds that one has at least: its medians must be worth something
 
 Samples = npt.NDArray[np.int64]
 
@@ -38,7 +38,7 @@ def speedup(
 
     Both int64 [n], entry i from the same interleaved round; `rounds`: of each process, adding up to n. A process's
     ratio is the median over blocks of neighbouring rounds of the ratio of the two medians: within a block both models
-    met the same clock frequency and the same neighbours, so what drifts cancels. Over processes, see `_interval`.
+    met the same clock frequency and the same neighbours, so what drifts cancels. Over processes, see `across`.
     Deterministic. Raises ValueError when the lengths differ or a value is not positive.
     """
     _check(candidate_ns)
@@ -48,7 +48,7 @@ def speedup(
         raise ValueError(f"{n} and {len(reference_ns)} samples: a speed-up needs paired rounds")
     pairs = zip(_split(candidate_ns, rounds), _split(reference_ns, rounds), strict=True)
     ratios = [_ratio(candidate, reference) for candidate, reference in pairs]
-    return _interval(ratios, confidence) or {"median": None, "low": None, "high": None}
+    return across(ratios, confidence) or {"median": None, "low": None, "high": None}
 
 
 def median_ms(samples_ns: Samples, rounds: Sequence[int], confidence: float = 0.95) -> dict[str, float] | None:
@@ -57,7 +57,22 @@ def median_ms(samples_ns: Samples, rounds: Sequence[int], confidence: float = 0.
     As in `speedup`. It says what one moment knows: another run may meet another clock.
     """
     _check(samples_ns)
-    return _interval([float(np.median(part)) / 1e6 for part in _split(samples_ns, rounds)], confidence)
+    return across([float(np.median(part)) / 1e6 for part in _split(samples_ns, rounds)], confidence)
+
+
+def across(values: Sequence[float], confidence: float = 0.95) -> dict[str, float] | None:
+    """The median over processes with its distribution-free interval: the order statistics that a binomial with p = 1/2
+    picks (Conover, Practical Nonparametric Statistics, 3.2), of 10 processes the second and the ninth. None below 6,
+    which are too few for 95 %. A process is slow or fast as a whole, and one in several may be disturbed: nothing here
+    takes them for normal.
+    """
+    ordered, n = np.sort(values), len(values)
+    # The largest k such that at most (1 - confidence) / 2 is the chance of fewer than k values below the true median.
+    chances = accumulate(comb(n, below) / 2**n for below in range(n))
+    k = sum(chance <= (1 - confidence) / 2 for chance in chances)
+    if k == 0:
+        return None
+    return {"median": float(np.median(ordered)), "low": float(ordered[k - 1]), "high": float(ordered[n - k])}
 
 
 def disturbances(samples_ns: Samples, conditions: Sequence[Mapping[str, Any]], steady: bool) -> list[str]:
@@ -97,23 +112,8 @@ def _split(samples_ns: Samples, rounds: Sequence[int]) -> list[Samples]:
 
 def _ratio(candidate_ns: Samples, reference_ns: Samples) -> float:
     n = len(candidate_ns)
-    edges = np.linspace(0, n, min(BLOCKS, n) + 1).astype(np.int64)
+    edges = np.linspace(0, n, max(1, min(BLOCKS, n // BLOCK)) + 1).astype(np.int64)
     return float(np.median([np.median(reference_ns[a:b]) / np.median(candidate_ns[a:b]) for a, b in pairwise(edges)]))
-
-
-def _interval(values: Sequence[float], confidence: float) -> dict[str, float] | None:
-    """The median over processes with its distribution-free interval: the order statistics that a binomial with p = 1/2
-    picks (Conover, Practical Nonparametric Statistics, 3.2), of 10 processes the second and the ninth. None below 6,
-    which are too few for 95 %. A process is slow or fast as a whole, and one in several may be disturbed: nothing here
-    takes them for normal.
-    """
-    ordered, n = np.sort(values), len(values)
-    # The largest k such that at most (1 - confidence) / 2 is the chance of fewer than k values below the true median.
-    chances = accumulate(comb(n, below) / 2**n for below in range(n))
-    k = sum(chance <= (1 - confidence) / 2 for chance in chances)
-    if k == 0:
-        return None
-    return {"median": float(np.median(ordered)), "low": float(ordered[k - 1]), "high": float(ordered[n - k])}
 
 
 def _check(samples: Any) -> None:

@@ -11,10 +11,13 @@ from pipeline.cli.common import app
 
 def main() -> None:
     """Entry point of the `deploy` command."""
+    helpers.quieten()
     if helpers.is_helper():
         helpers.help_out()
         return
     try:
         app()
-    finally:
-        helpers.dismiss()
+    except SystemExit as end:
+        if not end.code:  # of what failed, torchrun ends the helpers
+            helpers.dismiss()
+        raise

@@ -85,3 +85,26 @@ def fail(error: DeployError, verbose: bool = False) -> NoReturn:
     for line in str(error).splitlines() or ["failed"]:
         print(f"deploy: {line}", file=sys.stderr)
     raise typer.Exit(error.exit_code)
+
+
+def stored(model: Path, int8: bool, levels: str | None, out: Path | None, json_: bool) -> None:
+    """What `deploy storage` and `deploy inspect --storage` say."""
+    import dataclasses
+
+    from pipeline import api, console, stored_weights
+    from pipeline.compression import storage as formats
+    from pipeline.errors import UsageError
+
+    weights, sqnr_db = stored_weights.reshape(stored_weights.read(model, api.default_store()), levels, int8)
+    rows = stored_weights.rows(weights)
+    if out is not None:
+        try:
+            out.write_bytes(formats.pack(weights))
+        except OSError as error:
+            raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+    totals, saves = stored_weights.totals(rows), stored_weights.saves()
+    if json_:
+        tensors = [dataclasses.asdict(row) for row in rows]
+        console.print_json({"tensors": tensors, "totals": totals, "sqnr_db": sqnr_db, "saves": saves})
+    else:
+        console.storage(rows, totals, sqnr_db, saves)

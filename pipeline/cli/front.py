@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import Json, Targets, app, one_line_errors
+from pipeline.cli.common import Json, Targets, app, one_line_errors, stored
+from pipeline.errors import UsageError
 
 
 @app.command()
 def init(
     model: Annotated[
-        str, typer.Option(prompt="The model, module:function or a .pt2 or .onnx file", metavar="REF", help="net:build")
-    ],
+        str | None, typer.Option(metavar="REF", help="net:build, or a .pt2 or .onnx file; asked for where left out.")
+    ] = None,
     data: Annotated[
-        str,
-        typer.Option(prompt="The data, module:function, a .npz file or a folder", metavar="REF", help="data:splits"),
-    ],
+        str | None, typer.Option(metavar="REF", help="data:splits, a .npz file or a folder of images; likewise.")
+    ] = None,
     target: Targets = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
 ) -> None:
@@ -26,11 +26,22 @@ def init(
     with one_line_errors(False):
         from pipeline import beginning
 
-        path = beginning.write(Path(), model, data, list(target or []), force)
+        beginning.check_free(Path(), force)
+        model = model or _ask("The model, module:function or a .pt2 or .onnx file", "--model")
+        data = data or _ask("The data, module:function, a .npz file or a folder", "--data")
+        path = beginning.write(Path(), model, data, list(target or []))
         typer.echo(f"{path} written")
         for line in beginning.check(path):
             typer.echo(f"  {line}")
         typer.echo("next: deploy --target all")
+
+
+def _ask(question: str, option: str) -> str:
+    """A line that is typed. Raises UsageError where nobody is there to type one."""
+    try:
+        return input(f"{question}: ").strip()
+    except EOFError:
+        raise UsageError(f"init: nobody answers here: give {option}") from None
 
 
 @app.command()
@@ -39,10 +50,16 @@ def inspect(
     shape: Annotated[
         list[str] | None, typer.Option(metavar="SHAPE", help="Of one sample, for a factory: 3x224x224, ids=64:int64.")
     ] = None,
+    storage: Annotated[
+        bool, typer.Option("--storage", help="Of a checkpoint or a run: its weights' bytes, as 'deploy storage' does.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Show a model's ops, shapes, parameters, MACs, int8 share and float islands, and what each target could do."""
     with one_line_errors(False):
+        if storage:
+            stored(Path(model), int8=False, levels=None, out=None, json_=json_)
+            return
         from pipeline import console, inspection
         from pipeline.console import inspect as view
 

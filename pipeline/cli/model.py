@@ -1,4 +1,4 @@
-"""One model file, before or after a run: storage, fit."""
+"""One model, before or after a run: sensitivity, storage, fit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,41 @@ from typing import Annotated
 import typer
 
 from pipeline import errors
-from pipeline.cli.common import Json, app, one_line_errors
+from pipeline.cli.common import Json, Verbose, app, one_line_errors
 from pipeline.errors import UsageError
+
+
+@app.command()
+def sensitivity(
+    recipe: Annotated[Path | None, typer.Option(help="The recipe. Default: deploy.toml here.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe value.")] = None,
+    ratio: Annotated[
+        list[float] | None, typer.Option(help="A share of each layer that goes; repeatable. Default: 0.25 0.5 0.75 0.9")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Draw the curves into this file.")] = Path("sensitivity.svg"),
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw each layer's metric against the share of it that is pruned, one layer at a time, without retraining."""
+    with one_line_errors(verbose):
+        from pipeline import console
+        from pipeline import recipe as recipes
+        from pipeline import sensitivity as curves
+        from pipeline.console import sensitivity as shown
+        from pipeline.outcome import write_whole
+        from pipeline.release.html.curves import svg
+
+        with console.listener(verbose, False) as emit:
+            found = curves.measure(recipes.load(recipe, set_ or ()), ratio or curves.RATIOS, emit=emit)
+        try:
+            write_whole(out, svg(found))
+        except OSError as error:
+            raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+        if json_:
+            console.print_json(found)
+        else:
+            shown.show(found)
+            console.note(f"drawn in {out}")
 
 
 @app.command()
@@ -26,24 +59,9 @@ def storage(
 ) -> None:
     """Bytes of a model's weights in sparse and clustered formats, beside dense and the entropy bound."""
     with one_line_errors(False):
-        import dataclasses
+        from pipeline.cli.common import stored
 
-        from pipeline import api, console, stored_weights
-        from pipeline.compression import storage as formats
-
-        weights, sqnr_db = stored_weights.reshape(stored_weights.read(model, api.default_store()), levels, int8)
-        rows = stored_weights.rows(weights)
-        if out is not None:
-            try:
-                out.write_bytes(formats.pack(weights))
-            except OSError as error:
-                raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
-        totals = stored_weights.totals(rows)
-        if json_:
-            tensors = [dataclasses.asdict(row) for row in rows]
-            console.print_json({"tensors": tensors, "totals": totals, "sqnr_db": sqnr_db})
-        else:
-            console.storage(rows, totals, sqnr_db)
+        stored(model, int8, levels, out, json_)
 
 
 @app.command()

@@ -117,13 +117,24 @@ def profile(
     soak: Annotated[str | None, typer.Option(metavar="TIME", help="For a model file: keep on for 90s, 10m.")] = None,
     samples: Annotated[Path, typer.Option(help="For a model file: where the raw samples go.")] = Path("samples.npz"),
     layers: Annotated[bool, typer.Option("--layers", help="Show where the time goes, layer by layer.")] = False,
+    runner: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="For a model file, on a device without Python: its benchmark_model, onnxruntime_perf_test or "
+            "benchmark_app, built for it.",
+        ),
+    ] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure latency and memory of a finished run's artifacts again, then judge; or of one model file."""
     if run.is_file() and run.suffix != ".json":
-        _file(run, target or [], device, threads, soak, samples, layers, json_, verbose)
+        _file(run, target or [], device, threads, soak, samples, layers, runner, json_, verbose)
         return
+    if runner:
+        what = "a program of the platform gives times and no outputs, by which the gate judges a run"
+        fail(UsageError(f"--runner: {what}: name a model file, or bring the device a Python"))
     _again("profile", run, target, device, json_, verbose, layers)
 
 
@@ -135,6 +146,7 @@ def _file(
     soak: str | None,
     samples: Path,
     layers: bool,
+    runner: Path | None,
     json_: bool,
     verbose: bool,
 ) -> None:
@@ -147,7 +159,10 @@ def _file(
         with console.listener(verbose, False) as emit:
             emit({"event": "start", "name": f"profile {model.name}"})
             seconds = bare.seconds(soak) if soak else None
-            found = bare.profile(model, target[0], device, threads, seconds, samples, emit, layers)
+            if runner:
+                found = bare.by_runner(model, target[0], device, threads, seconds, runner, emit)
+            else:
+                found = bare.profile(model, target[0], device, threads, seconds, samples, emit, layers)
         if json_:
             console.print_json(found)
         else:

@@ -7,7 +7,7 @@ known architectures is needed, and taking the block out is then what zeroing it 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,20 +51,60 @@ def edits_for(names: Iterable[str]) -> list[Edit]:
     return [{"module": name, "axis": LAYER, "width": 1, "removed": [0]} for name in names]
 
 
-def choose(sight: Sight, example: Sequence[Tensor], budget: int, criterion: str, greedy: bool) -> tuple[list[str], int]:
-    """The blocks to take out until the model takes at most `budget` MACs, in the order in which they go; and how often
-    they were scored. `greedy`: scored again after each.
+def choose(
+    sight: Sight,
+    example: Sequence[Tensor],
+    budget: float,
+    criterion: str,
+    greedy: bool,
+    value: Callable[[nn.Module], float] | None = None,
+) -> tuple[list[str], int]:
+    """The blocks to take out until the model takes at most `budget`, in the order in which they go; and how often they
+    were scored. `greedy`: scored again after each. `value`: what a model takes, which falls as blocks go; MACs if None.
 
     Raises ValueError when the model is above the budget without all of them.
     """
+    value = value or (lambda cut: count(cut, example).macs)
+    now, gone, rounds = value(sight.model), list[str](), 0
+    going = _in_order(sight, example, criterion, greedy)
+    while now > budget:
+        step = next(going, None)
+        if step is None:
+            raise ValueError(f"without its {len(gone)} blocks the model still takes {now:g}, the budget is {budget:g}")
+        name, cut, rounds = step
+        gone.append(name)
+        now = value(cut)
+    return gone, rounds
+
+
+def spare(
+    sight: Sight,
+    example: Sequence[Tensor],
+    limit: float,
+    criterion: str,
+    greedy: bool,
+    loss: Callable[[nn.Module], float],
+) -> tuple[list[str], int]:
+    """As `choose`, as many as can go before `loss`, which grows as they do, is above `limit`."""
+    gone: list[str] = []
+    scored = 0
+    for name, cut, rounds in _in_order(sight, example, criterion, greedy):
+        if loss(cut) > limit:
+            break
+        gone.append(name)
+        scored = rounds
+    return gone, scored
+
+
+def _in_order(
+    sight: Sight, example: Sequence[Tensor], criterion: str, greedy: bool
+) -> Iterator[tuple[str, nn.Module, int]]:
+    """The block that goes next, the model without it and those before, and how often was scored."""
     cut = copy.deepcopy(sight.model)
     left, _ = find(cut, example)
-    gone: list[str] = []
     rounds = 0
     order: list[str] = []
-    while (now := count(cut, example).macs) > budget:
-        if not left:
-            raise ValueError(f"without its {len(gone)} blocks the model still takes {now} MACs, the budget is {budget}")
+    while left:
         if greedy or not order:
             scores = SCORES[criterion](replace(sight, model=cut), left)
             order = [name for _, name in sorted(zip(scores, left, strict=True))]
@@ -72,8 +112,7 @@ def choose(sight: Sight, example: Sequence[Tensor], budget: int, criterion: str,
         name = order.pop(0)
         structure.apply(cut, edits_for([name]))
         left.remove(name)
-        gone.append(name)
-    return gone, rounds
+        yield name, cut, rounds
 
 
 def _contribution(sight: Sight, names: Sequence[str]) -> list[float]:

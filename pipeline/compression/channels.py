@@ -7,7 +7,7 @@ graph that the tracer misread cannot do harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,8 @@ def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], li
         found, kept = [], []
         with torch.no_grad():
             reference = model(*example)
-        for group in _dependencies(model, example):
+        dependent, seen = _dependencies(model, example)
+        for group in dependent:
             if isinstance(group, Group):
                 reason = structure.problem(model, group, example, reference)
                 if not reason:
@@ -37,10 +38,30 @@ def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], li
                     continue
                 group = Kept(group.name, group.width, reason)
             kept.append(group)
-        return found, kept
+        return found, kept + _unseen(model, example, seen)
 
 
-def _dependencies(model: nn.Module, example: Sequence[Tensor]) -> list[Group | Kept]:
+def _unseen(model: nn.Module, example: Sequence[Tensor], seen: Container[str]) -> list[Kept]:
+    """Layers whose outputs could be cut and that the graph does not hold."""
+    ran: set[str] = set()
+    layers = {name: module for name, module in model.named_modules() if "out" in layouts(module) and name not in seen}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: ran.add(name)
+
+    handles = [module.register_forward_hook(note(name)) for name, module in layers.items()]
+    try:
+        with torch.no_grad():
+            model(*example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    why = {True: "no gradient runs through it to the model's outputs", False: "it was not run on the first samples"}
+    return [Kept(name, width(module, "out"), why[name in ran]) for name, module in layers.items()]
+
+
+def _dependencies(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group | Kept], set[str]]:
+    """The groups in the layers' order, and the names of all layers that the graph holds."""
     import torch_pruning
 
     shared = structure.shared(model)
@@ -59,7 +80,8 @@ def _dependencies(model: nn.Module, example: Sequence[Tensor]) -> list[Group | K
             raise UsageError(f"the model's graph cannot be traced for pruning: {text}") from error
         groups = [_group(found, graph.is_out_channel_pruning_fn, shared) for found in traced]
         order = [name for name, _ in model.named_modules()]
-        return sorted(groups, key=lambda group: order.index(group.name) if group.name in order else len(order))
+        seen = {_layer(item.dep.target) for found in traced for item in found}
+        return sorted(groups, key=lambda group: order.index(group.name) if group.name in order else len(order)), seen
 
 
 class _Boundary:

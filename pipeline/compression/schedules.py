@@ -77,17 +77,18 @@ def plan(
     return Plan(wanted, [out + stay for out, stay in zip(gone, rest, strict=True)], rounds)
 
 
-def given(groups: Sequence[Group], shares: Mapping[str, float], align: int) -> list[int]:
+def given(groups: Sequence[Group], shares: Mapping[str, float], align: int | Sequence[int]) -> list[int]:
     """Channels to keep where the recipe gives each group's share; groups that it does not name stay whole.
 
     Rounded to the group's alignment. Raises KeyError with the names that are no groups.
     """
     if unknown := sorted(set(shares) - {group.name for group in groups}):
         raise KeyError(*unknown)
+    aligns = [align] * len(groups) if isinstance(align, int) else align
     kept = []
-    for group in groups:
+    for group, own in zip(groups, aligns, strict=True):
         wanted = group.width * shares.get(group.name, 1.0)
-        step = widths.alignment(align, wanted)
+        step = widths.alignment(own, wanted)
         aligned = max(1, round(wanted / step) * step) if group.name in shares else group.width
         kept.append(min(group.width, aligned))
     return kept

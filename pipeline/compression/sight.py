@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from pipeline import tasks
 from pipeline.compression.structure import Group, Member, layouts
+from pipeline.data import load_split
 from pipeline.errors import UsageError
+from pipeline.stages import Job
 
 BATCH = 64  # samples a pass: what activations are held at once
 
@@ -84,3 +86,12 @@ def gradients(loss: Tensor, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
             "no_grad; change that, or choose a criterion of the weights alone (l1, l2)"
         )
     return torch.autograd.grad(loss, of, allow_unused=True, materialize_grads=True)
+
+
+def of_job(job: Job, model: nn.Module, groups: Sequence[Group]) -> Sight:
+    """What the criterion of a pruning sees: `samples` of the training split, the same for every scoring."""
+    from pipeline.compression import training
+
+    train = load_split(job.inputs["data"], "train")
+    drawn = training.drawn(train, int(job.settings.get("samples", 256)), job.seed)
+    return Sight(model, groups, *drawn, job.seed, tasks.of(job.settings, job.user))

@@ -25,6 +25,7 @@ MAGIC = b"edgew1\n"
 DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32", "int64", "float64", "bool")
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 ZSTD_LEVEL = 19
+PLAIN, TOGETHER, APART = range(3)  # how the parts of a tensor lie in its bytes: as they are, in one frame, in several
 RUN = 255  # the longest run in one byte; it says that the run goes on
 
 
@@ -147,25 +148,47 @@ def encode(array: Array, name: str, zstd: bool) -> bytes | None:
     parts = FORMATS[name].encode(bits.reshape(rows, -1) if array.size else bits.reshape(1, 0))
     if parts is None:
         return None
-    body = b"".join(struct.pack("<BI", part.itemsize, part.size) + part.tobytes() for part in parts)
-    if zstd:
-        import zstandard
-
-        body = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True).compress(body)
-    kind = [list(FORMATS).index(name), int(zstd), DTYPES.index(array.dtype.name), array.ndim]
+    packing, body = _squeezed(parts) if zstd else (PLAIN, _joined(parts))
+    kind = [list(FORMATS).index(name), packing, DTYPES.index(array.dtype.name), array.ndim]
     return struct.pack(f"<4B{array.ndim}I", *kind, *array.shape) + body
+
+
+def _joined(parts: Parts) -> bytes:
+    return b"".join(struct.pack("<BI", part.itemsize, part.size) + part.tobytes() for part in parts)
+
+
+def _squeezed(parts: Parts) -> tuple[int, bytes]:
+    """All parts in one zstd frame, or each in its own, where places and values have codes of their own."""
+    import zstandard
+
+    compress = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True).compress
+    frames = [compress(_joined([part])) for part in parts]
+    apart = b"".join(struct.pack("<I", len(frame)) + frame for frame in frames)
+    return min(((TOGETHER, compress(_joined(parts))), (APART, apart)), key=lambda one: len(one[1]))
+
+
+def _unsqueezed(body: bytes, packing: int) -> bytes:
+    import zstandard
+
+    decompress = zstandard.ZstdDecompressor().decompress
+    if packing == TOGETHER:
+        return decompress(body)
+    found, at = b"", 0
+    while at < len(body):
+        (size,) = struct.unpack_from("<I", body, at)
+        found += decompress(body[at + 4 : at + 4 + size])
+        at += 4 + size
+    return found
 
 
 def decode(data: bytes) -> Array:
     """The tensor in what `encode` wrote. Raises UsageError when the bytes are damaged."""
     try:
-        kind, zstd, dtype, ndim = struct.unpack_from("<4B", data)
+        kind, packing, dtype, ndim = struct.unpack_from("<4B", data)
         shape = struct.unpack_from(f"<{ndim}I", data, 4)
         body = data[4 + 4 * ndim :]
-        if zstd:
-            import zstandard
-
-            body = zstandard.ZstdDecompressor().decompress(body)
+        if packing != PLAIN:
+            body = _unsqueezed(body, packing)
         parts, at = [], 0
         while at < len(body):
             size, count = struct.unpack_from("<BI", body, at)

@@ -11,13 +11,14 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import gcd
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.compression.attention import unfold
-from pipeline.compression.macs import Layer
+from pipeline.compression.macs import Part
 from pipeline.errors import UsageError
 from pipeline.interface import Outputs, by_name
 
@@ -178,8 +179,24 @@ def remaining(groups: Sequence[Group], gone: Sequence[Sequence[int]]) -> list[Gr
     return found
 
 
-def cost(model: nn.Module, groups: Sequence[Group], layers: Iterable[Layer]) -> Callable[[Sequence[int]], int]:
-    """MACs of the whole network as a function of the channels left in each group, exact and without building it."""
+class Counted(Protocol):
+    """A layer and what it takes, by what that grows with (macs.Layer, sizes.Amount)."""
+
+    @property
+    def name(self) -> str:
+        """The layer's."""
+        ...
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """As in macs.Layer."""
+        ...
+
+
+def cost(model: nn.Module, groups: Sequence[Group], layers: Iterable[Counted]) -> Callable[[Sequence[int]], int]:
+    """MACs of the whole network (or what else was counted of its layers) as a function of the channels left in each
+    group, exact and without building it.
+    """
     full = [group.width for group in groups]
     reach: dict[tuple[str, str], list[tuple[int, int]]] = {}  # (layer, axis) -> [(group, its channels for one root)]
     for index, group in enumerate(groups):
@@ -203,6 +220,23 @@ def cost(model: nn.Module, groups: Sequence[Group], layers: Iterable[Layer]) -> 
         return total
 
     return macs
+
+
+def alignments(model: nn.Module, groups: Sequence[Group], align: int) -> list[int]:
+    """Of which number of units each group should keep multiples, so that its layers' channels are multiples of `align`.
+
+    A head is as many channels as it is wide, so any number of heads of 8 is aligned to 8.
+    """
+    return [align // gcd(align, _channels(model, group)) for group in groups]
+
+
+def _channels(model: nn.Module, group: Group) -> int:
+    """Of one unit, in the layer that has the fewest of them."""
+    return min(
+        len(member.channels) // len(set(member.roots))
+        for member in group.members
+        if layouts(model.get_submodule(member.module))[member.axis].tensors
+    )
 
 
 def width(module: nn.Module, axis: str) -> int:
@@ -233,6 +267,8 @@ def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
             if tensor is None:
                 continue
             cut = tensor.detach().index_select(dim, keep)
+            if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+                cut = cut.contiguous(memory_format=torch.channels_last)  # the user's choice, which trains faster
             setattr(module, name, nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut)
         for index, attribute in enumerate(layout.widths):  # the first is the width, the others are multiples of it
             times = getattr(module, attribute) // edit["width"] if index else 1

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from pipeline import interface, lengths, tasks, user
 from pipeline.compression import checkpoint, parallel
-from pipeline.compression.optimizers import OPTIMIZERS
-from pipeline.compression.penalties import PENALTIES, soft_threshold
+from pipeline.compression.learner import Learner, Schedule
 from pipeline.data import Array, Split, load_split
 from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.interface import Outputs
@@ -29,42 +28,6 @@ from pipeline.tasks import CLASSIFICATION, Task
 Loss = Callable[[Outputs, Tensor, Array, tuple[Tensor, ...]], Tensor]  # outputs, labels, sample indices, inputs
 Augment = Callable[[dict[str, Array], np.random.Generator], Mapping[str, Array]]
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate climbs to `lr`, then falls to 0 along a cosine (Smith, Topin 2018, "Super-Convergence").
-
-    `warmup`: the share of all steps in which it climbs. `optimizer`: a key of `optimizers.OPTIMIZERS`. `patience`:
-    stop after so many epochs without a better selection metric; 0 never stops. `penalty`: "none", "l1", "group_lasso"
-    (strength x penalty joins the loss) or "soft_threshold" (after each step, by strength x learning rate). `ema`: decay
-    of a moving average of the weights, which is then what is evaluated and kept; 0 averages not. `amp`: forward passes
-    in bfloat16 where torch's autocast allows (Micikevicius et al. 2018; bfloat16 needs no scale of the loss).
-    """
-
-    epochs: int
-    lr: float
-    batch_size: int
-    weight_decay: float
-    patience: int = 0
-    penalty: str = "none"
-    strength: float = 0.0
-    ema: float = 0.0
-    warmup: float = 0.0
-    optimizer: str = "adamw"
-    amp: bool = False
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, as a share of `lr`."""
-        climb = self.warmup * steps
-        if step < climb:
-            return (step + 1) / (climb + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - climb) / (steps - climb)))
-
-
-def schedule(settings: Mapping[str, Any]) -> Schedule:
-    """The schedule in a stage's settings."""
-    return Schedule(**{field.name: settings[field.name] for field in fields(Schedule) if field.name in settings})
 
 
 @dataclass(frozen=True)
@@ -215,70 +178,42 @@ def fit(
     train, selection = load_split(data, "train"), load_split(data, "selection")
     labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
     starts = _starts(len(train), plan.batch_size)
-    optimizers = OPTIMIZERS[plan.optimizer](model, beside, plan.lr, plan.weight_decay)
-    step, steps = 0, plan.epochs * len(starts)
-    kept = {model.get_parameter(name): model.get_parameter(name).detach() != 0 for name in zeros}
-    averaged = copy.deepcopy(model) if plan.ema else model
-    together, own = parallel.wrap(model), parallel.share()
-    metric, crossed = evaluate(model, selection, task)
-    best, epoch = Fit(metric, crossed, 0, 0), 0
+    steps, own = plan.epochs * len(starts), parallel.share()
+    learner = Learner(model, plan, beside, zeros)
+    best, epoch = Fit(*evaluate(model, selection, task), 0, 0), 0
     weights = copy.deepcopy(model.state_dict())
     began, begun = time.monotonic(), 0
-    parts: dict[str, Any] = {"model": model, "averaged": averaged}
-    parts |= {f"optimizer{index}": optimizer for index, optimizer in enumerate(optimizers)}
     file = scratch / f"training-{turn[0]}.pt" if scratch else None
     if file and (state := checkpoint.load(file)):
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        for parameter, values in zip(beside, state["beside"], strict=True):
-            parameter.data.copy_(values)
+        learner.restore(state["learner"])
         shuffle.bit_generator.state = state["shuffle"]
         best, weights, begun = Fit(**state["best"]), state["weights"], state["epoch"]
-        epoch, step = begun, begun * len(starts)
+        epoch = begun
     for epoch in () if _patient(plan, begun, best) else range(begun + 1, plan.epochs + 1):
-        together.train()
+        learner.train()
         order, total = shuffle.permutation(len(train)), 0.0
         for batch, start in enumerate(starts):
             index = order[start : start + plan.batch_size]
             inputs = tuple(values[own] for values in _inputs(train, index, augment, shuffle, stage))
-            with torch.autocast("cpu", torch.bfloat16, enabled=plan.amp):
-                outputs = together(*inputs)
-            value = loss(_float(outputs), labels[index[own]], index[own], inputs)
-            if plan.penalty in PENALTIES:
-                value = value + plan.strength * PENALTIES[plan.penalty](model)
+            value = loss(learner.forward(inputs), labels[index[own]], index[own], inputs) + learner.penalty()
             parallel.average([mean := value.detach().clone()])
             amount = mean.item()
             if not math.isfinite(amount):
-                kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(scratch, weights)}" if scratch else ""
+                keeps = scratch if parallel.first() else None
+                kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(keeps, weights)}" if keeps else ""
                 raise StageError(
                     f"{stage}: the loss is {amount} in epoch {epoch}, batch {batch + 1} of {len(starts)}: "
                     f"lower {stage}.lr (now {plan.lr:g}){kept_in}"
                 )
-            model.zero_grad(set_to_none=True)
-            for parameter in beside:
-                parameter.grad = None
-            value.backward()  # type: ignore[no-untyped-call]
-            parallel.average(parameter.grad for parameter in beside)
-            lr = plan.lr * plan.rate(step, steps)
-            for optimizer in optimizers:
-                optimizer.param_groups[0]["lr"] = lr
-                optimizer.step()
-            step += 1
-            if plan.penalty == "soft_threshold":
-                soft_threshold(model, plan.strength * lr)
-            for parameter, keep in kept.items():
-                parameter.data.mul_(keep)
-            if averaged is not model:
-                _average(averaged, model, plan.ema)
+            learner.step(value, plan.rate((epoch - 1) * len(starts) + batch, steps))
             total += amount * len(index)
-        parallel.average([*model.buffers(), *(averaged.buffers() if averaged is not model else ())])
-        metric, crossed = evaluate(averaged, selection, task)
+        learner.settle()
+        metric, crossed = evaluate(learner.averaged, selection, task)
         if math.isfinite(crossed) and (not math.isfinite(best.loss) or (metric, -crossed) > (best.metric, -best.loss)):
-            best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(averaged.state_dict())
+            best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(learner.averaged.state_dict())
         if file and parallel.first():
-            state = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"best": asdict(best), "weights": weights, "epoch": epoch, "shuffle": shuffle.bit_generator.state}
-            checkpoint.save(file, state | {"beside": [parameter.detach() for parameter in beside]})
+            state = {"learner": learner.state(), "shuffle": shuffle.bit_generator.state}
+            checkpoint.save(file, state | {"best": asdict(best), "weights": weights, "epoch": epoch})
         done, whole = (turn[0] - 1) * plan.epochs + epoch, turn[1] * plan.epochs
         left_s = (time.monotonic() - began) / (epoch - begun) * (whole - done)
         progress = {"done": done, "total": whole, "loss": total / len(train), "metric": metric, "left_s": left_s}
@@ -292,25 +227,9 @@ def fit(
     return Fit(best.metric, best.loss, best.epoch, epoch)
 
 
-def _float(outputs: Outputs) -> Outputs:
-    """As a loss wants them, whatever autocast made of them."""
-    if isinstance(outputs, Tensor):
-        return outputs.float() if outputs.is_floating_point() else outputs
-    return {name: values.float() if values.is_floating_point() else values for name, values in outputs.items()}
-
-
 def _patient(plan: Schedule, epoch: int, best: Fit) -> bool:
     """Whether enough epochs went by without a better score."""
     return bool(plan.patience) and epoch - best.epoch >= plan.patience
-
-
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights by 1 - decay towards the model's; running statistics are the model's own."""
-    with torch.no_grad():
-        for mean, now in zip(averaged.parameters(), model.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
-        for seen, own in zip(averaged.buffers(), model.buffers(), strict=True):
-            seen.copy_(own)
 
 
 def _starts(count: int, batch_size: int) -> list[int]:

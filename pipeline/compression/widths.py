@@ -17,7 +17,7 @@ def solve(
     widths: Sequence[int],
     cost: Cost,
     budget: int,
-    align: int = 8,
+    align: int | Sequence[int] = 8,
     tolerance: float = 0.05,
     wanted: Sequence[float] | None = None,
 ) -> list[int]:
@@ -26,7 +26,8 @@ def solve(
 
     `cost` gives the network's MACs for a list of kept channels and must not fall where one grows. The result costs at
     most `budget` and, where channels are fine enough to allow it, at least (1 - tolerance) x budget. A group's
-    alignment is the largest of align, align/2, ..., 1 that is not above the share it would keep at a uniform ratio.
+    alignment is the largest of align, align/2, ..., 1 that is not above the share it would keep at a uniform ratio;
+    `align` may differ from group to group.
     Raises ValueError when one channel in each group still costs more than the budget.
     """
     if cost(widths) <= budget:
@@ -37,7 +38,8 @@ def solve(
     wanted = [
         min(width, max(1.0, one)) for width, one in zip(widths, wanted or uniform(widths, cost, budget), strict=True)
     ]
-    steps = [alignment(align, width) for width in wanted]
+    aligns = [align] * len(widths) if isinstance(align, int) else align
+    steps = [alignment(one, width) for one, width in zip(aligns, wanted, strict=True)]
     kept = [max(1, int(width) // step * step) for width, step in zip(wanted, steps, strict=True)]
     while True:
         _grow(kept, steps, wanted, widths, cost, budget)
@@ -48,7 +50,7 @@ def solve(
         _refine(kept, steps, widths, cost, budget)
 
 
-def uniform(widths: Sequence[int], cost: Cost, budget: int) -> list[float]:
+def uniform(widths: Sequence[float], cost: Cost, budget: int) -> list[float]:
     """The same share of every group, the largest that meets the budget; at least one channel each."""
     low, high = 0.0, 1.0
     for _ in range(40):

@@ -111,7 +111,7 @@ def _did(event: Mapping[str, Any]) -> str:
     if stage == "observe" and data["absurd"]:
         return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
     parts = [f"{name} in {count} calls" for name, count in data.get("calls", {}).items()]
-    if stage == "rewrite":
+    if data.get("metric_before") is not None:
         parts.append(f"selection before {data['metric_before']:.1%}")
     if data.get("method"):
         parts.append(str(data["method"]))
@@ -125,7 +125,19 @@ def _did(event: Mapping[str, Any]) -> str:
         parts.append(f"{data['zeros']:.0%} of the weights zero")
     if stage == "lower":
         parts.append(f"{data['size_bytes']:,} B")
-    return ", ".join(parts)
+    return ", ".join([*parts, *_stopped(data)])
+
+
+def _stopped(data: Mapping[str, Any]) -> list[str]:
+    """Where a pruning stopped that was measured, and what it left alone since cutting it would not pay."""
+    told = []
+    if "tries" in (stop := data.get("stop") or {}):
+        told.append(
+            f"{stop['name']}: {stop['reached']:.3g} (limit {stop['limit']:.3g}) after {len(stop['tries'])} tries"
+        )
+    told += [f"{name} {times:.2f}x as fast as unpruned" for name, times in data.get("faster", {}).items()]
+    idle = [f"'{one['name']}'" for one in data.get("kept") or () if isinstance(one, dict) and "faster" in one["reason"]]
+    return [*told, *([f"left alone, would not be faster: {', '.join(idle)}"] if idle else [])]
 
 
 def summary(report: Report, out: Path) -> None:
@@ -135,7 +147,7 @@ def summary(report: Report, out: Path) -> None:
     for name, row in report.targets.items():
         if row.candidates:
             OUT.print(_candidates(name, row))
-        lines = [_run(run) for run in row.runs]
+        lines = [_run(run) for run in (*row.runs, *row.lengths)]
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
         lines += [row.race] if row.race else []
         lines += [f"{found.check}: {found.text}" for found in row.findings]
@@ -308,8 +320,10 @@ def store(rows: list[dict[str, Any]], root: Path) -> None:
     OUT.print(table)
 
 
-def storage(rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | None) -> None:
-    """A row for each tensor with its smallest format, then every format for the whole model."""
+def storage(
+    rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | None, saves: Mapping[str, Mapping[str, str]]
+) -> None:
+    """A row for each tensor with its smallest format, every format for the whole model, then what that is good for."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("tensor")
     for header in ("shape", "dtype", "zeros", "dense B", "smallest B", "bound B"):
@@ -324,9 +338,10 @@ def storage(rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | N
         OUT.print(f"  {name.replace('_bytes', ''):<14} {size:>12,.0f} B", markup=False)
     if sqnr_db is not None:
         OUT.print(f"  the weights changed: SQNR {sqnr_db:.1f} dB", markup=False)
-    OUT.print(
-        "  saves storage and transfer only: every target unpacks to dense and runs as fast as before", markup=False
-    )
+    for target, told in saves.items():
+        only = ", ".join(name for name, what in told.items() if what == "storage only")
+        more = "; ".join(f"{name}: {what}" for name, what in told.items() if what != "storage only")
+        OUT.print(f"  {target}: {only}: storage only, it runs dense weights; {more}", markup=False, soft_wrap=True)
 
 
 def fit(found: Mapping[str, Any]) -> None:

@@ -66,17 +66,24 @@ COLUMNS: dict[str, Literal["left", "right"]] = {
 def profile(found: Mapping[str, Any]) -> None:
     """One file's latency, and what is known of the moment."""
     latency, interval = found["latency_ms"], found["latency_interval_ms"]
-    p99 = "withheld (1,000 samples needed)" if latency["p99"] is None else f"{latency['p99']:.4f} ms"
     between = f" ({interval['low']:.4f}-{interval['high']:.4f})" if interval else ""
+    if latency["p50"] is not None:
+        middle = f"p50 {latency['p50']:.4f} ms{between}"
+    else:  # an old program of the platform's
+        middle = f"p50 unavailable, average {found['average_ms']:.4f} ms{between}"
+    p90 = "unavailable" if latency["p90"] is None else f"{latency['p90']:.4f} ms"
+    p99 = "withheld (1,000 samples needed)" if latency["p99"] is None else f"{latency['p99']:.4f} ms"
     memory, energy = found["peak_memory_bytes"], found["energy"]
     each = "unavailable" if energy is None else f"{1e3 * energy['joules'] / latency['n']:.3g} mJ ({energy['source']})"
     lines = [
         f"{found['model']} on {found['device']['uri']}: {found['runtime_version']}, threads {found['threads']}",
-        f"  p50 {latency['p50']:.4f} ms{between}, p90 {latency['p90']:.4f} ms, p99 {p99}, {latency['n']:,} samples",
+        f"  {middle}, p90 {p90}, p99 {p99}, {latency['n']:,} samples in {found['processes']} processes",
         f"  peak memory {'unavailable' if memory is None else f'{memory / 2**20:.1f} MiB'}, energy an inference {each}",
         *(f"  disturbed: {line}" for line in found["disturbed"]),
-        f"  raw samples: {found['samples']}",
+        f"  raw samples: {found['samples'] or 'unavailable'}",
     ]
+    if found.get("runner"):
+        lines.append("  outputs: unavailable, so nothing here says that accuracy held on this device")
     if found["interrupted"]:
         lines.append("  stopped by Ctrl-C: the figures are of what was measured")
     for line in lines:

@@ -5,8 +5,8 @@
     model = Loader("deploy-out/tflite")
     print(model.answer(pixels))      # {"label": "sandal", "probability": 0.98, "outputs": {...}}
 
-or `python deploy-out/tflite/loader.py pixels.npy`. One raw sample at a time: an array, or a dict of arrays by name
-where the model has several inputs. Needs Python 3.9, NumPy and the model's runtime (onnxruntime, openvino,
+or `python deploy-out/tflite/loader.py shirt.png`, or a .npy. One raw sample at a time: an array, or a dict of arrays by
+name where the model has several inputs. Needs Python 3.9, NumPy and the model's runtime (onnxruntime, openvino,
 ai-edge-litert or tflite-runtime), and nothing else of the project that made it. A file that is not the declared one,
 and an array that does not fit, are refused in one line.
 """
@@ -245,11 +245,22 @@ def _tflite(path: str, outputs: list[str], precision: str) -> Any:
 RUNTIMES = {".onnx": _onnxruntime, ".xml": _openvino, ".tflite": _tflite}
 
 
+def _read(file: str) -> Any:
+    if file.endswith(".npy"):
+        return np.load(file)
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
 def main(files: list[str]) -> None:
-    """Print the answer for each .npy file of one raw sample."""
+    """Print the answer for each file of one raw sample: .npy, or a picture where Pillow is installed."""
+    if not files:
+        raise LoaderError("name a file of one raw sample: python loader.py SAMPLE.npy ...")
     model = Loader()
     for file in files:
-        found = model.answer(np.load(file))
+        found = model.answer(_read(file))
         if "label" in found:
             print(f"{file}: {found['label']} ({found['probability']:.4f})")
         else:

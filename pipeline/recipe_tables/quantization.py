@@ -8,22 +8,29 @@ from pydantic import Field, field_validator
 
 from pipeline.recipe_tables.base import Count, Positive, Table
 
-Strategy = Literal["default", "symmetric", "per_tensor", "half_range"]  # those of calibration.schemes that have ranges
+# Those of calibration.schemes.STRATEGIES whose ranges are calibrated.
+Strategy = Literal["default", "symmetric", "per_tensor", "half_range", "signed", "int16"]
 
 
 class Calibrate(Table):
     """`[calibrate]`: how many samples of the calibration split the observers and the vendors' quantizers see.
 
     `observers`: the rules that turn what was seen into ranges, or "auto". Each makes a candidate `ours-RULE`, and the
-    race decides. `encodings`: target -> a file of ranges (AIMET's JSON, from the recipe's folder): one more candidate,
-    `ours-encodings`, has these in place of the first observer's. `strategies`: of calibration.schemes.STRATEGIES, each
-    with every observer: `ours-RULE-STRATEGY`; "auto": what suits the CPU that measures (candidates.strategies).
+    race decides. `encodings`: target -> a file of ranges (AIMET's JSON or a quantized model, from the recipe's folder):
+    one more candidate, `ours-encodings`, has these in place of the first observer's. `strategies`: of
+    calibration.schemes.STRATEGIES, each with every observer: `ours-RULE-STRATEGY`; "auto": what suits the CPU that
+    measures (candidates.strategies).
     """
 
     samples: Count = 200
     observers: Annotated[tuple[str, ...], Field(min_length=1)] = ("minmax", "mse")
-    strategies: Literal["auto"] | tuple[Strategy, ...] = "auto"
+    strategies: tuple[Strategy, ...] | None = None  # None: "auto"
     encodings: dict[str, str] = {}
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _suiting(cls, given: Any) -> Any:
+        return None if given == "auto" else given
 
     @field_validator("observers", mode="before")
     @classmethod
@@ -80,12 +87,15 @@ class Race(Table):
     """`[race]`: the interleaved timing of the candidates. `processes`: over how many fresh ones budget and rounds are
     spread.
 
-    `cmsis_nn`: a CMSIS-NN (a checkout or the pinned wheel, by its path from the recipe) whose kernels are raced against
-    our own on emulated boards.
+    `max_candidates`: so many are timed, float among them; the others that hold parity are further from float.
+    `time_failed`: time also those that are shown not to hold parity, for the record. `cmsis_nn`: a CMSIS-NN (a checkout
+    or the pinned wheel, by its path from the recipe) whose kernels are raced against our own on emulated boards.
     """
 
     budget_s: Positive = 6.0
     min_rounds: Count = 200
+    max_candidates: Annotated[int, Field(ge=2)] = 12
+    time_failed: bool = False
     processes: Processes = 10
     cmsis_nn: str | None = None
 

@@ -10,7 +10,7 @@ from pipeline.recipe_tables.base import Count, Positive, Reference, Share, Table
 
 
 class Training(Table):
-    """One run of the training loop (`compression.training.Schedule`).
+    """One run of the training loop (`compression.learner.Schedule`).
 
     `optimizer`: "muon" steps the matrices inside of the network along orthogonal directions. `warmup`: the share of
     steps in which the learning rate climbs, before it falls along a cosine. `patience`: epochs without a better
@@ -78,8 +78,17 @@ Criterion = Literal[  # the names of compression.criteria.CRITERIA
 Granularity = Literal["channel", "hidden", "head", "layer", "weight", "n:m"]
 
 
+STOPS = ("macs", "parameters", "bytes", "latency", "latency_ms", "drop")  # of compression.stops
+HALF = 0.5  # of the MACs: where no stop is named
+
+
 class Prune(Table):
-    """`[prune]`: structured pruning to a MACs budget, or with `schedule = "groups"` to the shares in `groups`.
+    """`[prune]`: structured pruning until one stop holds, or with `schedule = "groups"` to the shares in `groups`.
+
+    Stops, of which a recipe names one: `macs`, `parameters` (shares of float's to leave), `bytes` (of int8 weights),
+    `latency` (share of float's) or `latency_ms`, both measured on each target at `precision`, and `drop` (of the
+    metric on the selection split, right after pruning; in points for accuracies, else in its unit). None named: half of
+    the MACs. `align`: of which number widths are multiples; "measured" finds it on each target, layer by layer.
 
     `granularity` names what is taken out, one kind or several: "channel" (of convolutions and linear layers),
     "hidden" (units of GRU and LSTM), "head" (of attention). Others stand alone: "layer" takes whole residual blocks;
@@ -91,7 +100,13 @@ class Prune(Table):
     """
 
     granularity: Annotated[tuple[Granularity, ...], Field(min_length=1)] = ("channel",)
-    macs: Share = 0.5
+    macs: Share | None = None
+    parameters: Share | None = None
+    bytes: Count | None = None
+    latency: Share | None = None
+    latency_ms: Positive | None = None
+    drop: Positive | None = None
+    precision: Literal["float", "int8"] = "int8"
     sparsity: Share = 0.5
     threshold: Positive | None = None
     pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] = "2:4"
@@ -101,7 +116,31 @@ class Prune(Table):
     rescore: Annotated[int, Field(ge=0)] = 0
     groups: dict[str, Share] = {}
     steps: Annotated[int, Field(ge=2)] = 3
-    align: Literal[1, 2, 4, 8, 16, 32] = 8
+    align: Literal[1, 2, 4, 8, 16, 32, "measured"] = 8
+
+    @property
+    def measured(self) -> bool:
+        """Does what goes depend on the target and the device?"""
+        return self.align == "measured" or self.latency is not None or self.latency_ms is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stop(cls, given: Any) -> Any:
+        named = [name for name in STOPS if given.get(name) is not None] if isinstance(given, dict) else []
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} are both given: pruning stops at one of {', '.join(STOPS)}")
+        return given if named or not isinstance(given, dict) else {**given, "macs": HALF}
+
+    @model_validator(mode="after")
+    def _a_stop_that_fits(self) -> Prune:
+        named = next(name for name in STOPS if getattr(self, name) is not None)
+        single = [one for one in self.granularity if one in ("weight", "n:m")]
+        if single and (named != "macs" or self.align == "measured"):
+            what = named if named != "macs" else "align = 'measured'"
+            raise ValueError(f"granularity = '{single[0]}' stops at sparsity or threshold and knows no {what}")
+        if self.schedule == "groups" and named != "macs":
+            raise ValueError(f"schedule = 'groups' keeps the shares that are given and knows no {named}")
+        return self
 
     @field_validator("granularity", mode="before")
     @classmethod

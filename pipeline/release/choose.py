@@ -36,6 +36,9 @@ def choose(
     verdicts = {row["id"]: parity(row, margin_points, confidence) for row in rows}
     counted = [row for row in rows if row.get("board")]
     eligible = [row for row in counted or rows if verdicts[row["id"]][0] == "pass"]
+    if prefer == "latency" and not counted:
+        eligible = [row for row in eligible if row["speedup"]]
+    verdicts |= {row["id"]: _with(verdicts[row["id"]], row["left"]) for row in rows if row.get("left")}
     if not eligible:
         raise ValueError(_says({}, rows, verdicts) + ", and no float model runs on a board")
     if prefer == "latency" and counted:
@@ -49,6 +52,26 @@ def choose(
     close = [row for row in tied if row["size_bytes"] <= SIZE_TIE * smallest]
     shipped = max(close, key=lambda row: (_fidelity(row), row["speedup"]["median"] if row["speedup"] else 0, row["id"]))
     return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
+
+
+def untimed(
+    rows: Sequence[Mapping[str, Any]], margin: float, confidence: float, most: int, keep_failed: bool = False
+) -> dict[str, str]:
+    """Candidate -> why it is not timed: the cheap evidence, answers on the selection split, comes first.
+
+    Those that are shown to lose parity cannot ship (`keep_failed`: timed all the same). Of the others at most `most`
+    are timed, float among them, those nearest to float first.
+    """
+    verdicts = {row["id"]: parity(row, margin, confidence) for row in rows}
+    failed = [] if keep_failed else [row["id"] for row in rows if verdicts[row["id"]][0] == "fail"]
+    nearest = sorted((row for row in rows if row["id"] not in failed), key=lambda row: -_fidelity(row))
+    return dict.fromkeys(failed, "not timed: it does not hold parity") | {
+        row["id"]: f"not timed: {most} others are nearer to float (race.max_candidates)" for row in nearest[most:]
+    }
+
+
+def _with(verdict: tuple[str, str], left: str) -> tuple[str, str]:
+    return verdict[0], f"{verdict[1]}; {left}"
 
 
 def parity(row: Mapping[str, Any], margin: float, confidence: float) -> tuple[str, str]:
@@ -92,6 +115,9 @@ def _says(
         return "no int8 candidate was raced"
     if not holding:
         return f"no int8 candidate holds parity: {verdicts[integers[0]['id']][1]}"
+    holding = [row for row in holding if row["speedup"] or row.get("board")]
+    if not holding:
+        return "no int8 candidate that holds parity was timed (race.max_candidates)"
     if shipped.get("board"):
         return f"{shipped['board']['count']:,} {shipped['board']['unit']} on the board, where no float runs"
     row = shipped if shipped["precision"] == "int8" else max(holding, key=lambda r: float(r["speedup"]["median"]))

@@ -23,7 +23,7 @@ class Finding:
 
 
 def _absurd(found: Mapping[str, int]) -> str:
-    values = f"{sum(found.values()):,} values beyond +-1e30 (a mask?)"
+    values = f"{sum(found.values()):,} values beyond +-1e30 or infinite (a mask?)"
     return f"{values} were left out of the ranges of {_some(list(found))}, where they saturate"
 
 

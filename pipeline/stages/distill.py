@@ -17,7 +17,7 @@ def run(job: Job) -> dict[str, Any]:
     model folder.
 
     Settings: method ("distill", "finetune", or "auto": both from the same start, the better on the selection split
-    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional what else compression.training.Schedule
+    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional what else compression.learner.Schedule
     has, augment (as in `train`; the teacher is then asked anew for every batch), features (student's layer ->
     teacher's, for "distill") with feature_weight.
     Metadata: metric, loss (selection), epoch, epochs_run, params, macs, teacher_metric (of all teachers together),
@@ -28,19 +28,19 @@ def run(job: Job) -> dict[str, Any]:
     import torch
 
     from pipeline import models, tasks, user
-    from pipeline.compression import distillation, training
+    from pipeline.compression import distillation, learner, training
     from pipeline.compression.features import Match
     from pipeline.data import load_split
     from pipeline.interface import by_name, first
-    from pipeline.stages import answers
+    from pipeline.stages import soft_labels
 
     settings, data = job.settings, job.inputs["data"]
-    schedule, task = training.schedule(settings), tasks.of(job.settings, job.user)
+    schedule, task = learner.schedule(settings), tasks.of(job.settings, job.user)
     methods = ("distill", "finetune") if settings["method"] == "auto" else (settings["method"],)
     augment = settings.get("augment")
     change = user.resolve(augment, job.user["folder"]) if augment else None
     with training.deterministic(job.seed):
-        teacher = answers.teacher(job)
+        teacher = soft_labels.teacher(job)
         before, _ = training.evaluate(models.load(job.user, job.inputs["model"]), load_split(data, "selection"), task)
         # Where training samples do not change, the frozen teacher answers each of them once.
         known = _known(job, teacher) if "distill" in methods and not change else {}
@@ -117,10 +117,10 @@ def _known(job: Job, teacher: nn.Module) -> dict[str, Tensor]:
     from pipeline.compression import training
     from pipeline.data import load_named, load_split
     from pipeline.interface import by_name
-    from pipeline.stages import answers
+    from pipeline.stages import soft_labels
 
-    if "answers" in job.inputs:
-        said = load_named(job.inputs["answers"] / answers.FILE)
+    if "soft_labels" in job.inputs:
+        said = load_named(job.inputs["soft_labels"] / soft_labels.FILE)
         return {name: torch.from_numpy(values) for name, values in said.items()}
     return by_name(training.predict(teacher, load_split(job.inputs["data"], "train")))
 

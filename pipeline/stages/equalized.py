@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calibration.qparams import Float64
 from pipeline.data import Array, Split
+from targets.base import TensorSpec
 
 if TYPE_CHECKING:
     from calibration.equalization import Inputs
@@ -19,8 +20,10 @@ BATCH = 8  # samples at a time
 SIMULATED = 64  # samples of the selection split for the simulation
 
 
-def equalized(exported: Any, calibration: Split, selection: Split, samples: int) -> tuple[Any, list[dict[str, Any]]]:
-    """The program, equalized by the pass that gains most, or as it was; and a row for each pass that was tried.
+def equalized(
+    exported: Any, inputs: Sequence[TensorSpec], calibration: Split, selection: Split, samples: int
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The program, which has `inputs`, equalized by the pass that gains most, or as it was; and a row for each pass.
 
     A row's `sqnr_db` is that of the first output on the selection split with nearest int8 weights and 8-bit inputs of
     all layers (a simulation), `gain_db` that over the program as it was. A pass is used where it gains LEAST_DB.
@@ -70,7 +73,7 @@ def equalized(exported: Any, calibration: Split, selection: Split, samples: int)
             best = reached - before, chosen, factors
     for row in rows:
         row["used"] = bool(best[1]) and row["gain_db"] == round(best[0], 2)
-    return _applied(exported, module, state, best[1], best[2], given[0]), rows
+    return _applied(exported, inputs, module, state, best[1], best[2], given[0]), rows
 
 
 def _cross_layer(spots: list[Place], state: dict[str, Array], seen: dict[str, Inputs]) -> tuple[list[Place], Factors]:
@@ -98,12 +101,20 @@ def _smoothing(spots: list[Place], state: dict[str, Array], seen: dict[str, Inpu
     return chosen, factors
 
 
-def _applied(exported: Any, module: Any, state: Any, chosen: list[Place], factors: Factors, example: Any) -> Any:
+def _applied(
+    exported: Any,
+    inputs: Sequence[TensorSpec],
+    module: Any,
+    state: Any,
+    chosen: list[Place],
+    factors: Factors,
+    example: Any,
+) -> Any:
     """The program with the factors in its state, exported again where multiplications were put in."""
     import torch
 
     from pipeline.compression import equalize
-    from pipeline.stages.export import EXAMPLE, LARGEST_BATCH
+    from pipeline.stages.export import EXAMPLE
 
     changed = equalize.scale(module, state, chosen, factors)
     with torch.no_grad():
@@ -111,12 +122,28 @@ def _applied(exported: Any, module: Any, state: Any, chosen: list[Place], factor
             exported.state_dict[name].copy_(torch.from_numpy(array))
     if all(place.into for place in chosen):
         return exported
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     two = tuple(torch.from_numpy(np.resize(one.numpy(), (EXAMPLE, *one.shape[1:]))) for one in example)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export's own deprecations
         module.load_state_dict(exported.state_dict, strict=False)
-        return torch.export.export(module, two, dynamic_shapes=tuple({0: batch} for _ in two))
+        return torch.export.export(module, two, dynamic_shapes=tuple(_free_axes(inputs)))
+
+
+def _free_axes(inputs: Sequence[TensorSpec]) -> Iterator[dict[int, Any]]:
+    """Of each input, which axes are free for torch.export: those that were."""
+    import torch
+
+    from pipeline.stages.export import LARGEST_BATCH
+
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    lengths: dict[tuple[int, int], Any] = {}
+    for spec in inputs:
+        free = {0: batch} if spec.shape[0] is None else {}
+        if spec.varies:
+            axis, *ends = spec.varies
+            lengths.setdefault((ends[0], ends[1]), torch.export.Dim("length", min=ends[0], max=ends[1]))
+            free[axis] = lengths[ends[0], ends[1]]
+        yield free
 
 
 def batches(split: Split, samples: int) -> Iterator[tuple[Any, ...]]:

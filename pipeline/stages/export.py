@@ -15,6 +15,9 @@ from pipeline.stages import Job
 from targets.base import Program, TensorSpec, specs_from_json
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.data import Array
     from pipeline.lengths import Lengths
 
 PROGRAM = "program.json"
@@ -43,16 +46,27 @@ def pt2(job: Job) -> dict[str, Any]:
     it has the upper bound. Files: `program.pt2`, and `expected.npz`: the module's own outputs for the first calibration
     samples, float32 [n, ...] by name. Metadata `ops`: core ATen op -> the source line that calls it.
     """
+    from pipeline import lengths, models
+    from pipeline.data import load_split
+
+    model = models.load(job.user, job.inputs["model"])
+    varying = lengths.load(job.inputs["data"]) if job.settings.get("lengths") == "free" else None
+    return export(model, load_split(job.inputs["data"], "calibration").inputs, job.out, varying)
+
+
+def export(
+    model: nn.Module, inputs: Mapping[str, Array], folder: Path, varying: Lengths | None = None
+) -> dict[str, Any]:
+    """What `pt2` does, of a model in memory. `inputs`: samples by name, [n, ...] each, in the order of `forward`.
+    `varying`: the axes that stay free between their bounds.
+    """
     import numpy as np
     import torch
 
-    from pipeline import interface, lengths, models
-    from pipeline.data import load_split
+    from pipeline import interface
 
     torch.set_num_threads(1)
-    module = interface.flat(models.load(job.user, job.inputs["model"]).eval())
-    inputs = load_split(job.inputs["data"], "calibration").inputs
-    varying = lengths.load(job.inputs["data"]) if job.settings.get("lengths") == "free" else None
+    module = interface.flat(model.eval())
     bounds = {name: (axis, varying.lowest, varying.highest) for name, axis in varying.inputs.items()} if varying else {}
     example = tuple(torch.from_numpy(np.resize(array, (EXAMPLE, *array.shape[1:]))) for array in inputs.values())
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
@@ -65,7 +79,7 @@ def pt2(job: Job) -> dict[str, Any]:
         raise UsageError(f"the model cannot be exported: {_first_line(error)}{_user_line(error)}") from error
     names = interface.output_names(module)
     program = Program(
-        job.out / "program.pt2",
+        folder / "program.pt2",
         "pt2",
         tuple(_input(name, array, bounds.get(name)) for name, array in inputs.items()),
         tuple(
@@ -75,7 +89,7 @@ def pt2(job: Job) -> dict[str, Any]:
     )
     with torch.no_grad():
         answers = _all(module(*(torch.from_numpy(np.array(array[:EXPECTED])) for array in inputs.values())))
-    return save_pt2(exported, program, {n: a.float().numpy() for n, a in zip(names, answers, strict=True)}, job.out)
+    return save_pt2(exported, program, {n: a.float().numpy() for n, a in zip(names, answers, strict=True)}, folder)
 
 
 def _all(answer: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ class Entrant:
     model: base.Model
     candidate: base.Candidate
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def entrants(job: Job, target: base.Target, floating: base.Model) -> list[Entrant]:
+    """The models of the job's inputs `candidate:ID`, in the order of its setting `candidates`."""
+    return [
+        Entrant(name, base.read_manifest(job.inputs[f"candidate:{name}"]), base.find(target, floating, name))
+        for name in job.settings["candidates"]
+    ]
 
 
 @contextmanager
@@ -95,22 +104,36 @@ def outputs(
     return answers, result
 
 
-def time(target: base.Target, entrants: Sequence[Entrant], folder: Path, job: Job) -> measurement.Timed:
-    """Interleaved timing in several processes, by the job's settings. The raw samples stay in the job's folder.
+FEWEST_PROCESSES = 6  # with fewer, a speed-up has no interval
 
-    A model that its device does not time has none; see `counts`.
+
+def time(
+    target: base.Target,
+    entrants: Sequence[Entrant],
+    folder: Path,
+    job: Job,
+    name: str = "samples.npz",
+    share: float = 1.0,
+) -> measurement.Timed:
+    """Interleaved timing in several processes, by the job's settings. Raw samples stay in the job's folder as `name`.
+
+    `share` of the time, the rounds and the processes that the settings give. A model that its device does not time has
+    no samples; see `counts`.
     """
     settings = job.settings
+    processes = max(FEWEST_PROCESSES, round(share * settings["processes"]))
     task = {
         "do": "time",
         "models": [entrant.id for entrant in entrants],
         "inputs": "inputs",
-        **{name: settings[name] for name in ("warmup_s", "budget_s", "min_rounds", "max_rounds")},
+        **{key: settings[key] for key in ("warmup_s", "max_rounds")},
+        "budget_s": share * settings["budget_s"],
+        "min_rounds": math.ceil(share * settings["min_rounds"]),
         "seed": job.seed,
-        "samples": str(job.out / "samples.npz"),
+        "samples": str(job.out / name),
     }
     whole = request(target, entrants, [task], settings["batch"], settings["threads"])
-    return measurement.measure(device(settings), whole, folder, settings["processes"], progress(job))
+    return measurement.measure(device(settings), whole, folder, processes, progress(job))
 
 
 def layers(target: base.Target, entrant: Entrant, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

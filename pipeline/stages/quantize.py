@@ -77,18 +77,22 @@ def _ranges(job: Job, scheme: Scheme, observer: str) -> Ranges:
 
 
 FLOATS = ("f32", "f16", "bf16")
+INTEGERS = ("int8", "int16")
 # Ops that move or convert numbers and compute nothing: in float they are no island.
 PASSIVE = frozenset({"reshape", "transpose", "reorder", "convert", "quantize", "dequantize"})
 PASSIVE |= {"quantizelinear", "dequantizelinear"}
 
 
 def shares(ops: Sequence[base.OpInfo]) -> dict[str, Any]:
-    """int8 share by MACs and by count over the ops that the capability table calls int8; the float islands by name."""
+    """int8 share by MACs and by count over the ops that the capability table calls int8; the float islands by name.
+
+    Activations of 16 bits on weights of 8 count as int8.
+    """
     capable = [op for op in ops if op.int8_capable]
     macs = sum(op.macs for op in ops)
     return {
-        "int8_mac_share": round(sum(op.macs for op in ops if op.precision == "int8") / macs, 4) if macs else None,
-        "int8_op_share": round(sum(op.precision == "int8" for op in capable) / len(capable), 4) if capable else None,
+        "int8_mac_share": round(sum(op.macs for op in ops if op.precision in INTEGERS) / macs, 4) if macs else None,
+        "int8_op_share": round(sum(op.precision in INTEGERS for op in capable) / len(capable), 4) if capable else None,
         "float_ops": [
             f"{op.type} {op.name} ({op.precision})"
             for op in ops

@@ -1,64 +1,71 @@
-"""race: every candidate of a target on the selection split, and timed interleaved with that runtime's own float.
+"""race: candidates timed interleaved with that runtime's own float, clear losers in a first heat only.
 
-Only measures. Which candidate ships follows from these figures alone (pipeline/release/choose.py), so a stored race
-makes everything after it deterministic.
+Only measures. Who is timed and which candidate ships follows from stored figures (pipeline/release/choose.py), so a
+stored race makes everything after it deterministic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipeline import tasks
-from pipeline.data import Split, load_named, load_split
+from pipeline.data import load_split
 from pipeline.stages import Job, measure
 from targets import base, registry, timing
 
+HEAT = 0.25  # share of the time and rounds that the first heat gets
+FEW = 4  # with so many candidates there is no heat
+LOST = 0.75  # share of the best one's speed that even the upper end of a loser's interval does not reach
+
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data, reference, float, and `candidate:ID` for each. Settings `bound` (confidence, relative): for tasks
-    without classes, whose cost of quantization the metric's own bound tells. Files: `samples.npz` (raw, ns, int64)."""
-    settings = job.settings
-    target = registry.load(settings["target"])
+    """Inputs: data, float, and `candidate:ID` for each. Files: `samples.npz` and, of a first heat, `heat.npz` (raw, ns,
+    int64). Metadata `candidates`: a row each, with `left`, why it was not in the final, or None."""
+    target = registry.load(job.settings["target"])
     floating = base.read_manifest(job.inputs["float"])
-    entrants = [
-        measure.Entrant(
-            identifier,
-            base.read_manifest(job.inputs[f"candidate:{identifier}"]),
-            base.find(target, floating, identifier),
-        )
-        for identifier in settings["candidates"]
-    ]
+    entrants = measure.entrants(job, target, floating)
     split = load_split(job.inputs["data"], "selection")
-    original = load_named(job.inputs["reference"] / "selection.npz")
-    task = tasks.of(settings, job.user)
+    rows: dict[str, dict[str, Any]] = {}
     with measure.workspace(split, floating) as folder:
-        answers, _ = measure.outputs(target, entrants, folder, settings["batch"], settings)
-        timed = measure.time(target, entrants, folder, job)
-    raw, counted = timed.ns, measure.counts(timed.result)
+        if len(entrants) > FEW:
+            heat, _ = _heat(target, entrants, folder, job, "heat.npz", HEAT)
+            floats = {entrant.id for entrant in entrants if entrant.candidate.precision == "f32"}
+            rows = {name: heat[name] | {"left": why} for name, why in losers(heat, floats).items()}
+            entrants = [entrant for entrant in entrants if entrant.id not in rows]
+        final, result = _heat(target, entrants, folder, job, "samples.npz", 1.0)
+    rows = final | rows
+    order = job.settings["candidates"]
+    return {"candidates": [rows[name] for name in order], "device": result["device"], "models": result["models"]}
+
+
+def _heat(
+    target: base.Target, entrants: Sequence[measure.Entrant], folder: Path, job: Job, name: str, share: float
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    timed = measure.time(target, entrants, folder, job, name, share)
+    raw, counts = timed.ns, measure.counts(timed.result)
     reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
-    rows = [
-        {
+    rows = {
+        entrant.id: {
             "id": entrant.id,
-            **_evidence(settings, task, split, original, answers[reference], answers[entrant.id]),
             "latency_ms": timing.latency(raw[entrant.id]) if entrant.id in raw else None,
             "speedup": timing.speedup(raw[entrant.id], raw[reference], timed.rounds) if entrant.id in raw else None,
-            "board": counted.get(entrant.id),
+            "board": counts.get(entrant.id),
+            "left": None,
         }
         for entrant in entrants
-    ]
-    return {"candidates": rows, "device": timed.result["device"], "models": timed.result["models"], "n": len(split)}
+    }
+    return rows, timed.result
 
 
-def _evidence(
-    settings: Mapping[str, Any],
-    task: tasks.Task,
-    split: Split,
-    original: base.Batch,
-    floating: base.Batch,
-    outputs: base.Batch,
-) -> dict[str, Any]:
-    found = measure.compare(task, split.labels, original, floating, outputs)
-    if task.classifies or not found["finite"]:
-        return found
-    return found | {"quant_bound": measure.bound(task, split.labels, floating, outputs, **settings["bound"])}
+def losers(rows: Mapping[str, Mapping[str, Any]], stay: Collection[str]) -> dict[str, str]:
+    """Of a heat: candidate -> why it is not timed further. `stay`: float, which the others are compared with."""
+    timed = {n: row["speedup"] for n, row in rows.items() if row["speedup"] and row["speedup"]["median"] is not None}
+    best = max(timed, key=lambda name: float(timed[name]["low"]), default=None)
+    if best is None:
+        return {}
+    return {
+        name: f"left after the first heat: {found['median']:.2f}x, {best} {timed[best]['median']:.2f}x"
+        for name, found in timed.items()
+        if name not in stay and found["high"] < LOST * timed[best]["low"]
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pipeline.stages import Job
@@ -28,4 +29,4 @@ def run(job: Job) -> dict[str, Any]:
         interface.rewrite(model, passes)
         models.save(model, models.edits_of(job.inputs["model"]), job.out, *models.kept_of(job.inputs["model"]))
         facts = training.facts(model, job.inputs["data"], task=task)
-        return {**facts, "metric_before": before, "calls": dict(mode.done)}
+        return {**facts, "metric_before": before if math.isfinite(before) else None, "calls": dict(mode.done)}

@@ -33,8 +33,21 @@ STAGES: dict[str, StageInfo] = {
     ),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
     "rewrite": StageInfo("pipeline.stages.rewrite:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "sensitivity": StageInfo(
+        "pipeline.stages.sensitivity:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")
+    ),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
-    "answers": StageInfo("pipeline.stages.answers:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "soft-labels": StageInfo("pipeline.stages.soft_labels:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "shapes": StageInfo("pipeline.stages.shapes:run", (*TORCH, "torch-pruning"), user=BUILDS),
+    "device-profile": StageInfo("pipeline.stages.device_profile:run", ("torch", "numpy"), isolated=True, device=True),
+    # the same where widths or the stop are measured on the target
+    "prune-measured": StageInfo(
+        "pipeline.stages.prune:run",
+        (*TORCH, "torch-pruning"),
+        isolated=True,
+        user=(*BUILDS, "metric", "loss"),
+        device=True,
+    ),
     "distill": StageInfo(
         "pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss", "distill_augment"), trains=True
     ),
@@ -50,7 +63,8 @@ STAGES: dict[str, StageInfo] = {
     "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
     "keep": StageInfo("pipeline.stages.keep:run", ("numpy",), isolated=True, device=True),
-    "race": StageInfo("pipeline.stages.race:run", ("numpy",), user=("metric",), device=True),
+    "answers": StageInfo("pipeline.stages.answers:run", ("numpy",), user=("metric",), device=True),
+    "race": StageInfo("pipeline.stages.race:run", ("numpy",), device=True),
     "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), user=("metric",), device=True),
     "older-cpus": StageInfo("pipeline.stages.older_cpus:run", ("numpy",), device=True),
     "profile": StageInfo("pipeline.stages.profile:run", ("numpy",), device=True),

@@ -16,16 +16,16 @@ def run(job: Job) -> dict[str, Any]:
     """Inputs: data. Files: a model folder.
 
     Settings: epochs, lr, batch_size, weight_decay, label_smoothing; optional patience (0), penalty,
-    strength, ema (compression.training.Schedule), augment ("module:function"
+    strength, ema (compression.learner.Schedule), augment ("module:function"
     of `(inputs, generator) -> inputs`, for a batch of the training split), start (a checkpoint or a model folder, from
     the recipe's folder) and fresh (layers that do not start from there). Metadata: metric, loss (selection), epoch,
     epochs_run, params, macs. Raises UsageError when the model does not fit the data, StageError when training diverges.
     """
     from pipeline import models, tasks, user
-    from pipeline.compression import training
+    from pipeline.compression import learner, training
 
     settings, task = job.settings, tasks.of(job.settings, job.user)
-    schedule = training.schedule(settings)
+    schedule = learner.schedule(settings)
     augment = settings.get("augment")
     change = user.resolve(augment, job.user["folder"]) if augment else None
     with training.deterministic(job.seed):

@@ -51,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
     samples = min(settings["samples"], len(calibration))
     passes: list[dict[str, Any]] = []
     if settings["equalize"]:
-        exported, passes = equalized(exported, calibration, selection, samples)
+        exported, passes = equalized(exported, source.inputs, calibration, selection, samples)
     module: Any = exported.module(check_guards=False)
     found, left = program.layers(module)
     state = {name: tensor.detach().numpy() for name, tensor in exported.state_dict.items()}

@@ -36,6 +36,7 @@ class RemoteDevice:
 
     def __init__(self, channel: Channel) -> None:
         self.uri, self.channel = channel.uri, channel
+        self._placed: set[str] = set()  # folders there that this process has seen: ten processes time the same files
 
     def run(
         self, request: Mapping[str, Any], folder: Path, timeout_s: float | None = None, listen: Listen | None = None
@@ -89,7 +90,8 @@ class RemoteDevice:
         digests = {file.name: agent_file.file_sha256(file) for file in files}
         body = json.dumps(digests, sort_keys=True).encode()
         folder = f"{self.home}/cache/{hashlib.sha256(body).hexdigest()}"
-        if self.shell(f"cd {quote(folder)} 2>/dev/null && touch .used").code == 0:
+        if folder in self._placed or self.shell(f"cd {quote(folder)} 2>/dev/null && touch .used").code == 0:
+            self._placed.add(folder)
             return folder
         self.room_for(sum(file.stat().st_size for file in files))
         aside = f"{folder}.{secrets.token_hex(4)}"
@@ -132,6 +134,7 @@ class RemoteDevice:
 
     def look_anew(self) -> None:
         """Forget what is known of the device."""
+        self._placed.clear()
         for name in ("_facts", "home", "python"):
             self.__dict__.pop(name, None)
 
@@ -158,8 +161,17 @@ class RemoteDevice:
         self.checked(f"mkdir {quote(work)}")
         try:
             self.push(message, f"{work}/request.json", agent_file.file_sha256(message))
-            said = self._execute(python, self._path(there), f"{agent}/{AGENT.name}", work, limit_s, listen)
+            runs = f'{quote(python)} -X utf8 {quote(f"{agent}/{AGENT.name}")} "$d"/request.json'
+            own = f"PYTHONPATH={self._path(there)} PYTHONDONTWRITEBYTECODE=1"
+            said = self.job(work, runs, limit_s, listen, own)
+            if said.done is None and said.interrupted:
+                raise KeyboardInterrupt
+            if said.done is None:
+                raise self._died(said, limit_s)
             return self._fetch(request, said, work, folder)
+        except (ChannelError, TargetError):
+            self._placed.clear()  # it may be another device's disk by now
+            raise
         finally:
             self.forget(work)
 
@@ -188,19 +200,20 @@ class RemoteDevice:
             return quote(":".join(f"{self.home}/runtime/{name}" for name in sorted(own)))
         return f"\"$(printf '%s:' {quote(self.home)}/runtime/*)\""
 
-    def _execute(
-        self, python: str, path: str, agent: str, work: str, limit_s: float, listen: Listen | None
+    def job(
+        self, work: str, runs: str, limit_s: float, listen: Listen | None = None, environment: str = ""
     ) -> stream.Said:
-        """Start the agent there; it is ended with us, whatever happens: by its pipe, by the time limit, and LEASE_S
-        after the last that the device heard of us, for a silent link closes no pipe. That is watched in the shell: the
-        agent itself may hang.
+        """Run a command there whose words name a file of the folder `work`, which it knows as "$d".
+
+        It is ended with us, whatever happens: by its pipe, by the time limit, and LEASE_S after the last that the
+        device heard of us, for a silent link closes no pipe. The shell watches: the command itself may hang.
         """
         command = (
-            f"d={quote(work)}; export PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1; exec 3<&0; "
-            f'{{ while [ "$(timeout {LEASE_S} head -c 1)" ]; do :; done; exec <&-; {_kill(work, "TERM")}; sleep 5; '
-            f"{_kill(work, 'KILL')}; }} <&3 3<&- >/dev/null 2>&1 & "
-            f'timeout -k 10 {limit_s:.0f} {quote(python)} -X utf8 {quote(agent)} "$d"/request.json </dev/null 3<&-; '
-            f"printf '\\n%s%s\\n' {quote(stream.ENDED)} $?"
+            f'd={quote(work)}; exec 3<&0; {{ while [ "$(timeout {LEASE_S} head -c 1)" ]; do :; done; exec <&-; '
+            f'[ -e "$d"/ended ] || {{ {_kill(work, "TERM")}; sleep 5; {_kill(work, "KILL")}; }}; '
+            f"}} <&3 3<&- >/dev/null 2>&1 & "
+            f"{environment} timeout -k 10 {limit_s:.0f} {runs} </dev/null 3<&-; "
+            f"code=$?; {{ true >\"$d\"/ended; }} 2>/dev/null; printf '\\n%s%s\\n' {quote(stream.ENDED)} $code"
         )
         process = self.channel.start(command)
         began = time.monotonic()
@@ -218,10 +231,6 @@ class RemoteDevice:
             stream.end(process)
             if not clean:
                 self.stop(work)
-        if said.done is None and said.interrupted:
-            raise KeyboardInterrupt
-        if said.done is None:
-            raise self._died(said, limit_s)
         return said
 
     def signal(self, work: str, name: str) -> None:
@@ -229,7 +238,7 @@ class RemoteDevice:
         self.shell(_kill(work, name), timeout_s=20)
 
     def stop(self, work: str) -> None:
-        """End the run's job, if the device still answers: else it ends itself, see `_execute`."""
+        """End the run's job, if the device still answers: else it ends itself, see `job`."""
         for _ in WAITS_S:
             try:
                 self.signal(work, "TERM")
@@ -239,12 +248,18 @@ class RemoteDevice:
             else:
                 return
 
-    def _died(self, said: stream.Said, limit_s: float) -> Exception:
-        """What it means that the agent ended without DONE."""
+    def broken(self, said: stream.Said, limit_s: float) -> ChannelError | None:
+        """What it means where a job did not come to an end of its own."""
         if not said.ended:
             return self.channel.fault(said.errors)
         if said.code == TIMED_OUT:
             return ChannelError(self.uri, f"the job did not end in {limit_s:.0f} s and was ended", "a smaller job")
+        return None
+
+    def _died(self, said: stream.Said, limit_s: float) -> Exception:
+        """What it means that the agent ended without DONE."""
+        if fault := self.broken(said, limit_s):
+            return fault
         for code, sign, event, remedy in DEATHS:
             if said.code == code and sign in said.errors:
                 return ChannelError(self.uri, event, remedy)
@@ -302,9 +317,9 @@ DEATHS = (  # exit code of the agent and words on stderr -> what happened, what 
 
 
 def _kill(work: str, signal: str) -> str:
-    """A script that sends a signal to every process whose command line names a run, and not to itself: brackets."""
+    """A script that sends a signal to every process whose words name a file of a run, and not to itself: brackets."""
     run = PurePosixPath(work).name
-    found = f"grep -qs '{run[:-1]}[{run[-1]}]/request.json' $p/cmdline && kill -{signal} ${{p#/proc/}}"
+    found = f"grep -qs '{run[:-1]}[{run[-1]}]/' $p/cmdline && kill -{signal} ${{p#/proc/}}"
     return f"for p in /proc/[0-9]*; do {found}; done 2>/dev/null; true"
 
 

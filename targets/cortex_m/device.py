@@ -30,13 +30,21 @@ class BoardDevice:
         self.uri, self._place = uri, place(uri)
 
     def identity(self) -> Mapping[str, Any]:
-        """The emulated machine and its core; of a port, only its name."""
+        """The emulated machine and its core; of a port, only its name.
+
+        Raises ChannelError where there is no such port, TargetError "missing" without what builds and emulates.
+        """
         if self._place.machine is not None:
+            for program in emulator.PROGRAMS:
+                emulator.needed(program)
             core = emulator.MACHINES[self._place.machine].core
             facts = {"system": "bare metal", "machine": core, "cpu": f"QEMU {self._place.machine}"}
             vendor = self._place.cmsis_nn
             return facts if vendor is None else facts | {"cmsis_nn": cmsis_nn.read(vendor).sha256[:12]}
-        return {"system": "bare metal", "machine": "cortex-m", "cpu": f"board at {self._place.port}"}
+        port = str(self._place.port)
+        if port.startswith("/") and not Path(port).exists():
+            raise ChannelError(self.uri, f"there is no port {port}", "check the cable, and that the board is on")
+        return {"system": "bare metal", "machine": "cortex-m", "cpu": f"board at {port}"}
 
     def run(
         self, request: Mapping[str, Any], folder: Path, timeout_s: float | None = None, listen: Listen | None = None

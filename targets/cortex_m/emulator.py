@@ -45,6 +45,20 @@ MACHINES = {
 }
 
 
+PROGRAMS = {  # program -> the packages that bring it
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+}
+
+
+def needed(program: str) -> str:
+    """Where a program lies. Raises TargetError "missing"."""
+    found = shutil.which(program)
+    if found is None:
+        raise TargetError(f"{program} is missing: apt-get install {PROGRAMS[program]}", "missing")
+    return found
+
+
 @dataclass(frozen=True)
 class Answer:
     """`outputs`: int8, all outputs one after the other. `instructions` are emulated instructions, not cycles."""
@@ -57,9 +71,7 @@ class Answer:
 def build(program: Program, machine: str, folder: Path, others: Mapping[str, str] | None = None) -> Path:
     """`folder/firmware.elf`; `others` as in emit.write. Raises TargetError "missing" without the compiler."""
     board = MACHINES[machine]
-    compiler = shutil.which("arm-none-eabi-gcc")
-    if compiler is None:
-        raise TargetError("arm-none-eabi-gcc is missing: apt-get install gcc-arm-none-eabi", "missing")
+    compiler = needed("arm-none-eabi-gcc")
     code = emit.write(program, folder / "c", others=others)
     (code / "ports.h").write_text(_ports(program))
     flags = [
@@ -181,9 +193,7 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
     """The firmware on an emulated board, checked to be this program's. Raises TargetError."""
     import serial
 
-    emulator = shutil.which("qemu-system-arm")
-    if emulator is None:
-        raise TargetError("qemu-system-arm is missing: apt-get install qemu-system-arm", "missing")
+    emulator = needed("qemu-system-arm")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]

@@ -85,10 +85,10 @@ def parse(content: bytes, where: str = "the model") -> Graph:
     try:
         model = flatbuffer.parse(content)
         if len(model.subgraphs) != 1:
-            raise TargetError(f"{where} has {len(model.subgraphs)} subgraphs: control flow is not supported")
+            raise TargetError(f"it has {len(model.subgraphs)} subgraphs: control flow is not supported")
         return _graph(model, hashlib.sha256(content).hexdigest())
     except TargetError as error:
-        raise TargetError(str(error), "unsupported") from error
+        raise TargetError(f"{where}: {error}", "unsupported") from error
     except Exception as error:  # a damaged flatbuffer breaks its reader in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise TargetError(f"{where} is damaged ({reason}): export it again", "unsupported") from error
@@ -108,6 +108,11 @@ def _graph(model: Any, sha256: str) -> Graph:
         Node(n, op.type, keep(raw.inputs, op.inputs), keep(raw.outputs, op.outputs), raw.builtinOptions, op.macs)
         for n, (raw, op) in enumerate(zip(main.operators, flatbuffer.ops(model), strict=True))
     )
+    for index in main.inputs:
+        raw = main.tensors[index]
+        free = [int(n) for n in raw.shapeSignature] if raw.shapeSignature is not None else []
+        if -1 in free[1:]:
+            raise TargetError(f"the input '{raw.name.decode()}' has the free shape {free}: export with fixed sizes")
     inputs, outputs = flatbuffer.interface(model)
     graph = Graph(nodes, keep(main.inputs, inputs), keep(main.outputs, outputs), sha256)
     written = {value.index for value in graph.inputs}

@@ -77,7 +77,7 @@ def _lag(node: Node, group: int, copied: bool) -> int:
 
 def _conv(node: Node) -> list[Call]:
     x, y = node.inputs[0], node.outputs[0]
-    if node.inputs[1].shape[3] != x.shape[3]:
+    if products.in_groups(node):
         return products.grouped(node, sizes(node))
     packed = _packed(node, channel_factors(node))
     scratch = 4 * packing.PIXELS * packed.words + (0 if x.shape[3] % 4 == 0 else 2 * packed.words)

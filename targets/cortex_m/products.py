@@ -84,6 +84,11 @@ def _transpose_conv(node: Node) -> list[Call]:
     return [Call("nn_transpose_conv", "nn_conv_params", numbers, (x,), y, tables)]
 
 
+def in_groups(node: Node) -> bool:
+    """A CONV_2D whose filters see a part of the channels each."""
+    return node.op == "CONV_2D" and node.inputs[1].shape[3] != node.inputs[0].shape[3]
+
+
 def grouped(node: Node, sizes: tuple[int, ...]) -> list[Call]:
     """A convolution in groups; `sizes` as lower.sizes gives them."""
     x, weights, y = node.inputs[0], node.inputs[1], node.outputs[0]

@@ -197,10 +197,18 @@ REFUSED = {
 }
 
 
+_LEFT_IN_FLOAT = {  # by ai-edge-quantizer -> what to do
+    "LEAKY_RELU": 'rewrite = ["leaky_relu"] in the recipe makes it of two RELUs',
+    **dict.fromkeys(("MINIMUM", "RELU_N1_TO_1"), 'rewrite = ["clamp"] in the recipe makes a clamp of two RELUs'),
+    "RELU6": "only behind a convolution, a dense layer or an addition is it int8: use ReLU here",
+}
+
+
 def problem(node: Node) -> str | None:
     """Why a node cannot be generated, None where it can."""
     if node.op not in REFUSED and any(v.type == "FLOAT32" for v in node.outputs):
-        return "it computes in float: quantize the whole file to int8, and put another op where it cannot be"
+        hint = _LEFT_IN_FLOAT.get(node.op, "quantize the whole file to int8, and put another op where it cannot be")
+        return f"it computes in float: {hint}"
     if node.op not in OPS:
         return REFUSED.get(node.op, f"it is not supported; supported are {', '.join(sorted(OPS))}")
     return next((f"it needs {c.text}" for c in OPS[node.op] if not c.holds(node)), None)
@@ -229,7 +237,16 @@ def check(graph: Graph, where: str) -> None:
 
 
 def document() -> str:
-    """The table as Markdown."""
-    rows = [f"| {op} | {'; '.join(c.text for c in constraints[2:])} |" for op, constraints in OPS.items()]
+    """The table as Markdown: OPS.md."""
+    every = "\n".join(f"- {c.text}" for c in (INT8, SCALED))
+    rows = [
+        f"| {op} | {'; '.join(c.text for c in constraints if c not in (ONE_OUTPUT, OUTPUTS, INT8, SCALED))} |"
+        for op, constraints in OPS.items()
+    ]
     rows += [f"| {op} | no: {reason} |" for op, reason in REFUSED.items()]
-    return "\n".join(["| Op | Supported with |", "|---|---|", *rows])
+    head = "Ops that cortex-m generates. Each needs:\n\n" + every + "\n\n"
+    return head + "\n".join(["| Op | It needs also |", "|---|---|", *rows, ""])
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -75,18 +75,24 @@ class Tflite:
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
-        """`out/model.tflite`, int8 in and out. Raises TargetError "unsupported" for a scheme that is not declared."""
+        """`out/model.tflite`, integers in and out but where weights alone are stored smaller.
+
+        Raises TargetError "unsupported" for a scheme that is not declared.
+        """
+        from targets.tflite import flatbuffer, quantization
+
+        path = out / FILE
+        if how := candidate.options.get("recipe"):
+            path.write_bytes(quantization.weights_alone(model, how, kept(candidate)))
+            return Model(path, model.inputs, model.outputs, model.tensors)
         ours = candidate.quantizer == "ours"
         takes = sorted(self.capabilities.schemes) if ours else [SCHEME]
         if candidate.scheme not in takes:
             raise TargetError(f"tflite takes {', '.join(takes)}, not '{candidate.scheme}'", "unsupported")
         if ours and ranges is None:
             raise TargetError(f"tflite: candidate '{candidate.id}' needs ranges from calibration, and got none")
-        from targets.tflite import flatbuffer, quantization
-
-        path = out / FILE
-        weight = SCHEMES[candidate.scheme].weight
-        made = quantization.quantize(model, ranges if ours else None, batches, weight, kept(candidate))
+        scheme = SCHEMES[candidate.scheme]
+        made = quantization.quantize(model, ranges if ours else None, batches, scheme, kept(candidate))
         path.write_bytes(made)
         return Model(path, model.inputs, model.outputs, flatbuffer.same_names(flatbuffer.parse(made), model.tensors))
 
@@ -118,8 +124,8 @@ class Tflite:
         return flatbuffer.weight_bytes(flatbuffer.read(model.path))
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
-        """For the agent's adapter. "resolver": "auto" (XNNPACK and optimised kernels) or "reference"."""
-        return {"threads": 1, "precision": candidate.precision, "resolver": "auto"}
+        """For the agent's adapter. "resolver": "auto" (XNNPACK and optimised kernels), "builtin" or "reference"."""
+        return {"threads": 1, "precision": candidate.precision, "resolver": "auto", **candidate.runtime}
 
     @contextmanager
     def open(self, model: Model, candidate: Candidate) -> Iterator[Session]:

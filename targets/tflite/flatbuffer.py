@@ -51,12 +51,19 @@ class Op:
 
     @property
     def precision(self) -> str:
-        """ "int8" where every number it takes and gives is int8 (int32 for biases), "f32" where any is float, else the
-        type of its first output (shape and index arithmetic)."""
+        """ "int8" where every number it takes and gives is int8 (int32 for biases), "int16" where activations are,
+        "f32" where any is float, else the type of its first output (shape and index arithmetic).
+
+        A product of float activations with int8 weights is "int8" too: its kernel rounds the activations as they come.
+        """
         touched = [tensor.type for tensor in (*self.inputs, *self.outputs)]
         floats = [kind for kind in touched if kind in _FLOATS]
+        if floats and self.macs and any(t.type == "INT8" and t.data is not None for t in self.inputs[:2]):
+            return "int8"
         if floats:
             return _FLOATS[floats[0]]
+        if "INT16" in touched:
+            return "int16"
         return "int8" if "INT8" in touched else touched[-1].lower()
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from calibration.qparams import QParams, Ranges, limits
-from calibration.schemes import Granularity, TensorScheme
+from calibration.schemes import Granularity, Scheme
 from targets import base
 from targets.base import Batch, Model, TargetError
 from targets.tflite import flatbuffer
@@ -24,35 +24,30 @@ def quantize(
     model: Model,
     ranges: Ranges | None,
     batches: Iterable[Batch],
-    weight: TensorScheme,
+    scheme: Scheme,
     left: frozenset[str] = frozenset(),
 ) -> bytes:
-    """The int8 file: int8 in and out, activations per tensor, weights at max/127 of a channel or of the tensor.
+    """The int8 file: integers in and out, activations per tensor, weights at max/127 of a channel or of the tensor.
 
     `ranges` None: calibrated by ai-edge-quantizer on `batches`, a moving average of each sample's extremes. Else the
     exact ends of each tensor's codes go in, and every scale that comes out is compared. `left`: outputs of ops that
     stay in float. Raises TargetError.
     """
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
+    from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 
     content = flatbuffer.read(model.path)
     wanted = flatbuffer.activations(content)
     ends = None if ranges is None else _ends(wanted, ranges)
-    whole = weight.granularity is Granularity.PER_TENSOR
+    whole = scheme.weight.granularity is Granularity.PER_TENSOR
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(
         regex=".*",
         operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
-        activation_num_bits=8,
+        activation_num_bits=scheme.activation.bits,
         weight_num_bits=8,
         weight_granularity=qtyping.QuantGranularity.TENSORWISE if whole else qtyping.QuantGranularity.CHANNELWISE,
     )
-    for name in sorted(left):  # an op's scope is the names of its outputs
-        recipe.add_quantization_config(
-            f"(^|;){re.escape(name)}(;|$)",
-            qtyping.TFLOperationName.ALL_SUPPORTED,
-            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
-        )
+    _leave(recipe, left)
     try:
         with quiet():
             tool = quantizer.Quantizer(model.path.read_bytes(), recipe.get_quantization_recipe())
@@ -67,8 +62,48 @@ def quantize(
     return bytes(result.quantized_model)
 
 
+def weights_alone(model: Model, how: str, left: frozenset[str] = frozenset()) -> bytes:
+    """A file whose weights alone are stored smaller: "float16"; "weights", int8 that an op before the product makes
+    float again; "dynamic", int8 that kernels multiply with activations which they round as they come.
+
+    Raises TargetError.
+    """
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
+
+    recipe = recipe_manager.RecipeManager()
+    every = {"regex": ".*", "operation_name": qtyping.TFLOperationName.ALL_SUPPORTED}
+    if how == "dynamic":
+        recipe.add_dynamic_config(**every, num_bits=8)
+    elif how == "weights":
+        recipe.add_weight_only_config(**every, num_bits=8)
+    else:
+        casting = algorithm_manager.AlgorithmName.FLOAT_CASTING
+        recipe.add_weight_only_config(**every, num_bits=16, algorithm_key=casting)
+    _leave(recipe, left)
+    try:
+        with quiet():
+            tool = quantizer.Quantizer(model.path.read_bytes(), recipe.get_quantization_recipe())
+            result = tool.quantize(enable_progress_report=False, enable_progress_bar=False)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TargetError(f"tflite: ai-edge-quantizer cannot store these weights smaller: {reason}") from error
+    return bytes(result.quantized_model)
+
+
+def _leave(recipe: Any, left: frozenset[str]) -> None:
+    """Take ops out of a recipe; an op's scope is the names of its outputs."""
+    from ai_edge_quantizer import algorithm_manager, qtyping
+
+    for name in sorted(left):
+        recipe.add_quantization_config(
+            f"(^|;){re.escape(name)}(;|$)",
+            qtyping.TFLOperationName.ALL_SUPPORTED,
+            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
+        )
+
+
 def check(content: Any, asked: Mapping[str, QParams]) -> None:
-    """Raise TargetError where an int8 activation has another scale or zero point than was asked for it.
+    """Raise TargetError where an integer activation has another scale or zero point than was asked for it.
 
     Ops of TIED give all their tensors one scale: there it must be the one asked for some tensor of the tied group.
     Ops of FIXED have an output whose scale the kernels prescribe; it counts as asked for.
@@ -83,17 +118,17 @@ def check(content: Any, asked: Mapping[str, QParams]) -> None:
 
     for op in ops:
         if op.type in TIED:
-            names = [t.name for t in (*op.inputs, *op.outputs) if t.type == "INT8" and t.data is None]
+            names = [t.name for t in (*op.inputs, *op.outputs) if t.type in FIXED and t.data is None]
             for other in names[1:]:
                 group[root(other)] = root(names[0])
     allowed: dict[str, set[tuple[float, int]]] = {}
     for name, qparams in asked.items():
         allowed.setdefault(root(name), set()).add((float(qparams.scale), int(qparams.zero_point)))
     for op in ops:
-        if op.type in FIXED:
-            allowed.setdefault(root(op.outputs[0].name), set()).add(FIXED[op.type])
+        if op.outputs and (fixed := FIXED.get(op.outputs[0].type, {}).get(op.type)):
+            allowed.setdefault(root(op.outputs[0].name), set()).add(fixed)
     for tensor in (t for op in ops for t in (*op.inputs, *op.outputs)):
-        if tensor.name not in asked or tensor.type != "INT8" or tensor.scale is None or tensor.zero_point is None:
+        if tensor.name not in asked or tensor.type not in FIXED or tensor.scale is None or tensor.zero_point is None:
             continue
         scale, zero_point = float(tensor.scale[0]), int(tensor.zero_point[0])
         if (scale, zero_point) not in allowed[root(tensor.name)]:

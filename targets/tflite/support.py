@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from targets.base import Capabilities, Support
+from targets.base import Candidate, Capabilities, Support
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -29,11 +29,10 @@ TIED = frozenset(
     )
 )
 
-# Ops whose int8 kernels prescribe the output's scale and zero point.
-FIXED: dict[str, tuple[float, int]] = {
-    "SOFTMAX": (1 / 256, -128),
-    "LOGISTIC": (1 / 256, -128),
-    "TANH": (1 / 128, 0),
+# Type of codes -> ops whose kernels prescribe the output's scale and zero point.
+FIXED: dict[str, dict[str, tuple[float, int]]] = {
+    "INT8": {"SOFTMAX": (1 / 256, -128), "LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)},
+    "INT16": dict.fromkeys(("SOFTMAX", "LOGISTIC", "TANH"), (1 / 32768, 0)),
 }
 
 _INT8 = _words(
@@ -124,7 +123,18 @@ CAPABILITIES = Capabilities(
     program="pt2",
     batch="resizable",
     dtypes=frozenset({"float32", "int32", "int64"}),
-    schemes=frozenset({"s8s8", "s8s8-symmetric", "s8s8-per_tensor"}),
+    schemes=frozenset({"s8s8", "s8s8-symmetric", "s8s8-per_tensor", "s8s8-int16"}),
+    further=(
+        Candidate("float16", "ai-edge-quantizer", "f16", options={"recipe": "float16"}),
+        Candidate("aeq-dynamic", "ai-edge-quantizer", "int8", "s8s8-dynamic", options={"recipe": "dynamic"}),
+        Candidate("aeq-weights", "ai-edge-quantizer", "w8", options={"recipe": "weights"}),
+    ),
+    variants={"no-xnnpack": {"resolver": "builtin"}},
+    lacking={
+        "half_range": "its quantizer knows no weights of half the range",
+        "signed": "its codes are signed already",
+        "bf16": "it has no bf16 arithmetic on a CPU",
+    },
     ops={
         **{f"aten.{op}": Support("int8", _NOTES.get(op, "")) for op in _INT8},
         **{f"aten.{op}": Support("float", reason) for op, reason in _FLOAT.items()},

@@ -127,6 +127,12 @@ FIGURES = (
 )  # fmt: skip
 
 
+def lacking(rows: Sequence[dict[str, Any]], model: str, times: bool) -> list[tuple[str, str]]:
+    """(runtime, tool) of the model's rows that are not there, or there without the time that is asked for."""
+    there = {tuple(row[key] for key in KEY) for row in rows if not times or row["speedup"] or row.get("failed")}
+    return [(name, tool) for name in RUNTIMES for tool in peers.TOOLS[name] if (model, name, tool) not in there]
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown, the best of each model and runtime in bold."""
     lines = ["| Model | Runtime | Tool | SQNR dB | Same answer | Speed-up | Seconds | MB |", "|---" * 8 + "|"]
@@ -158,8 +164,7 @@ def main(asked: Sequence[str]) -> None:
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     rows = [row for row in kept["rows"] if not (again and row["model"] in models)]
     for model in models:
-        there = {tuple(row[key] for key in KEY) for row in rows if not times or row["speedup"] or row.get("failed")}
-        wanted = [(r, tool) for r in RUNTIMES for tool in peers.TOOLS[r] if (model, r, tool) not in there]
+        wanted = lacking(rows, model, times)
         if not wanted:
             continue
         loaded = recipe_of(model)

@@ -31,7 +31,7 @@ from targets.channels import LOCAL, open_device
 REPETITIONS, SECONDS, LAYERS, WIDTH, ROWS = 40, 1.0, 33, 256, 16
 LEAST = 0.5 / LAYERS  # of a tool's ratio: what is called a difference
 RESULTS = Path(__file__).parent / "results" / "resolution.json"
-BUILD = Path("build/resolution")  # the networks
+BUILD = Path("build/resolution").absolute()  # the networks
 NETWORKS = {"A": LAYERS, "copy": LAYERS, "B": LAYERS + 1}
 
 Measure = Callable[[Path, int, float], dict[str, Any]]  # folder of the networks, seed, seconds a model -> a row
@@ -70,7 +70,7 @@ def write_tflite(count: int, path: Path) -> None:
 
 def ours(folder: Path, seed: int, seconds: float) -> dict[str, Any]:
     """All three interleaved, in processes; ten more of them for every ten times the time."""
-    files = {name: folder / name / "m.onnx" for name in NETWORKS}
+    files = {name: folder / "onnx" / name / "m.onnx" for name in NETWORKS}
     options = {"threads": 1, "precision": "f32", "batch": ROWS}
     models = [
         {"id": name, "runtime": "onnxruntime", "path": str(file), "sha256": sha256_files([file]), "options": options}
@@ -92,7 +92,7 @@ def alone(command: Callable[[Path, float], list[str]], says: str, suffix: str = 
         found = {}
         for name in np.random.default_rng(seed).permutation(list(NETWORKS)).tolist():
             done = subprocess.run(
-                command(folder / name / f"m.{suffix}", seconds), capture_output=True, text=True, check=True
+                command(folder / suffix / name / f"m.{suffix}", seconds), capture_output=True, text=True, check=True
             )
             match = re.search(says, done.stdout)
             assert match, done.stdout
@@ -157,7 +157,7 @@ def main() -> None:
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for network, count in NETWORKS.items():
         for suffix, write in {"onnx": write_onnx, "tflite": write_tflite}.items():
-            file = BUILD / network / f"m.{suffix}"
+            file = BUILD / suffix / network / f"m.{suffix}"
             if not file.is_file():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write(count, file)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, save
 
 from targets.base import TargetError
 from targets.channels import open_device
@@ -271,3 +272,53 @@ device.run(toy.request(work, toy.long(), sleep_s=0.01), work, listen=lambda line
     host.stdout.close()
     wait_until_gone(tmp_path / "there")
     shutil.rmtree(tmp_path / "there")
+
+
+def test_what_ignores_a_request_to_end_is_ended_when_the_link_goes_silent(
+    server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime that hangs hears nothing: the shell above it holds the lease."""
+    monkeypatch.setattr("targets.channels.remote.LEASE_S", 5)
+    cable = Cable(server.port)
+    server.trust((server.folder / "host.pub").read_text(), cable.port)
+    device = attached(f"ssh://root@127.0.0.1:{cable.port}", tmp_path / "there")
+    work = f"{device.home}/runs/deaf"
+    device.checked(f"mkdir '{work}'")
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    seen: list[str] = []
+    threading.Timer(5, lambda: seen.extend(still_running(tmp_path / "there")) or cable.frozen.set()).start()
+    said = device.job(work, f'{sys.executable} -c "{deaf}" "$d"/hears-nothing', 600)
+    assert seen
+    assert not said.ended  # the client gave up
+    wait_until_gone(tmp_path / "there")
+    cable.close()
+
+
+def test_a_job_that_works_on_is_left_alone_beyond_the_lease(sshd: Sshd, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DEPLOY_SSH_CONFIG", str(sshd.folder / "config"))
+    monkeypatch.setattr("targets.channels.remote.LEASE_S", 4)
+    device = attached(sshd.uri, tmp_path / "there")
+    assert device.run(toy.request(tmp_path, sleep_s=3), tmp_path)["error"] is None  # four inferences: 12 s in silence
+
+
+def test_a_command_over_a_dead_link_is_one_line_and_exit_4_and_works_once_it_is_back(
+    server: Sshd, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.onnx"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), model)
+    uri = f"{server.uri}?python={sys.executable}&folder={quote(str(tmp_path / 'there'))}"
+    command = [sys.executable, "-m", "pipeline.cli", "profile", str(model), "--target", "onnxruntime", "--device", uri]
+    command += ["--samples", str(tmp_path / "samples.npz")]
+    server.kill()
+    dead = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert dead.returncode == 4
+    assert len(dead.stderr.splitlines()) == 1
+    assert f"127.0.0.1:{server.port}" in dead.stderr
+    assert "check its power, cable and network" in dead.stderr
+    assert not (tmp_path / "samples.npz").exists()
+    server.start()
+    back = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert back.returncode == 0, back.stderr
+    assert (tmp_path / "samples.npz").exists()

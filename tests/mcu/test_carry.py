@@ -11,9 +11,9 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 
 from targets.base import TargetError
-from targets.cortex_m import emit, program
-from targets.cortex_m.graph import parse
-from tests.mcu import host
+from targets.cortex_m import TARGET, emit, program
+from targets.cortex_m.graph import Value, parse
+from tests.mcu import host, step_network
 from tests.mcu.writer import Writer
 
 STEPS, WIDTH, HIDDEN = 8, 6, 5
@@ -27,7 +27,7 @@ int main(void)
 {{
     int8_t *arena = malloc(MODEL_ARENA_BYTES);
     model_reset(arena);
-    while (fread(model_input_0(arena), 1, {width}, stdin) == {width}) {{
+    while (fread(model_input_{at}(arena), 1, {size}, stdin) == {size}) {{
         model_run(arena);
         {writes}
         model_carry(arena);
@@ -66,33 +66,65 @@ def lstm_cell() -> bytes:
     return w.file([x, h, c], [y, h1, c1])
 
 
-@pytest.mark.usefixtures("host_tools")
-def test_steps_equal_tflm(tmp_path: Path) -> None:
-    model = tmp_path / "model.tflite"
-    model.write_bytes(lstm_cell())
-    made = program.compile_file(model, states=STATES)
-    emit.write(made, tmp_path / "c")
-    writes = "".join(f"fwrite(model_output_{i}(arena), 1, {v.size}, stdout);" for i, v in enumerate(made.graph.outputs))
-    (tmp_path / "main.c").write_text(MAIN.format(width=WIDTH, writes=writes))
-    sources = [str(p) for p in (tmp_path / "c").glob("*.c")]
-    command = ["gcc", "-std=c99", *host.STRICT, *host.SANITIZE, f"-I{tmp_path / 'c'}", str(tmp_path / "main.c")]
-    subprocess.run([*command, *sources, "-o", str(tmp_path / "host")], check=True)
-    given = np.random.default_rng(1).integers(-128, 128, (STEPS, 1, WIDTH)).astype(np.int8)
-    run = [*host.FIXED_ADDRESSES, str(tmp_path / "host")]
+def carried(codes: np.ndarray, output: Value, into: Value) -> np.ndarray:
+    """The nearest codes of an input for those of an output, half away from zero."""
+    wanted = (codes.astype(float) - output.zero_point[0]) * float(output.scale[0]) / float(into.scale[0])
+    nearest = np.sign(wanted) * np.floor(np.abs(wanted) + 0.5) + into.zero_point[0]
+    return np.clip(nearest, -128, 127).astype(np.int8)
+
+
+def check(content: bytes, states: dict[str, str], folder: Path) -> None:
+    """The C keeps the states; TFLite Micro is handed them at each step. All outputs of all steps are equal."""
+    model = folder / "model.tflite"
+    model.write_bytes(content)
+    made = program.compile_file(model, states=states)
+    emit.write(made, folder / "c")
+    inputs, outputs = made.graph.inputs, made.graph.outputs
+    ((at, free),) = [(i, v) for i, v in enumerate(inputs) if v.name not in states.values()]
+    writes = "".join(f"fwrite(model_output_{i}(arena), 1, {v.size}, stdout);" for i, v in enumerate(outputs))
+    (folder / "main.c").write_text(MAIN.format(at=at, size=free.size, writes=writes))
+    sources = [str(p) for p in (folder / "c").glob("*.c")]
+    command = ["gcc", "-std=c99", *host.STRICT, *host.SANITIZE, f"-I{folder / 'c'}", str(folder / "main.c")]
+    subprocess.run([*command, *sources, "-o", str(folder / "host")], check=True)
+    given = np.random.default_rng(1).integers(-128, 128, (STEPS, *free.shape)).astype(np.int8)
+    run = [*host.FIXED_ADDRESSES, str(folder / "host")]
     done = subprocess.run(run, input=given.tobytes(), capture_output=True, check=True, timeout=60)
     got = np.frombuffer(done.stdout, np.int8).reshape(STEPS, -1)
-    ports = {v.name: v for v in (*made.graph.inputs, *made.graph.outputs)}
-    states = {into: np.full((1, 1, HIDDEN), ports[into].zero_point[0], np.int8) for into in STATES.values()}
+    now = {v.name: np.full((1, *v.shape), v.zero_point[0], np.int8) for v in inputs}
+    cuts = np.cumsum([v.size for v in outputs])[:-1]
     for step in range(STEPS):
-        want = host.tflm(model, made, [given[step : step + 1], states["h0"], states["c0"]])[0]
+        now[free.name] = given[step : step + 1]
+        want = host.tflm(model, made, [now[v.name] for v in inputs])[0]
         assert np.array_equal(got[step], want), step
-        for n, (output, into) in enumerate(STATES.items()):
-            codes = want[3 + n * HIDDEN :][:HIDDEN].astype(float)
-            real = (codes - ports[output].zero_point[0]) * float(ports[output].scale[0])
-            wanted = real / float(ports[into].scale[0])
-            nearest = np.clip(np.sign(wanted) * np.floor(np.abs(wanted) + 0.5) + ports[into].zero_point[0], -128, 127)
-            states[into] = nearest.astype(np.int8).reshape(1, 1, HIDDEN)
-    assert len(np.unique(got[:, 3:])) > 20  # the states move
+        found = {v.name: (v, codes) for v, codes in zip(outputs, np.split(want, cuts), strict=True)}
+        for output, name in states.items():
+            into = next(v for v in inputs if v.name == name)
+            now[name] = carried(found[output][1], found[output][0], into).reshape(1, *into.shape)
+    assert len(np.unique(got)) > 20  # the states move
+
+
+@pytest.mark.usefixtures("host_tools")
+def test_steps_equal_tflm(tmp_path: Path) -> None:
+    check(lstm_cell(), STATES, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("host_tools")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_gru_cell_from_pytorch_equals_tflm(tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    from tests.conformance.case import Case, hand_over
+
+    def draw(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+        shapes = {"x": (n, step_network.WIDTH), "h": (n, step_network.HIDDEN)}
+        return {name: np.tanh(rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+
+    (tmp_path / "network").mkdir()
+    owner = {"model": "step_network:build", "folder": str(Path(__file__).parent)}
+    case = Case(TARGET, hand_over("step", owner, draw, tmp_path / "network"), tmp_path)
+    model = case.artifact(next(c for c in case.int8 if c.quantizer == "ours"))
+    (tmp_path / "steps").mkdir()
+    check(model.path.read_bytes(), {"h_next": "h"}, tmp_path / "steps")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from targets.cortex_m.graph import parse
 from targets.cortex_m.session import Runner, place
 from tests.mcu import host
 from tests.mcu.conftest import REQUIRED
-from tests.mcu.random_graphs import graph
+from tests.mcu.random_graphs import Random, graph
+from tests.mcu.random_ops import grouped_convolution
 
 
 @pytest.fixture
@@ -90,3 +91,12 @@ def test_the_faster_kernels_stay(wheel: Path, tmp_path: Path) -> None:
         assert runner.counted[runner.kernels] == min(runner.counted.values())
     finally:
         runner.close()
+
+
+def test_convolutions_in_groups_stay_ours() -> None:
+    """CMSIS-NN's convolution reads every channel."""
+    random = Random(0)
+    random.pool.append(grouped_convolution(random))
+    made = program.compile_graph(parse(random.grow([])), kernels=partial(cmsis_nn.calls, mve=False))
+    assert "nn_conv_2d_grouped" in made.kernels
+    assert "nn_cmsis_conv_2d" not in made.kernels

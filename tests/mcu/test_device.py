@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,9 +173,33 @@ def test_a_missing_emulator_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_port_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(random_graphs.graph(1))
-    with pytest.raises(ChannelError, match="cannot open the port /dev/no-such-port") as caught:
+    with pytest.raises(ChannelError, match="there is no port /dev/no-such-port") as caught:
         open_device("serial:///dev/no-such-port").run(request(tmp_path), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "device", "code", "words"),
+    [
+        (None, "serial:///dev/no-such-port", 4, "there is no port /dev/no-such-port: check the cable"),
+        ("/nowhere", "qemu://mps2-an386", 2, "arm-none-eabi-gcc"),
+    ],
+    ids=["port", "compiler"],
+)
+def test_what_is_missing_is_said_before_any_work(
+    path: str | None, device: str, code: int, words: str, tmp_path: Path
+) -> None:
+    """The whole command, on the shipped example: nothing is trained, and nothing written."""
+    command = [sys.executable, "-m", "pipeline.cli", "--target", "cortex-m", "--device", device, "--out", "out"]
+    places = {"DEPLOY_STORE": str(tmp_path / "store"), **({"PATH": path} if path else {})}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | places, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("deploy: ")] == done.stderr.splitlines()[1:]
+    assert len(done.stderr.splitlines()) == 2  # after "no deploy.toml here: running the shipped example watch"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from tests.mcu.writer import Writer
 CODE = (0.05, 3)
 
 
-def one(op: str, shape=(1, 4, 4, 2), out=None, options: str | None = None, **values) -> bytes:
+def one(op: str, shape=(1, 4, 4, 2), out=None, options: str | None = None, kind: str = "int8", **values) -> bytes:
     w = Writer()
-    x, y = w.tensor(shape, *CODE), w.tensor(out or shape, *CODE)
+    x, y = w.tensor(shape, *CODE, kind=kind), w.tensor(out or shape, *CODE, kind=kind)
     return w.file([x], [w.op(op, [x], y, options, **values)])
 
 
@@ -42,6 +42,13 @@ def partly_float() -> bytes:
     w.op("DEQUANTIZE", [x], floats[0], "DequantizeOptions")
     w.op("FLOOR", floats[:1], floats[1])
     return w.file([x], [w.op("QUANTIZE", floats[1:], y, "QuantizeOptions")])
+
+
+def free(signature) -> bytes:
+    w = Writer()
+    x, y = w.tensor((1, 4, 4, 2), *CODE), w.tensor((1, 4, 4, 2), *CODE)
+    w.graph.tensors[x].shapeSignature = signature
+    return w.file([x], [w.op("RELU", [x], y)])
 
 
 def joined(count: int) -> bytes:
@@ -70,8 +77,13 @@ BAD = {
     "gelu": (one("GELU"), 'TFLite Micro has no GELU: rewrite = ["gelu"] in the recipe'),
     "partly float": (partly_float(), "op 1 FLOOR ('t3') cannot run on cortex-m: it computes in float"),
     "float": (convolution(kind="float32"), "op 0 CONV_2D ('t1') cannot run on cortex-m: it computes in float"),
+    "left in float": (
+        one("LEAKY_RELU", kind="float32"),
+        "op 0 LEAKY_RELU ('t1') cannot run on cortex-m: it computes in float: rewrite = [\"leaky_relu\"]",
+    ),
     "sixteen bits": (convolution(kind="int16"), "needs int8 numbers in and out"),
     "dynamic shape": (one("RELU", shape=(1, 0, 4, 2)), "has the shape [1, 0, 4, 2]: export with fixed sizes"),
+    "free axis": (free([-1, -1, 4, 2]), "the input 't0' has the free shape [-1, -1, 4, 2]: export with fixed sizes"),
     "clamp": (one("RELU_0_TO_1"), 'TFLite Micro has no clamp to [0, 1]: rewrite = ["clamp"]'),
     "eleven inputs": (joined(11), "at most 10 inputs, all int8, as in TFLite Micro"),
     "slice outside": (cut([0, 0, 3, 0], [1, 4, 4, 2]), "constant int32 ranges inside the input"),
@@ -112,6 +124,8 @@ def test_the_good_neighbour_passes(tmp_path: Path) -> None:
     path = tmp_path / "good.tflite"
     path.write_bytes(convolution())
     assert program.compile_file(path).macs == 4 * 4 * 3 * 18
+    path.write_bytes(free([-1, 4, 4, 2]))  # a free batch is one sample here
+    assert program.compile_file(path).graph.inputs[0].shape == (1, 4, 4, 2)
 
 
 def test_damage_anywhere_is_one_line_or_a_valid_model(tmp_path: Path) -> None:
@@ -146,3 +160,5 @@ def test_foreign_folders_stay(tmp_path: Path) -> None:
 def test_document_is_the_table() -> None:
     text = support.document()
     assert all(f"| {op} |" in text for op in (*support.OPS, *support.REFUSED))
+    page = Path(support.__file__).with_name("OPS.md").read_text()
+    assert page == text, "run `.venv/bin/python -m targets.cortex_m.support > targets/cortex_m/OPS.md`"

@@ -66,6 +66,22 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         edit("deploy.toml", "[prune]", '[calibrate]\nstrategies = ["half_range"]\n\n[prune]'),
         r"calibrate\.strategies: tflite has no 'half_range': its schemes are s8s8, ",
     ),
+    "strategy that no CPU here runs": (
+        edit("deploy.toml", "[prune]", '[quantize]\ncandidates = ["ours-mse-bf16"]\n\n[prune]'),
+        r"no target here has 'bf16' for 'ours-mse-bf16' \(onnxruntime: its CPU provider has no bf16",
+    ),
+    "unknown variant": (
+        edit("deploy.toml", "[prune]", '[quantize]\ncandidates = ["ours-mse@fast"]\n\n[prune]'),
+        r"no target here has 'fast' for 'ours-mse@fast': there are .*no-xnnpack",
+    ),
+    "misspelt observer": (
+        edit("deploy.toml", "[prune]", '[calibrate]\nobservers = ["minmx"]\n\n[prune]'),
+        r"calibrate\.observers: unknown observer 'minmx': did you mean 'minmax'\?",
+    ),
+    "misspelt observer of a candidate": (
+        edit("deploy.toml", "[prune]", '[quantize]\ncandidates = ["ours-msse"]\n\n[prune]'),
+        r"quantize\.candidates: unknown observer 'msse': did you mean 'mse'\?",
+    ),
     "unknown strategy": (
         edit("deploy.toml", "[prune]", '[calibrate]\nstrategies = ["log"]\n\n[prune]'),
         r"calibrate\.strategies\.0: .*'per_tensor'",

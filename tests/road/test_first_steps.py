@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -46,6 +48,21 @@ def test_the_first_error_is_told_in_words(folder: Folder, model: str, data: str,
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "says"),
+    [
+        ("net:build\ndata:splits\n", 0, "its outputs fit the data"),
+        ("net:build\n", 2, "init: nobody answers here: give --data"),
+    ],
+)
+def test_what_is_not_given_is_asked_for(folder: Folder, typed: str, code: int, says: str) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "init", "--target", "onnxruntime"]
+    done = subprocess.run(command, cwd=folder.path, input=typed, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout + done.stderr
+    assert (folder.path / "deploy.toml").exists() == (code == 0)
 
 
 def test_a_factory_is_inspected(folder: Folder) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import api, data_files, recipe
+from pipeline import api, data_files, inspection, recipe
 from pipeline.data import SPLITS, from_factory
 from pipeline.errors import UsageError
 from pipeline.release.report import Report
@@ -86,6 +86,21 @@ def test_a_program_is_deployed_without_training(place: Path, model: str, target:
     assert {row.name for row in report.stages}.isdisjoint({"train", "load", "prune", "distill"})
     notes = [event["message"] for event in events if event["event"] == "note"]
     assert notes == [f"{model} is a finished program: without train, prune, distill"]
+
+
+def test_every_kind_of_file_is_inspected(place: Path) -> None:
+    """The same network as it came and as it shipped: MACs, ops with their precision, who could run it."""
+    for model, target in (("net.pt2", "openvino"), ("net.pt2", "tflite")):
+        run(place, model, target)
+    shipped = [next((place / "out-openvino" / "openvino").glob("*.xml")), *(place / "out-tflite").rglob("*.tflite")]
+    macs = 9 * 7 * 8 * 2 * 9 + 4 * 3 * 8 * 8 * 9 + 8 * 3
+    for file in (place / "net.pt2", place / "net.onnx", *shipped):
+        found = inspection.examine(str(file), place)
+        assert found["macs"] == macs, file
+        assert len(found["inputs"]) == len(found["outputs"]) == 1
+        assert found["weight_bytes"] >= sum(p.numel() for p in Net().parameters())  # a byte each at least
+        assert set(found["targets"]) >= {"openvino", "tflite", "onnxruntime"}
+        assert any("conv" in op.lower() for op in found["ops"])
 
 
 def test_what_has_no_road_from_onnx_says_so(place: Path) -> None:

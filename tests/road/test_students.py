@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from safetensors.numpy import load_file
 
 from tests.road.newcomer import Folder
@@ -47,3 +48,26 @@ def test_what_was_delivered_starts_another_training(finished: Folder, folder: Fo
     weights = load_file(next((folder.path / ".deploy").rglob("weights.safetensors")))
     pruned = load_file(delivered / "weights.safetensors")
     assert {name: values.shape for name, values in weights.items()} == {n: v.shape for n, v in pruned.items()}
+
+
+@pytest.mark.slow
+def test_a_changed_augmentation_trains_anew_and_teachers_answer_once(folder: Folder) -> None:
+    def stages(*settings: str) -> dict[str, bool]:
+        """Stage -> whether it came from the store."""
+        sets = [part for setting in settings for part in ("--set", setting)]
+        done = folder.deploy("--target", "onnxruntime", "--only", "distill", *sets)
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+        return {line.split()[0]: "stored" in line for line in lines}
+
+    short = ("distill.epochs=1", "distill.method=distill")
+    assert not stages(*short)["soft-labels"]
+    again = stages(*short, "distill.alpha=0.9")
+    assert again["soft-labels"]
+    assert not again["distill"]
+    (folder.path / "change.py").write_text("def flip(inputs, rng):\n    return {k: -x for k, x in inputs.items()}\n")
+    changed = stages(*short, "distill.augment=change:flip")
+    assert "soft-labels" not in changed  # the teacher is asked for every batch
+    assert stages(*short, "distill.augment=change:flip")["distill"]
+    (folder.path / "change.py").write_text("def flip(inputs, rng):\n    return {k: 2 * x for k, x in inputs.items()}\n")
+    assert not stages(*short, "distill.augment=change:flip")["distill"]

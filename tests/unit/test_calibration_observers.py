@@ -12,6 +12,7 @@ from calibration.rules import (
     OBSERVERS,
     divergence,
     entropy,
+    least,
     minmax,
     moving_average,
     mse,
@@ -255,3 +256,19 @@ def test_clipping_rules_stay_within_what_was_seen(rule, values: list[float]) -> 
     lo, hi = rule(seen, U8)
     assert min(seen.lo, 0.0) <= lo <= 0.0 <= hi <= max(seen.hi, 0.0)
     assert (lo, hi) != (0.0, 0.0) or not any(values)
+
+
+def test_a_recipe_remembers_only_what_its_rules_need() -> None:
+    assert least(["minmax"]) is MinMax
+    assert least(["minmax", "mse", "percentile_99.9"]) is Histogram
+    assert least(["moving_average", "mse"]) is Samples
+    with pytest.raises(CalibrationError, match="did you mean 'mse'"):
+        least(["minmax", "msee"])
+
+
+def test_markers_beyond_a_limit_are_left_out_and_counted() -> None:
+    made = Samples()
+    assert made.update([[1.0, -3e38], [2.0, 3e38]], most=1e30) == 2
+    assert (made.n, made.lo, made.hi, made.samples) == (2, 1.0, 2.0, 1)
+    assert made.update([[-3e38]], most=1e30) == 1
+    assert made.n == 2

@@ -11,6 +11,7 @@ import pytest
 from calibration.errors import CalibrationError
 from calibration.observers import Histogram, MinMax, Samples
 from calibration.qparams import limits
+from calibration.rules import OBSERVERS
 from calibration.schemes import SCHEMES, Granularity, Scheme, TensorScheme
 from calibration.statistics import Statistics, solve
 
@@ -144,8 +145,24 @@ def test_absurd_constants_are_left_out_and_counted(tmp_path: Path) -> None:
     assert loaded.absurd == {"mask": 3}
     seen = loaded.tensors["mask"]
     assert (seen.n, seen.lo, seen.hi) == (4, -1.0, 2.0)
-    with pytest.raises(CalibrationError, match="1 of 2 values are NaN or infinite"):
-        first.update({"mask": np.array([-np.inf, 1.0], np.float32)})
+    first.update({"mask": np.array([-np.inf, 1.0, np.inf], np.float32)})  # a mask of attention may be infinite
+    assert (first.absurd, first.tensors["mask"].n, first.tensors["mask"].lo) == ({"mask": 5}, 5, -1.0)
+
+
+def test_nan_inside_the_model_names_the_tensor_and_takes_nothing_in() -> None:
+    statistics = Statistics("g")
+    statistics.update({"log": np.array([1.0, 2.0], np.float32)})
+    with pytest.raises(CalibrationError, match="tensor 'log': 2 of 4 values are NaN: look at the calibration data"):
+        statistics.update({"log": np.array([np.nan, -np.inf, 9.0, np.nan], np.float32)})
+    assert (statistics.tensors["log"].n, statistics.tensors["log"].hi, statistics.absurd) == (2, 2.0, {})
+
+
+@pytest.mark.parametrize("rule", OBSERVERS)
+def test_one_calibration_sample_is_enough_for_every_rule(rule: str) -> None:
+    statistics = Statistics("g")
+    statistics.update({"x": np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)})
+    found = solve(statistics, SCHEMES["u8s8"], rule)["x"]
+    assert 0 < float(found.scale) < 0.1
 
 
 def test_a_tensor_of_nothing_but_absurd_constants_has_no_range() -> None:

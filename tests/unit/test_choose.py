@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.release.choose import choose
+from pipeline.release.choose import choose, untimed
+from pipeline.stages.race import losers
 
 
 def row(name: str, speed: float, size: int = 100, sqnr: float | None = 30.0, **changes: Any) -> dict[str, Any]:
@@ -70,3 +71,34 @@ def test_a_difference_below_what_timing_can_tell_is_a_tie() -> None:
     assert choose([FLOAT, first, near], "latency", 1.0).shipped == "near"
     ahead = first | {"speedup": {"median": 1.29, "low": 1.286, "high": 1.294}}
     assert choose([FLOAT, ahead, near], "latency", 1.0).shipped == "first"
+
+
+def test_only_what_can_ship_is_timed_and_the_nearest_to_float_first() -> None:
+    rows = [FLOAT, row("a", 2.0, sqnr=20.0), row("b", 1.9, sqnr=30.0), row("c", 3.0, sqnr=40.0, **BROKEN)]
+    lost = "not timed: it does not hold parity"
+    assert untimed(rows, 1.0, 0.95, most=12) == {"c": lost}
+    assert untimed(rows, 1.0, 0.95, most=12, keep_failed=True) == {}
+    few = untimed(rows, 1.0, 0.95, most=2)
+    assert few == {"c": lost, "a": "not timed: 2 others are nearer to float (race.max_candidates)"}
+
+
+def test_what_was_not_timed_does_not_ship_by_latency_and_says_why() -> None:
+    left = row("b", 9.0, speedup=None, left="not timed: 2 others are nearer to float (race.max_candidates)")
+    found = choose([FLOAT, row("a", 2.0), left], "latency", 1.0)
+    assert found.shipped == "a"
+    assert found.verdicts["b"][0] == "pass"
+    assert found.verdicts["b"][1].endswith("; not timed: 2 others are nearer to float (race.max_candidates)")
+    alone = choose([FLOAT, left], "latency", 1.0)
+    assert (alone.shipped, alone.says) == (
+        "float",
+        "no int8 candidate that holds parity was timed (race.max_candidates)",
+    )
+    assert choose([FLOAT, left | {"size_bytes": 10}], "size", 1.0).shipped == "b"
+
+
+def test_clear_losers_leave_after_the_first_heat() -> None:
+    rows = {one["id"]: one for one in (FLOAT, row("a", 2.0), row("b", 1.6), row("slow", 0.3), row("unknown", 1.0))}
+    rows["unknown"]["speedup"] = None
+    assert losers(rows, {"float"}) == {"slow": "left after the first heat: 0.30x, a 2.00x"}
+    assert "float" in losers(rows, set())
+    assert losers({"float": rows["unknown"]}, {"float"}) == {}

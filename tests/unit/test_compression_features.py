@@ -7,7 +7,7 @@ from torch import nn
 from pipeline import models
 from pipeline.compression.features import Match
 from pipeline.errors import UsageError
-from pipeline.stages import distill, prune, train
+from pipeline.stages import distill, load, prune, train
 from tests.unit.test_compression_stages import DISTILL, FLOAT, PRUNE, digest, do, owner, place  # noqa: F401
 
 
@@ -115,3 +115,14 @@ def test_a_pruned_student_learns_its_teachers_features_and_the_teacher_stays(pla
     assert digest(place / "plain") != digest(place / "done")
     do(distill, place, "again", settings, inputs)
     assert digest(place / "again") == digest(place / "done")
+
+
+@pytest.mark.parametrize("features", [{}, {"nb": "nb"}])
+def test_what_a_bad_teacher_teaches_is_not_kept(place, features):  # noqa: F811
+    do(load, place, "untrained", {"checkpoint": "", "factory": "net:build"})
+    do(load, place, "student", {"checkpoint": "", "factory": "net:small"}, seed=1)
+    settings = DISTILL | {"features": features, "feature_weight": 1.0, "alpha": 0.0, "lr": 1e-2}
+    told = do(distill, place, "done", settings, {"model": "student", "teacher": "untrained"})
+    metrics = {row["method"]: row["metric"] for row in told["tried"]}
+    assert metrics["finetune"] > metrics["distill"]
+    assert (told["method"], told["metric"]) == ("finetune", metrics["finetune"])

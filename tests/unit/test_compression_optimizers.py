@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from pipeline.compression import optimizers
-from pipeline.compression.training import Schedule
-from pipeline.stages import answers, distill, prune, train
+from pipeline.compression.learner import Schedule
+from pipeline.stages import distill, prune, soft_labels, train
 from tests.unit.test_compression_stages import DISTILL, FLOAT, PRUNE, digest, do, place  # noqa: F401
 
 
@@ -59,12 +59,12 @@ def test_it_learns_and_always_the_same(place, change):  # noqa: F811
 def test_what_the_teacher_said_once_teaches_the_same(place):  # noqa: F811
     taught = do(train, place, "float", FLOAT)
     do(prune, place, "small", PRUNE, {"model": "float", "float": "float"})
-    asked = do(answers, place, "answers", {}, {"teacher": "float"})
+    asked = do(soft_labels, place, "soft-labels", {}, {"teacher": "float"})
     assert asked["metric"] == taught["metric"]
     inputs = {"model": "small", "teacher": "float"}
     settings = DISTILL | {"method": "distill"}
     told = do(distill, place, "anew", settings, inputs)
-    assert do(distill, place, "done", settings, inputs | {"answers": "answers"}) == told
+    assert do(distill, place, "done", settings, inputs | {"soft_labels": "soft-labels"}) == told
     assert digest(place / "anew") == digest(place / "done")
     # Batches that are changed are new to the teacher; its answers to the others are of no use then.
     changed = do(distill, place, "changed", settings | {"augment": "net:flip"}, inputs)

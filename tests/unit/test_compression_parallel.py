@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.stages import prune, train
+from pipeline.stages import distill, prune, train
 from tests.unit.test_compression_stages import DISTILL, FLOAT, PRUNE, digest, do, place  # noqa: F401
 
 PLAIN = """
@@ -71,6 +71,7 @@ def test_a_network_with_batch_statistics_recovers_as_well_and_always_alike(place
     inputs = {"model": "small", "teacher": "float"}
     settings = DISTILL | {"features": {"b": "b"}, "feature_weight": 0.1}  # adapters are averaged too
     both = two(place, "both", "distill", settings, inputs)
-    assert both["metric"] > 0.8
+    seeds = [do(distill, place, f"alone{seed}", settings, inputs, seed=seed)["metric"] for seed in range(3)]
+    assert both["metric"] >= min(seeds) - (max(seeds) - min(seeds))  # no worse than another seed would make it
     again = two(place, "again", "distill", settings, inputs)
     assert (again, digest(place / "again")) == (both, digest(place / "both"))

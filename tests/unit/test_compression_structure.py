@@ -287,3 +287,12 @@ def test_magnitude_finds_the_channels_that_do_nothing():
         model.outer.weight[:, dead] = 0
     group = next(g for g in channels.groups(model, (x[:2],))[0] if g.name == "inner")
     assert sorted(importance.magnitude(model, group).argsort()[:3].tolist()) == dead
+
+
+def test_channels_last_stays_as_the_user_chose():
+    model = Chain().to(memory_format=torch.channels_last)
+    found, _ = channels.groups(model, (torch.zeros(2, 3, 15, 15),))
+    structure.apply(model, structure.edits_for(model, [(group, range(8)) for group in found]))
+    assert model.b.weight.shape == (24, 16, 3, 3)
+    assert model.b.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not model.b.weight.is_contiguous()

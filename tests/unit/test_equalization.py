@@ -17,6 +17,9 @@ from calibration.weights import Geometry
 from pipeline.compression import equalize, program
 from pipeline.data import Split
 from pipeline.stages.equalized import equalized
+from targets.base import TensorSpec
+
+INPUTS = (TensorSpec("x", "float32", (None, 4, 12)),)
 
 
 class Blocks(nn.Module):
@@ -108,7 +111,7 @@ def test_it_is_used_where_it_helps_and_says_what_it_brings() -> None:
     model, data = uneven(), split()
     x = torch.from_numpy(data.inputs["x"])
     before = model(x)
-    made, rows = equalized(exported(model), data, data, 32)
+    made, rows = equalized(exported(model), INPUTS, data, data, 32)
     used = [row for row in rows if row["used"]]
     assert len(used) == 1
     assert used[0]["gain_db"] == max(row["gain_db"] for row in rows) >= equalization.LEAST_DB
@@ -119,7 +122,7 @@ def test_it_is_used_where_it_helps_and_says_what_it_brings() -> None:
 def test_it_is_left_where_it_does_not() -> None:
     model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.Hardtanh(), nn.Conv1d(8, 8, 3), nn.Flatten(), nn.Linear(64, 5)).eval()
     original = exported(model)
-    made, rows = equalized(original, split(), split(), 32)
+    made, rows = equalized(original, INPUTS, split(), split(), 32)
     assert (made is original, rows) == (True, [])
 
 

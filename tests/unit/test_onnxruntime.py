@@ -75,10 +75,13 @@ def test_a_tap_is_the_modules_own_activation(lowered, data):
         tapped = session.tap({"input": data}, model.tensors)
     with torch.no_grad():
         up = net.up(torch.from_numpy(data))
-        wanted = {"up": up, "relu": torch.relu(up), "down": net.down(torch.relu(up))}
+        down = net.down(torch.relu(up))
+        wanted = {"relu": torch.relu(up), "relu of down": torch.relu(down), "mean": torch.relu(down).mean(-1)}
     for name, tensor in wanted.items():
         near = [k for k, v in tapped.items() if v.shape == tensor.shape and np.allclose(v, tensor, atol=1e-5)]
         assert near, f"no tapped tensor is {name}"
+    for tensor in (up, down):  # what only a Relu reads has the range of what is left of it
+        assert not [k for k, v in tapped.items() if v.shape == tensor.shape and np.allclose(v, tensor, atol=1e-5)]
 
 
 def test_float_is_the_module_at_every_batch(lowered, data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from pipeline import data, interface, models, rewrites
 from pipeline.errors import UsageError
-from pipeline.stages import Job, rewrite, silent
+from pipeline.stages import Job, prune, rewrite, silent
 
 NET = """
 import torch
@@ -104,6 +105,15 @@ def test_modules_that_clamp(module: nn.Module) -> None:
     assert torch.allclose(got, module(x), atol=2e-6)
 
 
+@pytest.mark.parametrize("slope", [0.01, 0.3])
+def test_a_leaky_relu_is_what_it_was(slope: float) -> None:
+    x, module = torch.linspace(-9, 9, 500), nn.LeakyReLU(slope)
+    with rewrites.Rewriting(["leaky_relu"]) as mode:
+        got = module(x)
+    assert mode.done["leaky_relu"] == 1
+    assert torch.allclose(got, module(x), atol=2e-6)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_the_last_step_is_the_final_state(batch_first: bool) -> None:
     net, x = Recurrent(batch_first=batch_first).eval(), torch.randn(5, 7, 3)
@@ -135,3 +145,12 @@ def test_what_cannot_be_rewritten_is_one_line(net: nn.Module, passes: list[str],
 
 def test_an_adapted_model_without_passes_is_as_it_was() -> None:
     assert interface.rewrites_of(interface.adapt(nn.Linear(2, 2))) == ()
+
+
+def test_pruning_keeps_the_rewrites(job: Job, tmp_path: Path) -> None:
+    rewrite.run(job)
+    inputs = {"data": job.inputs["data"], "model": tmp_path / "out", "float": job.inputs["model"]}
+    settings = {"macs": 0.8, "criterion": "l1", "align": 1, "granularity": ["hidden"], "task": job.settings["task"]}
+    told = prune.run(replace(job, stage="prune", settings=settings, inputs=inputs, out=tmp_path / "pruned"))
+    assert told["macs"] <= 0.8 * told["float_macs"]
+    assert interface.rewrites_of(models.load(job.user, tmp_path / "pruned")) == tuple(PASSES)

@@ -39,7 +39,7 @@ def steps(report: Report) -> list[tuple[Step, dict[str, Bar]]]:
     rows += [
         Step(row.name, FLOAT_BYTES * row.params, row.macs, row.metric)
         for row in report.stages
-        if row.params is not None and row.name.split()[0] in ("rewrite", "prune", "distill")
+        if row.params is not None and row.name.split()[0] in ("rewrite", "prune", "prune-measured", "distill")
     ]
     for name, target in report.targets.items():
         for candidate in target.candidates:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from targets.base import TargetError
-from targets.cortex_m import lower, overlap
+from targets.cortex_m import lower, overlap, products
 from targets.cortex_m.call import Call, code_range, zero
 from targets.cortex_m.graph import Node
 
@@ -74,7 +74,7 @@ def calls(node: Node, mve: bool | None) -> list[Call]:
 
     `mve`: the core has the vector extension (Cortex-M55); None: it is not known, and the scratch is enough for both.
     """
-    if node.op not in _SCRATCH:
+    if node.op not in _SCRATCH or products.in_groups(node):
         return lower.calls(node)
     kernel, scratch = _SCRATCH[node.op]
     needed = max(

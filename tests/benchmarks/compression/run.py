@@ -9,6 +9,7 @@ whose id begins so.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import shutil
@@ -22,9 +23,9 @@ import numpy as np
 import torch
 
 from pipeline import data, models, user
-from pipeline.compression import distillation, macs, training
+from pipeline.compression import distillation, learner, macs, training
 from pipeline.outcome import environment
-from pipeline.stages import Job, answers, distill, prune, silent, train
+from pipeline.stages import Job, distill, prune, silent, soft_labels, train
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -79,8 +80,9 @@ def rows() -> dict[str, dict[str, Any]]:
         settings["epochs"] = epochs or EXAMPLES[example]["epochs"]
         found[f"{example}/{settings['epochs']} epochs/{tool}, {what}/seed {seed}"] = settings
 
-    for epochs in (3, 8):
-        for seed in SEEDS:
+    teachers = EXAMPLES["fashion"]["teachers"]
+    for own, epochs in itertools.product(range(teachers), (3, 8)):
+        for seed in SEEDS[own::teachers]:
             add("fashion", "torch-pruning", "fine-tuned", seed, epochs, recover=PLAIN)
             add("fashion", "ours", "default", seed, epochs)
     for seed in SEEDS:
@@ -136,7 +138,7 @@ def teacher(example: str, seed: int) -> Path:
     if not (place / "data").is_dir():
         once(place / "data", lambda out: data.save(data.from_factory(user.call("data:splits", about["data"]), ""), out))
     made = once(place / f"teacher-{seed}", lambda out: train.run(job(example, "train", about["train"], out, seed)))
-    once(place / f"said-{seed}", lambda out: answers.run(job(example, "answers", {}, out, seed, teacher=made)))
+    once(place / f"said-{seed}", lambda out: soft_labels.run(job(example, "soft-labels", {}, out, seed, teacher=made)))
     return made
 
 
@@ -169,7 +171,7 @@ def recovery_of(row: dict[str, Any]) -> dict[str, Any]:
 def recover(row: dict[str, Any], model: torch.nn.Module, told: Path, scratch: Path) -> training.Fit:
     """The recovery of the stage "distill" for a network that is no stage's."""
     recovery = recovery_of(row)
-    said = data.load_named(told / answers.FILE)
+    said = data.load_named(told / soft_labels.FILE)
     taught = torch.from_numpy(next(iter(said.values())))
 
     def loss(outputs: Any, labels: torch.Tensor, index: Any, inputs: Any) -> torch.Tensor:
@@ -177,7 +179,7 @@ def recover(row: dict[str, Any], model: torch.nn.Module, told: Path, scratch: Pa
             return torch.nn.functional.cross_entropy(outputs, labels)
         return distillation.loss(outputs, taught[index], labels, recovery["temperature"], recovery["alpha"])
 
-    plan = training.schedule(recovery)
+    plan = learner.schedule(recovery)
     return training.fit(
         model, BUILD / row["example"] / "data", plan, loss, row["seed"], silent, "distill", scratch=scratch
     )
@@ -206,7 +208,7 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
         if row["tool"] == "ours" and not row.get("fresh"):
-            inputs = {"model": out, "teacher": floating, "answers": place / f"said-{taught_by}"}
+            inputs = {"model": out, "teacher": floating, "soft_labels": place / f"said-{taught_by}"}
             told = distill.run(job(example, "distill", recovery_of(row), out / "done", seed, **inputs))
             model, selection = models.load(owner, out / "done"), told["metric"]
         else:
@@ -229,10 +231,18 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
+def write(written: dict[str, Any]) -> None:
+    """The results, with what they were measured with."""
+    measured_with = {key: value for key, value in environment().items() if key != "platform"}
+    aside = RESULTS.with_suffix(".aside")
+    aside.write_text(json.dumps(written | {"environment": measured_with}, indent=1) + "\n")
+    aside.replace(RESULTS)
+
+
 def main() -> None:
-    """Make what is not made yet, write after each row, and print the tables."""
-    written = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
-    done = {row["id"]: row for row in written}
+    """Make what is not made yet, and write after each row."""
+    written = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
+    done = {row["id"]: row for row in written["rows"]}
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     for name, row in rows().items():
         if name in done or not name.startswith(wanted):
@@ -241,10 +251,7 @@ def main() -> None:
         done[name] = {"id": name, **make(row, out)}
         shutil.rmtree(out)
         print(name, done[name]["accuracy"], done[name]["seconds"], file=sys.stderr, flush=True)
-        aside = RESULTS.with_suffix(".aside")
-        measured_with = {key: value for key, value in environment().items() if key != "platform"}
-        aside.write_text(json.dumps({"rows": list(done.values()), "environment": measured_with}, indent=1) + "\n")
-        aside.replace(RESULTS)
+        write(written | {"rows": list(done.values())})
 
 
 if __name__ == "__main__":

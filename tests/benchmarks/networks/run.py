@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {
     "large_batch": 8,
     "calibrate": {"samples": 48, "observers": ["mse"]},
     "weights": {"samples": 16},
-    "race": {"budget_s": 4.0, "min_rounds": 20},
+    "race": {"budget_s": 4.0, "min_rounds": 20, "time_failed": True},
     "profile": {"budget_s": 4.0, "min_rounds": 100},
     "gate": {"margin_points": 5.0},
 }

@@ -1,0 +1,49 @@
+"""The short form of `make bench-quantization`: a small network, one peer and ours on each runtime, real processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import recipe
+from tests.benchmarks import quantization as bench
+from tests.road.newcomer import Folder
+
+PAIRS = {
+    "onnxruntime": ("onnxruntime, default", "ours, mse"),
+    "openvino": ("nncf, TRANSFORMER", "ours, mse"),
+    "tflite": ("ai-edge-quantizer, default", "ours, mse"),
+}
+
+
+@pytest.mark.slow
+def test_rows_are_of_one_form_and_ours_is_near_float(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.path)
+    loaded = recipe.load(Path("deploy.toml"), ["stages=[]", "calibrate.samples=32", "weights.samples=16"])
+    gone, onnx = bench.travelled(loaded, bench.RUNTIMES)
+    rows = [
+        bench.row_of(gone, onnx, gone.branches[runtime], "bars", tool, times=tool.startswith("ours"))
+        for runtime, tools in PAIRS.items()
+        for tool in tools
+    ]
+    for row in rows:
+        assert set(row) == {*bench.KEY, *bench.FIGURES}, row
+        assert row["size_bytes"] > 0
+        assert row["quantize_seconds"] > 0
+        assert row["peak_rss_bytes"] > 50e6
+        assert (row["speedup"] is not None) == row["tool"].startswith("ours")
+        if row["tool"].startswith("ours"):
+            assert row["sqnr_db"] > 15
+            assert row["agreement"] > 0.9
+    missing = bench.lacking(rows, "bars", times=False)
+    assert len(missing) == sum(len(tools) for tools in bench.peers.TOOLS.values()) - len(rows)
+    assert ("tflite", "ours, mse") not in missing
+    assert ("tflite", "ai-edge-quantizer, default") in bench.lacking(rows, "bars", times=True)
+    for row in rows:
+        assert row["tool"] in bench.table(rows)
+
+
+def test_a_tool_that_breaks_is_a_row_that_says_how() -> None:
+    row = {"model": "m", "runtime": "tflite", "tool": "t", **dict.fromkeys(bench.FIGURES), "failed": "ValueError: no"}
+    assert "| breaks |" in bench.table([row])
