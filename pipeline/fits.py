@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.release.html import arena
 from targets.base import TargetError
 
 
@@ -19,28 +20,39 @@ def fit(
     stack: str = "4K",
     out: Path | None = None,
     states: Sequence[str] = (),
+    vendor: Path | None = None,
 ) -> dict[str, Any]:
-    """Flash and RAM by cause, as JSON; where the model fits, its C goes to `out`. Raises UsageError.
+    """Flash and RAM by cause, and the memory plan, as JSON; where the model fits, its C goes to `out`.
 
-    `states`: "OUTPUT=INPUT" for what one run hands to the next.
+    `states`: "OUTPUT=INPUT" for what one run hands to the next. `vendor`: a CMSIS-NN, whose convolutions are taken.
+    For a board, a compiler that is there says what code and stack take. Raises UsageError.
     """
     if importlib.util.find_spec("ai_edge_litert") is None:
         raise UsageError("reading a .tflite needs ai-edge-litert: pip install 'edge-deploy[mcu]'")
-    from targets.cortex_m import emit, program
+    from targets.cortex_m import cmsis_nn, compiled, emit, program
     from targets.cortex_m import fit as fits
+    from targets.cortex_m.boards import BOARDS
 
     try:
         flash_bytes, ram_bytes = fits.memory(board, flash, ram)
         stack_bytes = fits.size(stack, "--stack")
-        made = program.compile_file(model, states=dict(map(_state, states)))
-        found = fits.fit(made, flash_bytes, ram_bytes, stack_bytes, board)
+        core, handed_on = None if board is None else BOARDS[board].core, dict(map(_state, states))
+        if vendor is None:
+            made, others = program.compile_file(model, states=handed_on), {}
+        else:
+            checkout = cmsis_nn.read(vendor)
+            made = program.compile_file(model, checkout.kernels(core), states=handed_on)
+            others = dict(checkout.files)
+        measured = compiled.measure(made, core, others) if core is not None and compiled.there() else None
+        found = fits.fit(made, flash_bytes, ram_bytes, stack_bytes, board, measured)
         if out is not None and found.fits:
-            emit.write(made, out)
+            drawn = arena.alone(model.name, made.drawn(), made.plan.arena_bytes)
+            emit.write(made, out, others={**others, emit.PICTURE: drawn})
     except TargetError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
-    return {"model": str(model), "macs": made.macs, **found.record()}
+    return {"model": str(model), "macs": made.macs, **found.record(), "plan": made.drawn()}
 
 
 def _state(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from pipeline import candidates, lengths, source, training_road
 from pipeline.artifact import Artifact, sha256_file
@@ -204,7 +205,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     vendors = {"float": lowered, "data": data}
     starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
-    device = road.device or target_device(branch.name)
+    device = _device(road, branch.name)
     chosen = candidates.choose(branch, lowered, recipe, candidates.strategies(recipe, branch.name, device))
     if any(map(candidates.is_coarse, chosen)):
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
@@ -219,13 +220,13 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         elif recipe.quantize.keep_speedup is not None:
             speed = {"keep_speedup": recipe.quantize.keep_speedup}
             candidates.keep(branch, lowered, runner, {**measured, **timing, **race, **speed})
-    if not wanted("answers"):
+    if not wanted("screen"):
         return
     common = {"data": data, "float": lowered}
     models = {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()}
     said = {**measured, **task, "batch": recipe.batch, **_bound(recipe, branch.name)}
-    branch.answers = do(
-        "answers", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
+    branch.screened = do(
+        "screen", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
     )
     if not wanted("race"):
         return
@@ -269,6 +270,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         there = {**on_it, "device": uri}
         verified = do("verify", judged, {**there, **asked}, extra=scores)
         branch.also.append((verified, do("profile", timed, {**there, **settings})))
+
+
+def _device(road: Road, target: str) -> str | None:
+    """URI of where a target is measured, None for this machine; an emulated board is told where the CMSIS-NN lies."""
+    device, vendor = road.device or target_device(target), road.recipe.race.cmsis_nn
+    if vendor is None or device is None or not device.startswith("qemu://"):
+        return device
+    return f"{device}{'&' if '?' in device else '?'}{urlencode({'cmsis-nn': road.recipe.folder / vendor})}"
 
 
 def _margin(recipe: Recipe, target: str, floating: Mapping[str, Any]) -> float:

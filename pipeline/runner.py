@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import source
+from pipeline import helpers, source
 from pipeline.artifact import Artifact, canonical_json, sha256_json
 from pipeline.errors import DeviceError, UsageError
 from pipeline.stages import Emit, Job, silent
@@ -160,7 +160,7 @@ class Runner:
             metadata = run_isolated(info.function, job)
         else:
             with contextlib.redirect_stdout(sys.stderr):  # the user's own prints must not break --json
-                metadata = invoke(info.function, job)
+                metadata = helpers.lead(info.function, job) if info.trains else invoke(info.function, job)
         canonical_json(metadata)  # NaN or a non-JSON value is a bug of the stage: say so here, not in a later run
         return metadata
 

@@ -67,8 +67,13 @@ def compressed(
             inputs["float"] = floating
         else:
             settings = recipe.distill.model_dump(exclude={"student", "teachers"})
-            inputs |= teachers or {"teacher": floating}
+            taught_by = teachers or {"teacher": floating}
+            inputs |= taught_by
             extra = learned_from
+            if recipe.distill.method != "finetune" and not recipe.distill.augment:
+                asked = task | ({"temperature": recipe.distill.temperature} if len(taught_by) > 1 else {})
+                role = {**taught_by, "data": data}
+                inputs["answers"] = runner.do("answers", role, asked, branches=branches, extra=extra)
         model = runner.do(stage, inputs, {**settings, **task}, branches=branches, label=label, extra=extra)
     return model
 

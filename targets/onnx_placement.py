@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from targets import onnx_graph
@@ -10,37 +11,89 @@ from targets import onnx_graph
 if TYPE_CHECKING:
     import onnx
 
-# A normalization divides by the spread of its input and a softmax takes exponents: 8 bits for what they read, outlier
-# channels and masks of -3.4e38 included, is what ruins transformers.
-_NORMS = frozenset(
-    {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "Softmax"}
+# No integer kernels, and choosy: a normalization divides by the spread of its input, a softmax takes exponents, spectra
+# are squared. 8 bits for what they read, outlier channels and masks of -3.4e38 included, ruin transformers.
+_FLOAT = frozenset(
+    {"Div", "Erf", "Exp", "Gelu", "Log", "Pow", "Softmax", "Sqrt", "Tanh"}
+    | {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 )
+# Integers pass through: quantized by onnxruntime, or only moved; a mean of integers is read as one.
+_PASSED = frozenset(
+    {
+        "Add",
+        "AveragePool",
+        "Clip",
+        "Concat",
+        "Expand",
+        "Flatten",
+        "GlobalAveragePool",
+        "Identity",
+        "LeakyRelu",
+        "MaxPool",
+    }
+    | {"Mul", "Pad", "ReduceMean", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose"}
+    | {"Unsqueeze", "Where"}
+)
+_ARITHMETIC = ("Add", "LeakyRelu", "Mul", "Sigmoid")
 _PRODUCTS = ("Gemm", "MatMul")  # their integer kernels can leave real numbers
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
-def beside_norms(graph: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay float: normalizations, softmax, and all that touches these with no product between.
+def floats(graph: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay float, beside those for which there is no integer kernel:
 
-    With the additions of biases behind products of more than two axes, which are a part of the product's own kernel.
+    - normalizations, softmax, tanh and other curves, and all that touches these without a product between;
+    - what is not between integers: no product or input of the graph before it, or no product after it, by way of ops
+      that integers pass through (rounding for one op among float ones costs time and bits);
+    - the addition of a bias behind a product of more than two axes, which is a part of the product's own kernel.
     """
     made, readers = _ends(graph)
-    found: dict[str, onnx.NodeProto] = {}
+    nodes = list(graph.graph.node)
+
+    def before(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        return [made[name] for name in node.input if name in made]
+
+    def after(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        return [reader for name in node.output for reader in readers[name]]
+
+    def work(node: onnx.NodeProto) -> bool:
+        return node.op_type in onnx_graph.WORK
+
+    def passes(node: onnx.NodeProto) -> bool:
+        return node.op_type in _PASSED and node.name not in found
+
+    found: set[str] = set()
+    found = _reached([node for node in nodes if node.op_type in _FLOAT], lambda n: [*before(n), *after(n)], _may_float)
+    fed = [reader for value in graph.graph.input for reader in readers[value.name]]
+    below = _reached([*(one for node in nodes if work(node) for one in after(node)), *fed], after, passes)
+    above = _reached([one for node in nodes if work(node) for one in before(node)], before, passes)
+    found |= {node.name for node in nodes if node.op_type in _ARITHMETIC} - (below & above)
     stored = {tensor.name for tensor in graph.graph.initializer}
-    todo = [node for node in graph.graph.node if node.op_type in _NORMS]
+    for node in nodes:
+        constants = sum(name in stored for name in node.input)
+        if node.op_type == "Add" and constants == 1 and any(one.op_type == "MatMul" for one in before(node)):
+            found.add(node.name)
+    return [node.name for node in nodes if node.name in found and node.op_type not in ("Relu", "Clip")]  # fused
+
+
+def _reached(
+    start: Iterable[onnx.NodeProto],
+    step: Callable[[onnx.NodeProto], Iterable[onnx.NodeProto]],
+    may: Callable[..., bool],
+) -> set[str]:
+    """Names of the nodes that `may` be entered and are reached by steps from `start`."""
+    found: set[str] = set()
+    todo = list(start)
     while todo:
         node = todo.pop()
-        if node.name in found or node.op_type in onnx_graph.WORK or node.op_type in onnx_graph.RECURRENT:
-            continue
-        found[node.name] = node
-        todo += [made[name] for name in node.input if name in made]
-        todo += [reader for name in node.output for reader in readers[name]]
-    for node in graph.graph.node:
-        constant = [name for name in node.input if name in stored]
-        behind = any(name in made and made[name].op_type == "MatMul" for name in node.input)
-        if node.op_type == "Add" and len(constant) == 1 and behind:
-            found[node.name] = node
-    return list(found)
+        if node.name not in found and may(node):
+            found.add(node.name)
+            todo += step(node)
+    return found
+
+
+def _may_float(node: onnx.NodeProto) -> bool:
+    return node.op_type not in onnx_graph.WORK and node.op_type not in onnx_graph.RECURRENT
 
 
 def spare_float_readers(graph: onnx.ModelProto) -> None:

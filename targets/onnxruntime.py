@@ -173,7 +173,7 @@ class OnnxRuntimeTarget:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
         if candidate.quantizer == "ours":
-            left += onnx_placement.beside_norms(source)
+            left += onnx_placement.floats(source)
         with tempfile.TemporaryDirectory(prefix="deploy-") as folder, _only_errors():
             cache = Path(folder) / "ranges.json"
             if candidate.quantizer == "ours":

@@ -23,6 +23,23 @@ WORK_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatM
 RECURRENT = frozenset({"GRUSequence", "LSTMSequence", "RNNSequence"})
 DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO names the scaling that it moves behind an integer op
 _NORMS = frozenset({"MVN", "Softmax"})
+_PASSED = frozenset(
+    {
+        "Add",
+        "AvgPool",
+        "Clamp",
+        "Concat",
+        "HSwish",
+        "MaxPool",
+        "Multiply",
+        "PRelu",
+        "Pad",
+        "ReduceMean",
+        "Relu",
+        "Reshape",
+    }
+    | {"Sigmoid", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"}
+)
 _MOVES = frozenset({"MaxPool", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})  # integers pass through unchanged
 
 
@@ -66,10 +83,10 @@ def placement(model: Any, without: frozenset[str] = frozenset()) -> list[tuple[A
     """Where activations are quantized: (node, input index, tensor name), in execution order.
 
     The data input of every convolution and product (both inputs where none is a weight), and both inputs of an
-    addition of two activations, unless a normalization or a softmax is beside it. The place moves up through ops that
-    only move values, so that these run on integers. Ops called as `without` says are passed over.
+    addition of two activations that does not stay float (`_floats`). The place moves up through ops that only move
+    values, so that these run on integers. Ops called as `without` says are passed over.
     """
-    places, without = [], without | _beside_norms(model)
+    places, without = [], without | _floats(model)
     for node in model.get_ordered_ops():
         if node.get_friendly_name() in without:
             continue
@@ -88,21 +105,42 @@ def placement(model: Any, without: frozenset[str] = frozenset()) -> list[tuple[A
     return places
 
 
-def _beside_norms(model: Any) -> set[str]:
-    """Friendly names of all that touches a normalization or a softmax without a product between.
+def _floats(model: Any) -> set[str]:
+    """Friendly names of the ops that stay float.
 
-    8 bits for what these read, outlier channels and masks of -3.4e38 included, is what ruins transformers.
+    All that touches a normalization or a softmax without a product between: 8 bits for what these read, outlier
+    channels and masks of -3.4e38 included, is what ruins transformers. And what is not between products, by way of ops
+    that integers pass through: rounding for one op among float ones costs time and bits.
     """
+    nodes = list(model.get_ordered_ops())
+    work = [node for node in nodes if node.get_type_name() in WORK]
     stop = frozenset({*WORK, *RECURRENT, "ScaledDotProductAttention", "Constant", "Parameter", "Result"})
+
+    def before(node: Any) -> list[Any]:
+        return [port.get_node() for port in node.input_values()]
+
+    def after(node: Any) -> list[Any]:
+        return [reader.get_node() for port in node.outputs() for reader in port.get_target_inputs()]
+
+    norms = [node for node in nodes if node.get_type_name() in _NORMS]
+    found = _reached(norms, lambda node: [*before(node), *after(node)], lambda node: node.get_type_name() not in stop)
+
+    def passes(node: Any) -> bool:
+        return node.get_type_name() in _PASSED and node.get_friendly_name() not in found
+
+    below = _reached([one for node in work for one in after(node)], after, passes)
+    above = _reached([one for node in work for one in before(node)], before, passes)
+    return found | ({node.get_friendly_name() for node in nodes if node.get_type_name() == "Add"} - (below & above))
+
+
+def _reached(start: list[Any], step: Callable[[Any], list[Any]], may: Callable[[Any], bool]) -> set[str]:
     found: set[str] = set()
-    todo = [node for node in model.get_ordered_ops() if node.get_type_name() in _NORMS]
+    todo = list(start)
     while todo:
         node = todo.pop()
-        if node.get_friendly_name() in found or node.get_type_name() in stop:
-            continue
-        found.add(node.get_friendly_name())
-        todo += [port.get_node() for port in node.input_values()]
-        todo += [reader.get_node() for port in node.outputs() for reader in port.get_target_inputs()]
+        if node.get_friendly_name() not in found and may(node):
+            found.add(node.get_friendly_name())
+            todo += step(node)
     return found
 
 

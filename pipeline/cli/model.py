@@ -53,10 +53,14 @@ def fit(
     flash: Annotated[str | None, typer.Option(metavar="SIZE", help="Flash, as in 256K; overrules the board's.")] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="RAM, as in 64K; overrules the board's.")] = None,
     stack: Annotated[str, typer.Option(metavar="SIZE", help="What to keep free for the stack.")] = "4K",
-    out: Annotated[Path | None, typer.Option(help="Write the C here, where it fits.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the C and its memory plan here, where it fits.")] = None,
     state: Annotated[
         list[str] | None,
         typer.Option(metavar="OUTPUT=INPUT", help="What one run hands to the next, as a cell's state."),
+    ] = None,
+    cmsis_nn: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Convolutions by this CMSIS-NN: a checkout, or the pinned wheel."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -64,7 +68,7 @@ def fit(
     with one_line_errors(False):
         from pipeline import console, fits
 
-        found = fits.fit(model, board, flash, ram, stack, out, state or [])
+        found = fits.fit(model, board, flash, ram, stack, out, state or [], cmsis_nn)
         if json_:
             console.print_json(found)
         else:

@@ -62,13 +62,12 @@ def agreement(student: interface.Outputs, teacher: interface.Outputs) -> float:
     return round(float(same.float().mean()), 6)
 
 
-def match(task: tasks.Task, student: Any, teacher: Any, index: Any, targets: Tensor, alpha: float) -> Tensor:
+def match(task: tasks.Task, student: Any, teacher: Any, targets: Tensor, alpha: float) -> Tensor:
     """alpha * the task's loss + (1 - alpha) * the squared error to the teacher's outputs: where there are no classes.
 
-    `student`: the outputs for a batch; `teacher`: those for all samples, of which `index` are the batch. Every output
-    of real numbers counts alike.
+    `student`, `teacher`: their outputs for a batch. Every output of real numbers counts alike.
     """
     taught = interface.by_name(teacher)
-    pairs = [(values.float(), taught[name][index]) for name, values in interface.by_name(student).items()]
+    pairs = [(values.float(), taught[name]) for name, values in interface.by_name(student).items()]
     errors = [F.mse_loss(values, wanted) for values, wanted in pairs if values.requires_grad]
     return alpha * tasks.loss(task, student, targets) + (1 - alpha) * torch.stack(errors).mean()

@@ -58,7 +58,7 @@ class Match:
             self._teacher(*inputs)
         terms = []
         for adapter, (name, other) in zip(self.adapters, self._pairs.items(), strict=True):
-            said, taught = adapter(self._said[name]), self._taught[other]
+            said, taught = adapter(self._said[name].float()), self._taught[other].float()
             terms.append((said - taught).square().mean() / taught.square().mean().clamp_min(1e-12))
         return torch.stack(terms).mean()
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import interface, tasks, user
-from pipeline.compression import checkpoint
+from pipeline import interface, lengths, tasks, user
+from pipeline.compression import checkpoint, parallel
+from pipeline.compression.optimizers import OPTIMIZERS
 from pipeline.compression.penalties import PENALTIES, soft_threshold
 from pipeline.data import Array, Split, load_split
 from pipeline.errors import DeployError, StageError, UsageError
@@ -32,11 +33,13 @@ EVALUATION_BATCH = 256
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW (Loshchilov, Hutter 2019) with a cosine from `lr` to 0 over all steps, no warm-up.
+    """The learning rate climbs to `lr`, then falls to 0 along a cosine (Smith, Topin 2018, "Super-Convergence").
 
-    `patience`: stop after so many epochs without a better selection metric; 0 never stops. `penalty`: "none", "l1",
-    "group_lasso" (strength x penalty joins the loss) or "soft_threshold" (after each step, by strength x learning
-    rate). `ema`: decay of a moving average of the weights, which is then what is evaluated and kept; 0 averages not.
+    `warmup`: the share of all steps in which it climbs. `optimizer`: a key of `optimizers.OPTIMIZERS`. `patience`:
+    stop after so many epochs without a better selection metric; 0 never stops. `penalty`: "none", "l1", "group_lasso"
+    (strength x penalty joins the loss) or "soft_threshold" (after each step, by strength x learning rate). `ema`: decay
+    of a moving average of the weights, which is then what is evaluated and kept; 0 averages not. `amp`: forward passes
+    in bfloat16 where torch's autocast allows (Micikevicius et al. 2018; bfloat16 needs no scale of the loss).
     """
 
     epochs: int
@@ -47,6 +50,16 @@ class Schedule:
     penalty: str = "none"
     strength: float = 0.0
     ema: float = 0.0
+    warmup: float = 0.0
+    optimizer: str = "adamw"
+    amp: bool = False
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, as a share of `lr`."""
+        climb = self.warmup * steps
+        if step < climb:
+            return (step + 1) / (climb + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - climb) / (steps - climb)))
 
 
 def schedule(settings: Mapping[str, Any]) -> Schedule:
@@ -117,23 +130,30 @@ def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION) -> tup
     return round(tasks.merit(task, found), 6), float(tasks.loss(task, outputs, labels))
 
 
-def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
-    """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
-
-    Raises UsageError with the shapes.
-    """
-    split = load_split(data, "train")
-    names = json.loads((data / "declared.json").read_text())["labels"]
-    example = tensors(split.inputs, slice(0, 2))
-    shapes = [list(tensor.shape) for tensor in example]
-    model.eval()
+def _answers(model: nn.Module, example: tuple[Tensor, ...], where: str) -> Outputs:
+    """What the model answers. Raises UsageError naming the shapes and the user's line."""
     try:
         with torch.no_grad():
-            outputs = model(*example)
+            return model(*example)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     except Exception as error:
+        shapes = [list(tensor.shape) for tensor in example]
         raise UsageError(f"{where}: the model fails on inputs {shapes}: {user.blame(error)}") from error
+
+
+def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
+    """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
+
+    Where a length varies, the lowest must go through too. Raises UsageError with the shapes.
+    """
+    split, varying = load_split(data, "train"), lengths.load(data)
+    names = json.loads((data / "declared.json").read_text())["labels"]
+    model.eval()
+    if varying:
+        _answers(model, tensors(varying.shortened(split, varying.lowest).inputs, slice(0, 2)), where)
+    example = tensors(split.inputs, slice(0, 2))
+    shapes, outputs = [list(tensor.shape) for tensor in example], _answers(model, example, where)
     logits = interface.first(outputs)
     if not task.classifies:
         _check_scores(outputs, split.labels[:2], task, where)
@@ -188,22 +208,24 @@ def fit(
     Best is the highest score, then the lowest loss; the start counts too, so that training never makes a
     model worse than it was. Emits progress once an epoch; `turn` (this, of how many) makes it count over several fits.
     `zeros` names parameters whose zeros stay zero; `beside` are trained along and not kept (a distillation's adapters).
-    `scratch`: a folder where every epoch is kept, so that a killed training goes on to the same result.
+    `scratch`: a folder where every epoch is kept, so that a killed training goes on to the same result. Under torchrun
+    every process must call this alike (`parallel`).
     Raises StageError when the loss is not finite; the best weights so far are then kept in `scratch`.
     """
     train, selection = load_split(data, "train"), load_split(data, "selection")
     labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
     starts = _starts(len(train), plan.batch_size)
-    optimizer = torch.optim.AdamW([*model.parameters(), *beside], lr=plan.lr, weight_decay=plan.weight_decay)
-    steps = plan.epochs * len(starts)
-    cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    optimizers = OPTIMIZERS[plan.optimizer](model, beside, plan.lr, plan.weight_decay)
+    step, steps = 0, plan.epochs * len(starts)
     kept = {model.get_parameter(name): model.get_parameter(name).detach() != 0 for name in zeros}
     averaged = copy.deepcopy(model) if plan.ema else model
+    together, own = parallel.wrap(model), parallel.share()
     metric, crossed = evaluate(model, selection, task)
     best, epoch = Fit(metric, crossed, 0, 0), 0
     weights = copy.deepcopy(model.state_dict())
     began, begun = time.monotonic(), 0
-    parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimizer": optimizer, "cosine": cosine}
+    parts: dict[str, Any] = {"model": model, "averaged": averaged}
+    parts |= {f"optimizer{index}": optimizer for index, optimizer in enumerate(optimizers)}
     file = scratch / f"training-{turn[0]}.pt" if scratch else None
     if file and (state := checkpoint.load(file)):
         for name, part in parts.items():
@@ -212,38 +234,48 @@ def fit(
             parameter.data.copy_(values)
         shuffle.bit_generator.state = state["shuffle"]
         best, weights, begun = Fit(**state["best"]), state["weights"], state["epoch"]
-        epoch = begun
+        epoch, step = begun, begun * len(starts)
     for epoch in () if _patient(plan, begun, best) else range(begun + 1, plan.epochs + 1):
-        model.train()
+        together.train()
         order, total = shuffle.permutation(len(train)), 0.0
         for batch, start in enumerate(starts):
             index = order[start : start + plan.batch_size]
-            inputs = _inputs(train, index, augment, shuffle)
-            value = loss(model(*inputs), labels[index], index, inputs)
+            inputs = tuple(values[own] for values in _inputs(train, index, augment, shuffle, stage))
+            with torch.autocast("cpu", torch.bfloat16, enabled=plan.amp):
+                outputs = together(*inputs)
+            value = loss(_float(outputs), labels[index[own]], index[own], inputs)
             if plan.penalty in PENALTIES:
                 value = value + plan.strength * PENALTIES[plan.penalty](model)
-            amount = value.item()
+            parallel.average([mean := value.detach().clone()])
+            amount = mean.item()
             if not math.isfinite(amount):
                 kept_in = f"; epoch {best.epoch} is kept in {checkpoint.keep(scratch, weights)}" if scratch else ""
                 raise StageError(
                     f"{stage}: the loss is {amount} in epoch {epoch}, batch {batch + 1} of {len(starts)}: "
                     f"lower {stage}.lr (now {plan.lr:g}){kept_in}"
                 )
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
+            for parameter in beside:
+                parameter.grad = None
             value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            parallel.average(parameter.grad for parameter in beside)
+            lr = plan.lr * plan.rate(step, steps)
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = lr
+                optimizer.step()
+            step += 1
             if plan.penalty == "soft_threshold":
-                soft_threshold(model, plan.strength * optimizer.param_groups[0]["lr"])
+                soft_threshold(model, plan.strength * lr)
             for parameter, keep in kept.items():
                 parameter.data.mul_(keep)
             if averaged is not model:
                 _average(averaged, model, plan.ema)
-            cosine.step()
             total += amount * len(index)
+        parallel.average([*model.buffers(), *(averaged.buffers() if averaged is not model else ())])
         metric, crossed = evaluate(averaged, selection, task)
         if math.isfinite(crossed) and (not math.isfinite(best.loss) or (metric, -crossed) > (best.metric, -best.loss)):
             best, weights = Fit(metric, crossed, epoch, epoch), copy.deepcopy(averaged.state_dict())
-        if file:
+        if file and parallel.first():
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"best": asdict(best), "weights": weights, "epoch": epoch, "shuffle": shuffle.bit_generator.state}
             checkpoint.save(file, state | {"beside": [parameter.detach() for parameter in beside]})
@@ -258,6 +290,13 @@ def fit(
     if not math.isfinite(best.loss):
         raise StageError(f"{stage}: the model's outputs on the selection split are never finite: lower {stage}.lr")
     return Fit(best.metric, best.loss, best.epoch, epoch)
+
+
+def _float(outputs: Outputs) -> Outputs:
+    """As a loss wants them, whatever autocast made of them."""
+    if isinstance(outputs, Tensor):
+        return outputs.float() if outputs.is_floating_point() else outputs
+    return {name: values.float() if values.is_floating_point() else values for name, values in outputs.items()}
 
 
 def _patient(plan: Schedule, epoch: int, best: Fit) -> bool:
@@ -275,12 +314,14 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _starts(count: int, batch_size: int) -> list[int]:
-    """Where batches start; a last batch of one sample is left out, since batch normalisation cannot train on it."""
+    """Where batches start; a last batch of one sample a process is left out: batch normalisation cannot train on it."""
     starts = list(range(0, count, batch_size))
-    return starts[:-1] if len(starts) > 1 and count - starts[-1] == 1 else starts
+    return starts[:-1] if len(starts) > 1 and count - starts[-1] < 2 * parallel.size() else starts
 
 
-def _inputs(train: Split, index: Array, augment: Augment | None, rng: np.random.Generator) -> tuple[Tensor, ...]:
+def _inputs(
+    train: Split, index: Array, augment: Augment | None, rng: np.random.Generator, stage: str
+) -> tuple[Tensor, ...]:
     if augment is None:
         return tensors(train.inputs, index)
     taken = {name: np.array(array[index]) for name, array in train.inputs.items()}
@@ -290,7 +331,7 @@ def _inputs(train: Split, index: Array, augment: Augment | None, rng: np.random.
     except DeployError:
         raise
     except Exception as error:
-        raise UsageError(f"train.augment raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{stage}.augment raised {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def facts(model: nn.Module, data: Path, fit: Fit | None = None, task: Task = CLASSIFICATION) -> dict[str, Any]:

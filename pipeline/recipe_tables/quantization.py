@@ -60,11 +60,13 @@ class Calibrate(Table):
 class Weights(Table):
     """`[weights]`: the weight step before our own candidates are quantized; the vendors' get the weights as they are.
 
-    `samples` of the calibration split tell it what each layer gets.
+    `samples` of the calibration split tell it what each layer gets. `equalize`: channels are equalized before it where
+    that is seen to help.
     """
 
-    method: Literal["none", "bias", "rounding"] = "rounding"
+    method: Literal["none", "bias", "rounding", "adaround"] = "rounding"
     samples: Count = 64
+    equalize: bool = True
 
 
 class Quantize(Table):
@@ -94,7 +96,8 @@ class Race(Table):
     spread.
 
     `max_candidates`: so many are timed, float among them; the others that hold parity are further from float.
-    `time_failed`: time also those that are shown not to hold parity, for the record.
+    `time_failed`: time also those that are shown not to hold parity, for the record. `cmsis_nn`: a CMSIS-NN (a checkout
+    or the pinned wheel, by its path from the recipe) whose kernels are raced against our own on emulated boards.
     """
 
     budget_s: Positive = 6.0
@@ -102,6 +105,7 @@ class Race(Table):
     max_candidates: Annotated[int, Field(ge=2)] = 12
     time_failed: bool = False
     processes: Processes = 10
+    cmsis_nn: str | None = None
 
 
 class Profile(Table):

@@ -10,10 +10,13 @@ from pipeline.recipe_tables.base import Count, Positive, Reference, Share, Table
 
 
 class Training(Table):
-    """One run of the training loop (AdamW, cosine schedule).
+    """One run of the training loop (`compression.training.Schedule`).
 
-    `patience`: epochs without a better selection metric before it stops; 0 never. `penalty`, `strength`: sparse
-    training. `ema`: decay of a moving average of the weights; 0 keeps the weights themselves.
+    `optimizer`: "muon" steps the matrices inside of the network along orthogonal directions. `warmup`: the share of
+    steps in which the learning rate climbs, before it falls along a cosine. `patience`: epochs without a better
+    selection metric before it stops; 0 never. `penalty`, `strength`: sparse training. `ema`: decay of a moving average
+    of the weights; 0 keeps the weights themselves. `amp`: bfloat16 where it loses little, which pays on CPUs that
+    compute in it. `augment`: a function of yours, (inputs, generator) -> inputs, that changes a batch.
     """
 
     epochs: Count = 10
@@ -24,6 +27,10 @@ class Training(Table):
     penalty: Literal["none", "l1", "group_lasso", "soft_threshold"] = "none"
     strength: Annotated[float, Field(ge=0.0)] = 0.0
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    amp: bool = False
+    augment: Reference | None = None
 
     @model_validator(mode="after")
     def _penalty_with_its_strength(self) -> Self:
@@ -42,6 +49,10 @@ class Train(Training):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     start: str | None = None
     fresh: tuple[str, ...] = ()
+
+    def functions(self) -> dict[str, str]:
+        """The user's own code that changes batches, by its role."""
+        return {"train_augment": self.augment} if self.augment else {}
 
 
 Criterion = Literal[  # the names of compression.criteria.CRITERIA
@@ -144,5 +155,6 @@ class Distill(Training):
     feature_weight: Positive = 1.0
 
     def functions(self) -> dict[str, str]:
-        """The user's own code here that later stages build their model with, by its role."""
-        return {"student": self.student} if self.student else {}
+        """The user's own code here, by its role: what later stages build their model with, and what changes batches."""
+        roles = {"student": self.student, "distill_augment": self.augment}
+        return {role: name for role, name in roles.items() if name}

@@ -61,14 +61,31 @@ class Estimate(_Record):
     clock_hz: float
 
 
+class PlanRow(_Record):
+    """One buffer of an arena: bytes from `offset` on, taken from step `first` to step `last`."""
+
+    name: str
+    kind: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
 class BoardRow(_Record):
-    """What a board counts for one inference, in `unit` ("instructions" of an emulator, "ticks" of a board's timer)."""
+    """What a board counts for one inference, in `unit` ("instructions" of an emulator, "ticks" of a board's timer).
+
+    `raced`: what each set of kernels takes, where there is more than one; `kernels` is the one that stays.
+    """
 
     unit: str
+    kernels: str = "portable"
+    raced: dict[str, int] = {}
     count: int
     stack_bytes: int
     arena_bytes: int
     flash_bytes: int | None
+    plan: list[PlanRow] = []
     estimate: Estimate | None
 
 

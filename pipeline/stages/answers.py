@@ -1,45 +1,41 @@
-"""answers: what every candidate says on the selection split. The cheap evidence: nothing is timed yet."""
+"""answers: what the frozen teachers say of every training sample, asked once for all recoveries that learn from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline import tasks
-from pipeline.data import Split, load_named, load_split
-from pipeline.stages import Job, measure
-from targets import base, registry
+from pipeline.stages import Job
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILE = "answers.npz"
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: data, reference, float, and `candidate:ID` for each. Settings `bound` (confidence, relative): for tasks
-    without classes, whose cost of quantization the metric's own bound tells. Metadata `candidates`: a row each."""
-    settings = job.settings
-    target = registry.load(settings["target"])
-    floating = base.read_manifest(job.inputs["float"])
-    entrants = measure.entrants(job, target, floating)
-    split = load_split(job.inputs["data"], "selection")
-    original = load_named(job.inputs["reference"] / "selection.npz")
-    task = tasks.of(settings, job.user)
-    with measure.workspace(split, floating) as folder:
-        answers, result = measure.outputs(target, entrants, folder, settings["batch"], settings)
-    reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
-    rows = [
-        {"id": one.id, **_evidence(settings, task, split, original, answers[reference], answers[one.id])}
-        for one in entrants
-    ]
-    return {"candidates": rows, "device": result["device"], "n": len(split)}
+    """Inputs: teacher, or teacher0, teacher1, ...; data. Files: `answers.npz`, every output by name, float32 [n, ...].
+
+    Settings: temperature (at which several teachers answer by their mean), task. Metadata: metric, loss (selection), of
+    all teachers together.
+    """
+    from pipeline import interface, tasks
+    from pipeline.compression import training
+    from pipeline.data import load_split, save_named
+
+    with training.deterministic(job.seed):
+        model = teacher(job)
+        said = interface.by_name(training.predict(model, load_split(job.inputs["data"], "train")))
+        task = tasks.of(job.settings, job.user)
+        metric, loss = training.evaluate(model, load_split(job.inputs["data"], "selection"), task)
+    job.out.mkdir(parents=True, exist_ok=True)
+    save_named(job.out / FILE, {name: values.numpy() for name, values in said.items()})
+    return {"metric": metric, "loss": round(loss, 6)}
 
 
-def _evidence(
-    settings: Mapping[str, Any],
-    task: tasks.Task,
-    split: Split,
-    original: base.Batch,
-    floating: base.Batch,
-    outputs: base.Batch,
-) -> dict[str, Any]:
-    found = measure.compare(task, split.labels, original, floating, outputs)
-    if task.classifies or not found["finite"]:
-        return found
-    return found | {"quant_bound": measure.bound(task, split.labels, floating, outputs, **settings["bound"])}
+def teacher(job: Job) -> nn.Module:
+    """All of a job's teachers as one, in eval mode."""
+    from pipeline import models
+    from pipeline.compression.distillation import Ensemble
+
+    found = [models.load(job.user, job.inputs[role]) for role in sorted(job.inputs) if role.startswith("teacher")]
+    return found[0] if len(found) == 1 else Ensemble(found, job.settings["temperature"]).eval()

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stages import Job
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pipeline.data import Array
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: model (the student), teacher, data; of an ensemble also teacher1, teacher2, ... Files: a model folder.
+    """Inputs: model (the student), data, teacher (of an ensemble teacher0, teacher1, ...), perhaps answers. Files: a
+    model folder.
 
     Settings: method ("distill", "finetune", or "auto": both from the same start, the better on the selection split
-    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional patience (0), penalty, strength, ema
-    (compression.training.Schedule), features (student's layer -> teacher's, for "distill") with feature_weight.
+    stays), temperature, alpha, epochs, lr, batch_size, weight_decay; optional what else compression.training.Schedule
+    has, augment (as in `train`; the teacher is then asked anew for every batch), features (student's layer ->
+    teacher's, for "distill") with feature_weight.
     Metadata: metric, loss (selection), epoch, epochs_run, params, macs, teacher_metric (of all teachers together),
     before_metric, teacher_agreement (share of the selection split where student and teachers name the same class; None
     where there are no classes), method (what was kept), tried [{method, metric, loss, epoch}]. Raises StageError when
@@ -25,30 +27,35 @@ def run(job: Job) -> dict[str, Any]:
     """
     import torch
 
-    from pipeline import models, tasks
+    from pipeline import models, tasks, user
     from pipeline.compression import distillation, training
     from pipeline.compression.features import Match
     from pipeline.data import load_split
-    from pipeline.interface import first
+    from pipeline.interface import by_name, first
+    from pipeline.stages import answers
 
     settings, data = job.settings, job.inputs["data"]
     schedule, task = training.schedule(settings), tasks.of(job.settings, job.user)
     methods = ("distill", "finetune") if settings["method"] == "auto" else (settings["method"],)
+    augment = settings.get("augment")
+    change = user.resolve(augment, job.user["folder"]) if augment else None
     with training.deterministic(job.seed):
-        roles = sorted(role for role in job.inputs if role.startswith("teacher"))
-        teachers = [models.load(job.user, job.inputs[role]) for role in roles]
-        teacher = teachers[0] if len(teachers) == 1 else distillation.Ensemble(teachers, settings["temperature"])
+        teacher = answers.teacher(job)
         before, _ = training.evaluate(models.load(job.user, job.inputs["model"]), load_split(data, "selection"), task)
-        # The training samples do not change, so the frozen teacher answers each of them once.
-        answers = training.predict(teacher, load_split(data, "train")) if "distill" in methods else torch.empty(0)
+        # Where training samples do not change, the frozen teacher answers each of them once.
+        known = _known(job, teacher) if "distill" in methods and not change else {}
         selection = load_split(data, "selection")
-        taught, _ = training.evaluate(teacher, selection, task)
+        reached, _ = training.evaluate(teacher, selection, task)
 
         def respond(outputs: Any, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
+            if change:
+                with torch.no_grad():
+                    taught = by_name(teacher(*inputs))
+            else:
+                taught = {name: values[index] for name, values in known.items()}
             if not task.classifies:
-                return distillation.match(task, outputs, answers, index, labels, settings["alpha"])
-            logits, wanted = first(outputs), first(answers)[index]
-            return distillation.loss(logits, wanted, labels, settings["temperature"], settings["alpha"])
+                return distillation.match(task, outputs, taught, labels, settings["alpha"])
+            return distillation.loss(first(outputs), first(taught), labels, settings["temperature"], settings["alpha"])
 
         def learn(outputs: Any, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
             return tasks.loss(task, outputs, labels)
@@ -65,7 +72,7 @@ def run(job: Job) -> dict[str, Any]:
             features = None
             if method == "distill" and pairs:
                 example = training.tensors(load_split(data, "train").inputs, slice(0, 2))
-                features = Match(student, teachers[0], pairs, example)
+                features = Match(student, _one(teacher), pairs, example)
             fit = training.fit(
                 student,
                 data,
@@ -74,6 +81,7 @@ def run(job: Job) -> dict[str, Any]:
                 job.seed,
                 job.emit,
                 "distill",
+                change,
                 turn=(turn, len(methods)),
                 zeros=models.zeros_of(job.inputs["model"]),
                 beside=list(features.adapters.parameters()) if features else (),
@@ -88,7 +96,7 @@ def run(job: Job) -> dict[str, Any]:
         return {
             **training.facts(student, data, fit, task),
             "method": method,
-            "teacher_metric": taught,
+            "teacher_metric": reached,
             "before_metric": before,
             "teacher_agreement": distillation.agreement(
                 training.predict(student, selection), training.predict(teacher, selection)
@@ -100,3 +108,25 @@ def run(job: Job) -> dict[str, Any]:
                 for name, one, _ in tried
             ],
         }
+
+
+def _known(job: Job, teacher: nn.Module) -> dict[str, Tensor]:
+    """What the teacher says of every training sample: from the stage `answers`, or asked now."""
+    import torch
+
+    from pipeline.compression import training
+    from pipeline.data import load_named, load_split
+    from pipeline.interface import by_name
+    from pipeline.stages import answers
+
+    if "answers" in job.inputs:
+        said = load_named(job.inputs["answers"] / answers.FILE)
+        return {name: torch.from_numpy(values) for name, values in said.items()}
+    return by_name(training.predict(teacher, load_split(job.inputs["data"], "train")))
+
+
+def _one(teacher: nn.Module) -> nn.Module:
+    """Whose layers are matched: of several teachers the first."""
+    from pipeline.compression.distillation import Ensemble
+
+    return teacher.teachers[0] if isinstance(teacher, Ensemble) else teacher

@@ -13,7 +13,7 @@ class StageInfo:
     """`function`: "module:function". `packages`: distributions whose versions are part of the key (a target's own are
     added). `isolated`: runs in a fresh process, so that its memory goes back and its output is deterministic.
     `user`: which of the user's functions it can call; their source is part of the key. `device`: its result holds
-    for one machine only.
+    for one machine only. `trains`: torchrun's other processes run it too.
     """
 
     function: str
@@ -21,17 +21,23 @@ class StageInfo:
     isolated: bool = False
     user: tuple[str, ...] = ()
     device: bool = False
+    trains: bool = False
 
 
 STAGES: dict[str, StageInfo] = {
     "data": StageInfo("pipeline.stages.data:run", ("numpy",), user=("data",)),
     "bring": StageInfo("pipeline.stages.bring:run", ("torch", "numpy", "onnx", "onnxruntime"), user=("metric",)),
     "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
-    "train": StageInfo("pipeline.stages.train:run", TORCH, user=("model", "metric", "loss")),
+    "train": StageInfo(
+        "pipeline.stages.train:run", TORCH, user=("model", "metric", "loss", "train_augment"), trains=True
+    ),
     "reference": StageInfo("pipeline.stages.reference:run", TORCH, user=("model", "metric")),
     "rewrite": StageInfo("pipeline.stages.rewrite:run", TORCH, user=(*BUILDS, "metric", "loss")),
     "prune": StageInfo("pipeline.stages.prune:run", (*TORCH, "torch-pruning"), user=(*BUILDS, "metric", "loss")),
-    "distill": StageInfo("pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "answers": StageInfo("pipeline.stages.answers:run", TORCH, user=(*BUILDS, "metric", "loss")),
+    "distill": StageInfo(
+        "pipeline.stages.distill:run", TORCH, user=(*BUILDS, "metric", "loss", "distill_augment"), trains=True
+    ),
     "export-pt2": StageInfo(
         "pipeline.stages.export:pt2",
         ("torch", "numpy"),
@@ -44,7 +50,7 @@ STAGES: dict[str, StageInfo] = {
     "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
     "keep": StageInfo("pipeline.stages.keep:run", ("numpy",), isolated=True, device=True),
-    "answers": StageInfo("pipeline.stages.answers:run", ("numpy",), user=("metric",), device=True),
+    "screen": StageInfo("pipeline.stages.screen:run", ("numpy",), user=("metric",), device=True),
     "race": StageInfo("pipeline.stages.race:run", ("numpy",), device=True),
     "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), user=("metric",), device=True),
     "older-cpus": StageInfo("pipeline.stages.older_cpus:run", ("numpy",), device=True),

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.data import Array, Split
 from pipeline.stages import Job
+from pipeline.stages.equalized import equalized
 
 if TYPE_CHECKING:
     from calibration.weights import Moments
@@ -22,15 +23,19 @@ SIMULATED = 512  # samples of the selection split for the simulation
 LARGEST_INPUT = 4608  # inputs of one output channel; beyond, second moments would take over 170 MB
 MOMENTS_BYTES = 256 << 20  # second moments held at a time; what does not fit waits for another pass
 
+ROUNDED = ("rounding", "adaround")  # methods that choose codes by second moments
+
 State = Mapping[str, Array]
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Inputs: program (pt2), data. Files: `program.pt2`. Settings: method ("bias" | "rounding"), samples (calibration).
+    """Inputs: program (pt2), data. Files: `program.pt2`. Settings: method ("bias" | "rounding" | "adaround"), samples
+    (of the calibration split), equalize.
 
-    Metadata: `weight_sqnr_db`, of the logits on the selection split with weights in int8 and everything else in float
-    (a simulation: nearest codes, then what the step makes of them; None where nothing differs); `layers`, with what
-    was gained of the expected error of each one's outputs; `left`: what stays as it was, and why.
+    Metadata: `passes` that were tried before it (pipeline/stages/equalized.py); `weight_sqnr_db`, of the logits on the
+    selection split with weights in int8 and everything else in float (a simulation: nearest codes, then what the step
+    makes of them; None where nothing differs); `layers`, with what was gained of the expected error of each one's
+    outputs; `left`: what stays as it was, and why.
     """
     import torch
 
@@ -42,23 +47,24 @@ def run(job: Job) -> dict[str, Any]:
     settings = job.settings
     source = read_program(job.inputs["program"])
     exported = torch.export.load(source.path)
+    calibration, selection = (load_split(job.inputs["data"], name) for name in ("calibration", "selection"))
+    samples = min(settings["samples"], len(calibration))
+    passes: list[dict[str, Any]] = []
+    if settings["equalize"]:
+        exported, passes = equalized(exported, calibration, selection, samples)
     module: Any = exported.module(check_guards=False)
     found, left = program.layers(module)
     state = {name: tensor.detach().numpy() for name, tensor in exported.state_dict.items()}
-    calibration = load_split(job.inputs["data"], "calibration")
-    samples = min(settings["samples"], len(calibration))
     near: dict[str, Array] = {}
     stepped: dict[str, Array] = {}
     rows: dict[str, dict[str, Any]] = {}
-    for chosen, second in _passes(found, state, settings["method"] == "rounding"):
+    for chosen, second in _passes(found, state, settings["method"] in ROUNDED):
         moments = _moments(job, module, chosen, second, calibration, samples)
         for layer in chosen:
-            plain, made, rows[layer.name] = _step(layer, state, moments[layer.name])
+            plain, made, rows[layer.name] = _step(layer, state, moments[layer.name], settings["method"])
             near[layer.weight] = plain
             stepped |= made
-    sqnr_db = _simulate(
-        module, load_split(job.inputs["data"], "selection"), {"nearest": near, settings["method"]: stepped}
-    )
+    sqnr_db = _simulate(module, selection, {"nearest": near, settings["method"]: stepped})
     changed = {name: torch.from_numpy(array) for name, array in stepped.items()}
     batches = _batches(calibration, min(EXPECTED, len(calibration)))
     answers = [program.predict(module, changed, batch) for _, batch in batches]
@@ -73,6 +79,7 @@ def run(job: Job) -> dict[str, Any]:
         **save_pt2(exported, source, expected, job.out),
         "method": settings["method"],
         "samples": samples,
+        "passes": passes,
         "weight_sqnr_db": sqnr_db,
         "layers": [rows[layer.name] for layer in found],
         "left": left,
@@ -111,9 +118,10 @@ def _moments(
     return moments
 
 
-def _step(layer: Layer, state: State, moments: Moments) -> tuple[Array, dict[str, Array], dict[str, Any]]:
+def _step(layer: Layer, state: State, moments: Moments, method: str) -> tuple[Array, dict[str, Array], dict[str, Any]]:
     """The layer's weights at their nearest codes; what the step makes of weights and bias; and its row."""
     from calibration import weights
+    from pipeline.compression import adaround
 
     kernel = state[layer.weight]
     scale = weights.scales(kernel)
@@ -122,7 +130,8 @@ def _step(layer: Layer, state: State, moments: Moments) -> tuple[Array, dict[str
     if moments.second:
         # Where the mean error can be taken off the bias, only the variance is left to be made small.
         objective = moments.covariance if layer.shift else moments.raw
-        made = weights.dequantized(weights.rounded(kernel, objective), scale)
+        way = adaround.rounded if method == "adaround" else weights.rounded
+        made = weights.dequantized(way(kernel, objective), scale)
         before, after = weights.error_power(kernel, plain, moments.raw), weights.error_power(kernel, made, objective)
         row["gain_db"] = round(float(10 * np.log10(before / after)), 2) if before > 0 and after > 0 else None
     changed = {layer.weight: made}

@@ -14,7 +14,7 @@ from targets import agent
 from targets.base import TargetError
 from targets.channels.base import ChannelError, Listen
 from targets.channels.local import run_agent
-from targets.cortex_m import emulator
+from targets.cortex_m import cmsis_nn, emulator
 from targets.cortex_m.session import Runner, place
 
 
@@ -33,7 +33,9 @@ class BoardDevice:
         """The emulated machine and its core; of a port, only its name."""
         if self._place.machine is not None:
             core = emulator.MACHINES[self._place.machine].core
-            return {"system": "bare metal", "machine": core, "cpu": f"QEMU {self._place.machine}"}
+            facts = {"system": "bare metal", "machine": core, "cpu": f"QEMU {self._place.machine}"}
+            vendor = self._place.cmsis_nn
+            return facts if vendor is None else facts | {"cmsis_nn": cmsis_nn.read(vendor).sha256[:12]}
         return {"system": "bare metal", "machine": "cortex-m", "cpu": f"board at {self._place.port}"}
 
     def run(
@@ -87,7 +89,7 @@ class BoardDevice:
             runner.close()
         result["models"][identifier] = {
             "runtime": "cortex-m",
-            "runtime_version": f"kernels portable, generated C of {runner.program.graph.sha256[:12]}",
+            "runtime_version": f"kernels {runner.kernels}, generated C of {runner.program.graph.sha256[:12]}",
             "precision": "int8",
             "load_ms": None,
             "peak_memory_bytes": None,

@@ -70,13 +70,6 @@ def channel_factors(node: Node) -> list[float]:
     return factors * (node.outputs[0].shape[-1] // len(factors))
 
 
-def _plain_convolution(kernel: str, node: Node) -> list[Call]:
-    x, y = node.inputs[0], node.outputs[0]
-    numbers = (*sizes(node), -zero(x), zero(y), *code_range(node))
-    lag = _lag(node, 1, copied=False)
-    return [Call(kernel, "nn_conv_params", numbers, (x,), y, weights(node, channel_factors(node)), lag=lag)]
-
-
 def _lag(node: Node, group: int, copied: bool) -> int:
     found = sizes(node)
     return overlap.lag(node.inputs[0].shape, node.outputs[0].shape, found[9:11], found[13:15], group, copied)
@@ -88,15 +81,30 @@ def _conv(node: Node) -> list[Call]:
         return products.grouped(node, sizes(node))
     packed = _packed(node, channel_factors(node))
     scratch = 4 * packing.PIXELS * packed.words + (0 if x.shape[3] % 4 == 0 else 2 * packed.words)
-    numbers = (*sizes(node), zero(x), zero(y), *code_range(node), packed.words, scratch)
+    numbers = (*sizes(node), zero(x), zero(y), *code_range(node), packed.words)
     lag = _lag(node, packing.PIXELS, copied=True)
     return [Call("nn_conv_2d_packed", "nn_packed_conv_params", numbers, (x,), y, _tables(packed), scratch, lag)]
 
 
 def _depthwise(node: Node) -> list[Call]:
-    channels = node.inputs[0].shape[3]
-    fours = channels % 4 == 0 and node.outputs[0].shape[3] == channels
-    return _plain_convolution("nn_depthwise_conv_2d_fours" if fours else "nn_depthwise_conv_2d", node)
+    x, y = node.inputs[0], node.outputs[0]
+    numbers = (*sizes(node), -zero(x), zero(y), *code_range(node))
+    tables = weights(node, channel_factors(node))
+    lag = _lag(node, 1, copied=False)
+    if x.shape[3] % 4 or x.shape[3] != y.shape[3]:
+        return [Call("nn_depthwise_conv_2d", "nn_conv_params", numbers, (x,), y, tables, lag=lag)]
+    taps, bias, multiplier, shift = tables.values()
+    assert taps is not None
+    assert multiplier is not None
+    assert shift is not None
+    bias = np.zeros(y.shape[3], np.int32) if bias is None else bias
+    rows = np.abs(taps.astype(np.int64)).reshape(-1, y.shape[3]).sum(axis=0)
+    largest = rows * max(abs(zero(x) + 128), abs(zero(x) - 127)) + np.abs(bias.astype(np.int64))
+    halvings = [
+        packing.halvings(*row) for row in zip(multiplier.tolist(), shift.tolist(), largest.tolist(), strict=True)
+    ]
+    tables = {"weights": taps, "bias": bias, "multiplier": multiplier, "halvings": np.array(halvings, np.int8)}
+    return [Call("nn_depthwise_conv_2d_fours", "nn_depthwise_params", numbers, (x,), y, tables, lag=lag)]
 
 
 def _fully_connected(node: Node) -> list[Call]:

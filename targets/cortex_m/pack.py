@@ -48,11 +48,11 @@ def pack(
         weights,
         folded,
         np.array([multiplier for multiplier, _ in pairs], np.int32),
-        np.array([_halvings(*pair, int(top)) for pair, top in zip(pairs, largest, strict=True)], np.int8),
+        np.array([halvings(*pair, int(top)) for pair, top in zip(pairs, largest, strict=True)], np.int8),
     )
 
 
-def _halvings(multiplier: int, shift: int, largest: int) -> int:
+def halvings(multiplier: int, shift: int, largest: int) -> int:
     """As nn_requantize_packed wants it: short where that is exact."""
     if multiplier == 0:
         return 0

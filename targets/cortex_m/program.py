@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from targets.cortex_m import carry, lower, planner, support
 from targets.cortex_m import graph as graphs
@@ -74,6 +75,36 @@ class Program:
     def live_bytes(self, position: int) -> int:
         """Bytes of the activations that live while the op at `position` runs."""
         return sum(b.size for b in self.plan.buffers if b.first <= position <= b.last)
+
+    def drawn(self) -> list[dict[str, Any]]:
+        """The plan as rows to draw: {name, kind, offset, bytes, first, last} of each buffer.
+
+        `kind`: "input", "output", "activation" or "scratch". Steps count from 0, the inputs' writing, to the reading of
+        the outputs.
+        """
+        names = {n: self._value(index).name for index, n in reversed(self.home.items())}
+        names |= {n: f"scratch of op {position}" for position, n in self.scratch.items()}
+        kinds = dict.fromkeys(self.scratch.values(), "scratch")
+        kinds |= {self.home[value.index]: "output" for value in self.graph.outputs}
+        kinds |= {self.home[value.index]: "input" for value in self.graph.inputs}
+        steps = [BEFORE, *(step.node.position for step in self.steps), AFTER]
+        number = {step: n for n, step in enumerate(steps)}
+        return [
+            {
+                "name": names[n],
+                "kind": kinds.get(n, "activation"),
+                "offset": offset,
+                "bytes": buffer.size,
+                "first": number[buffer.first],
+                "last": number[buffer.last],
+            }
+            for n, (buffer, offset) in enumerate(zip(self.plan.buffers, self.plan.offsets, strict=True))
+        ]
+
+    def _value(self, index: int) -> Value:
+        """The activation of that number."""
+        values = (*self.graph.inputs, *(value for node in self.graph.nodes for value in node.outputs))
+        return next(value for value in values if value.index == index)
 
 
 def table_key(array: Constant) -> bytes:

@@ -15,9 +15,10 @@ import numpy as np
 
 from targets.agent import decode, encode
 from targets.base import Batch, Model, TargetError, to_model_layout, to_program_layout
-from targets.cortex_m import emulator, program
+from targets.cortex_m import cmsis_nn, emulator, program
 from targets.cortex_m.emulator import Answer
 from targets.cortex_m.graph import Value
+from targets.cortex_m.program import Program
 
 BAUD = 115200
 
@@ -26,7 +27,8 @@ BAUD = 115200
 class Place:
     """Where a program runs: an emulated `machine`, or a board at a serial `port`.
 
-    `cpi` and `clock_hz`, both or none: what an estimate of a latency assumes.
+    `cpi` and `clock_hz`, both or none: what an estimate of a latency assumes. `cmsis_nn`: where a CMSIS-NN lies
+    whose kernels are raced against our own.
     """
 
     machine: str | None
@@ -34,6 +36,7 @@ class Place:
     baud: int
     cpi: float | None
     clock_hz: float | None
+    cmsis_nn: Path | None = None
 
     @property
     def unit(self) -> str:
@@ -48,17 +51,18 @@ class Place:
 
 
 def place(uri: str) -> Place:
-    """`qemu://MACHINE[?cpi=1.3&clock=80e6]`, `serial:///dev/ttyACM0[?baud=115200]`, `serial://socket://HOST:PORT`.
+    """`qemu://MACHINE[?cpi=1.3&clock=80e6&cmsis-nn=PATH]`, `serial:///dev/ttyACM0[?baud=115200]`, `serial://socket://HOST:PORT`.
 
     Raises TargetError "unsupported" for anything else.
     """
     scheme, _, rest = uri.partition("://")
     where, _, query = rest.partition("?")
     given = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
-    known = {"qemu": {"cpi", "clock"}, "serial": {"baud", "cpi", "clock"}}.get(scheme, set())
+    known = {"qemu": {"cpi", "clock", "cmsis-nn"}, "serial": {"baud", "cpi", "clock"}}.get(scheme, set())
     unknown = sorted(set(given) - known)
     if unknown:
         raise TargetError(f"device '{uri}': no option '{unknown[0]}': there are {sorted(known)}", "unsupported")
+    vendor = given.pop("cmsis-nn", None)
     try:
         numbers = {name: float(value) for name, value in given.items()}
     except ValueError as error:
@@ -67,7 +71,7 @@ def place(uri: str) -> Place:
         raise TargetError(f"device '{uri}': an estimate wants both: ?cpi=1.3&clock=80e6", "unsupported")
     baud, cpi, clock = int(numbers.get("baud", BAUD)), numbers.get("cpi"), numbers.get("clock")
     if scheme == "qemu" and where in emulator.MACHINES:
-        return Place(where, None, baud, cpi, clock)
+        return Place(where, None, baud, cpi, clock, Path(vendor) if vendor else None)
     if scheme == "serial" and (where.startswith("/") or urlsplit(where).scheme):
         return Place(None, where, baud, cpi, clock)
     known_machines = ", ".join(f"qemu://{machine}" for machine in emulator.MACHINES)
@@ -100,23 +104,42 @@ class BoardSession:
 
 
 class Runner:
-    """A .tflite file generated, built and running. Raises TargetError for what is missing or does not fit together."""
+    """A .tflite file generated, built and running. Raises TargetError for what is missing or does not fit together.
+
+    Where two sets of kernels are raced, `kernels` is the one that takes fewer instructions, and `counted` has both.
+    """
 
     def __init__(self, path: Path, where: Place) -> None:
         self.program = program.compile_file(path)
         self.place = where
+        self.kernels, self.counted = "portable", dict[str, int]()
         self.flash_bytes: int | None = None
         self.last: Answer | None = None
         with ExitStack() as stack:
             if where.machine is not None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploy-firmware-")))
-                elf = emulator.build(self.program, where.machine, folder)
-                self.flash_bytes = emulator.flash_bytes(elf)
-                self._board = stack.enter_context(emulator.boot(elf, self.program, where.machine))
+                self._emulate(path, where.machine, stack)
             else:
                 assert where.port is not None
                 self._board = stack.enter_context(emulator.attach(where.port, self.program, where.baud))
             self._stack = stack.pop_all()
+
+    def _emulate(self, path: Path, machine: str, stack: ExitStack) -> None:
+        """Firmware of each set of kernels on an emulated board; the shortest run stays."""
+        sets: dict[str, tuple[Program, Mapping[str, str] | None]] = {"portable": (self.program, None)}
+        if self.place.cmsis_nn is not None:
+            vendor = cmsis_nn.read(self.place.cmsis_nn)
+            kernels = vendor.kernels(emulator.MACHINES[machine].core)
+            sets["cmsis-nn"] = (program.compile_file(path, kernels), vendor.files)
+        running = {}
+        for name, (made, others) in sets.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deploy-firmware-")))
+            elf = emulator.build(made, machine, folder, others)
+            running[name] = (made, stack.enter_context(emulator.boot(elf, made, machine)), emulator.flash_bytes(elf))
+            if len(sets) > 1:
+                zeros = bytes(sum(value.size for value in made.graph.inputs))
+                self.counted[name] = running[name][1].run(zeros).instructions
+        self.kernels = min(running, key=lambda name: self.counted.get(name, 0))
+        self.program, self._board, self.flash_bytes = running[self.kernels]
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs by name, float32 [n, ...], for inputs in the model's own layout; `last` keeps the last answer."""
@@ -137,10 +160,13 @@ class Runner:
         assert self.last is not None
         return {
             "unit": self.place.unit,
+            "kernels": self.kernels,
+            "raced": self.counted,
             "count": self.last.instructions,
             "stack_bytes": self.last.stack_bytes,
             "arena_bytes": self.program.plan.arena_bytes,
             "flash_bytes": self.flash_bytes,
+            "plan": self.program.drawn(),
             "estimate": self.place.estimate(self.last.instructions) if self.place.machine else None,
         }
 

@@ -1,80 +1,184 @@
-"""Our int8 beside each vendor's, with and without the weight step: `make bench-quantization`.
+"""Our int8 beside other tools', on the same samples: `make bench-quantization`, or `quantization.py MODEL ...`.
 
-The shipped example, every candidate of every target, raced on its selection split. The rows go to
-`tests/benchmarks/results/quantization.json` and, as a table, to the terminal. Stages are stored below `.deploy` as in
-any run, so a benchmark that was stopped goes on.
+The five networks of `networks/` and the two examples, through each runtime. A row is a model, a runtime and a tool; it
+is made in a fresh process (tests/benchmarks/peers.py) and written to `results/quantization.json` at once, and a row
+that is there is not made again, so a stopped benchmark goes on. `--again` makes the rows of the named models anew;
+`--without-times` leaves the speed-ups out, for a machine with other work. All figures are of the selection split,
+against the runtime's own float; every tool calibrates on the same samples.
 """
 
+from __future__ import annotations
+
 import json
+import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import branch as branches
-from pipeline import recipe, road
+from pipeline import recipe, road, tasks
 from pipeline.api import default_store
+from pipeline.branch import Branch
+from pipeline.data import load_named, load_split
 from pipeline.outcome import environment
+from pipeline.recipe import Recipe, from_table
 from pipeline.runner import Runner
+from pipeline.stages import Job, measure
+from targets import base, registry, timing
 
-METHODS = ("none", "bias", "rounding")
-RESULTS = Path(__file__).parent / "results" / "quantization.json"
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "networks")]
+import peers  # noqa: E402
+from run import COMMON, NETWORKS  # noqa: E402
+
+RESULTS = HERE / "results" / "quantization.json"
+README = HERE.parents[1] / "README.md"
+MARKS = "<!-- quantization: begin -->", "<!-- quantization: end -->"
+EXAMPLES = {"watch": recipe.EXAMPLE, "fashion": recipe.EXAMPLE.parents[1] / "fashion" / "deploy.toml"}
+RUNTIMES = tuple(peers.TOOLS)
+TIMED = {"warmup_s": 0.5, "budget_s": 4.0, "min_rounds": 20, "max_rounds": 20000}
+KEY = ("model", "runtime", "tool")
 
 
-def rows_of(branch: road.Branch, model: str, first: bool) -> list[dict[str, Any]]:
-    """One row a candidate; those that the weight step leaves alone only the first time."""
-    if branch.error:
-        raise branch.error
-    assert branch.race is not None
-    rows = []
-    for raced in branches.rows_of(branch):
-        artifact = branch.candidates[raced["id"]]
-        made = artifact.metadata
-        ours = made["quantizer"] == "ours"
-        if made["precision"] != "int8" or not (ours or first):
-            continue
-        step = {"none": "", "bias": " + bias correction", "rounding": " + rounding and bias correction"}
-        rows.append(
-            {
-                "model": model,
-                "runtime": branch.name,
-                "tool": f"ours, {made['observer']}{step[made['weights']]}" if ours else raced["id"],
-                "sqnr_db": raced["sqnr_db"],
-                "agreement": raced["agreement"],
-                "flips": raced["quant_flips"],
-                "drop_points": raced["quant_drop_points"],
-                "size_bytes": made["size_bytes"],
-                "speedup": raced["speedup"],
-                "quantize_seconds": artifact.seconds,
-                "peak_rss_bytes": None,  # not measured here
-            }
+def recipe_of(model: str) -> Recipe:
+    """The recipe of one of the models."""
+    if model in EXAMPLES:
+        return recipe.load(EXAMPLES[model], [])
+    return from_table({"name": model, **COMMON, **NETWORKS[model]}, HERE / "networks", model)
+
+
+def travelled(loaded: Recipe, runtimes: Sequence[str]) -> tuple[road.Road, Path]:
+    """The road up to the statistics, and the program as the exporter leaves it: from the store what is there."""
+    factories = {"model": loaded.model, "data": loaded.data}
+    runner = Runner(default_store(), loaded.folder, factories, loaded.cache_key, loaded.seed)
+    gone = road.travel(loaded, runtimes, runner, only="observe")
+    assert gone.program
+    return gone, runner.do("export-onnx", {"program": gone.program}, {}, branches=("onnxruntime",)).path
+
+
+def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, times: bool) -> dict[str, Any]:
+    """Make one tool's model in a fresh process and measure it. A tool that breaks is a row too: `failed` says how."""
+    assert gone.program
+    assert gone.data
+    assert gone.reference
+    assert branch.lowered
+    assert branch.stepped
+    target, loaded = registry.load(branch.name), gone.recipe
+    identity = {"model": model, "runtime": branch.name, "tool": tool}
+    with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+        out = Path(folder)
+        told = {
+            "runtime": branch.name,
+            "program": str(gone.program.path),
+            "onnx": str(onnx),
+            "floating": str(branch.lowered.path),
+            "stepped": str(branch.stepped.path),
+            "data": str(gone.data.path),
+            "samples": loaded.calibrate.samples,
+            "weights": loaded.weights.model_dump(),
+            "metric": loaded.task.metric,
+            "out": folder,
+            "tool": tool,
+        }
+        run = subprocess.run(
+            [sys.executable, str(HERE / "peers.py"), json.dumps(told)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(README.parent), "OMP_NUM_THREADS": "1"},
+            check=False,
         )
-    return rows
+        if run.returncode:
+            lines = [line for line in run.stderr.splitlines() if line.strip()] or ["no message"]
+            return identity | dict.fromkeys(FIGURES) | {"failed": lines[-1][:300]}
+        cost = json.loads(run.stdout.splitlines()[-1])
+        floating, made = base.read_manifest(branch.lowered.path), base.read_manifest(out)
+        plain = next(one for one in target.candidates(floating) if one.precision == "f32")
+        entrants = [
+            measure.Entrant("float", floating, plain),
+            measure.Entrant("int8", made, replace(plain, id="int8", precision="int8")),
+        ]
+        split = load_split(gone.data.path, "selection")
+        task = tasks.of({"task": loaded.task.model_dump()}, {})
+        with measure.workspace(split, floating) as work:
+            settings = {"threads": 1, "batch": loaded.batch, **TIMED}
+            answers, _ = measure.outputs(target, entrants, work, loaded.batch, settings)
+            original = load_named(gone.reference.path / "selection.npz")
+            found = measure.compare(task, split.labels, original, answers["float"], answers["int8"])
+            speedup = None
+            if times:
+                raw, _ = measure.time(target, entrants, work, Job("time", settings, {}, out, 0))
+                speedup = timing.speedup(raw["int8"], raw["float"])
+        return identity | {
+            "sqnr_db": found["sqnr_db"],
+            "agreement": found["agreement"],
+            "flips": found["quant_flips"],
+            "drop_points": found["quant_drop_points"],
+            "size_bytes": made.size_bytes,
+            "speedup": speedup,
+            **cost,
+        }
 
 
-def main() -> None:
-    """Run, write, print."""
-    rows: list[dict[str, Any]] = []
-    for method in METHODS:
-        loaded = recipe.load(recipe.EXAMPLE, [f"weights.method={method}", "race.time_failed=true"])
-        runner = Runner(
-            default_store(), loaded.folder, {"model": loaded.model, "data": loaded.data}, loaded.cache_key, loaded.seed
-        )
-        travelled = road.travel(loaded, loaded.targets, runner, only="race")
-        for branch in travelled.branches.values():
-            rows += rows_of(branch, loaded.name, first=method == METHODS[0])
-        print(f"weights.method = {method}: done", file=sys.stderr)
-    rows.sort(key=lambda row: (row["runtime"], row["sqnr_db"]))
-    RESULTS.parent.mkdir(exist_ok=True)
-    measured_with = {key: value for key, value in environment().items() if key != "platform"}
-    RESULTS.write_text(json.dumps({"rows": rows, "environment": measured_with}, indent=1) + "\n")
-    print("| Runtime | Tool | SQNR dB | Agreement % | Lost / gained | Speed-up |\n|---|---|---|---|---|---|")
+FIGURES = (
+    "sqnr_db", "agreement", "flips", "drop_points", "size_bytes", "speedup", "quantize_seconds", "peak_rss_bytes"
+)  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, the best of each model and runtime in bold."""
+    lines = ["| Model | Runtime | Tool | SQNR dB | Same answer | Speed-up | Seconds | MB |", "|---" * 8 + "|"]
     for row in rows:
-        flips = f"{row['flips']['lost']} / {row['flips']['gained']}"
-        print(
-            f"| {row['runtime']} | {row['tool']} | {row['sqnr_db']:.1f} | {100 * row['agreement']:.1f} | {flips} "
-            f"| {row['speedup']['median']:.2f} |"
-        )
+        rivals = [one["sqnr_db"] for one in rows if (one["model"], one["runtime"]) == (row["model"], row["runtime"])]
+        best = max((one for one in rivals if one is not None), default=None)
+        if row.get("failed"):
+            lines.append(f"| {row['model']} | {row['runtime']} | {row['tool']} | breaks | - | - | - | - |")
+            continue
+        ratio = "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+        cells = [
+            f"**{ratio}**" if row["sqnr_db"] == best else ratio,
+            "-" if row["agreement"] is None else f"{100 * row['agreement']:.1f}",
+            "-" if row["speedup"] is None else f"{row['speedup']['median']:.2f}",
+            f"{row['quantize_seconds']:.0f}",
+            f"{row['peak_rss_bytes'] / 1e6:,.0f}",
+        ]
+        lines.append(f"| {row['model']} | {row['runtime']} | {row['tool']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(asked: Sequence[str]) -> None:
+    """Make the rows that are not there, write after each, print the table."""
+    times, again = "--without-times" not in asked, "--again" in asked
+    known = [*NETWORKS, *EXAMPLES]
+    models = [name for name in asked if not name.startswith("--")] or known
+    if unknown := set(models) - set(known):
+        raise SystemExit(f"no model {sorted(unknown)}: there are {known}")
+    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    rows = [row for row in kept["rows"] if not (again and row["model"] in models)]
+    for model in models:
+        there = {tuple(row[key] for key in KEY) for row in rows if not times or row["speedup"] or row.get("failed")}
+        wanted = [(r, tool) for r in RUNTIMES for tool in peers.TOOLS[r] if (model, r, tool) not in there]
+        if not wanted:
+            continue
+        loaded = recipe_of(model)
+        gone, onnx = travelled(loaded, [name for name in RUNTIMES if any(r == name for r, _ in wanted)])
+        for runtime, tool in wanted:
+            branch = gone.branches[runtime]
+            if branch.error:
+                raise branch.error
+            row = row_of(gone, onnx, branch, model, tool, times)
+            rows = [one for one in rows if [one[key] for key in KEY] != [row[key] for key in KEY]] + [row]
+            rows.sort(key=lambda one: (known.index(one["model"]), RUNTIMES.index(one["runtime"]), one["tool"]))
+            measured_with = {key: value for key, value in environment().items() if key != "platform"}
+            RESULTS.write_text(json.dumps({"rows": rows, "environment": measured_with}, indent=1) + "\n")
+            print({key: row[key] for key in (*KEY, "sqnr_db", "agreement")}, file=sys.stderr)
+    before, mark, rest = README.read_text().partition(MARKS[0])
+    if mark:
+        README.write_text(f"{before}{mark}\n{table(rows)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+    print(table(rows))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

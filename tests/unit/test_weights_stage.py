@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from calibration import weights
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
-from pipeline.compression import program
+from pipeline.compression import adaround, program
 from pipeline.data import Data, Split, save
 from pipeline.stages import Job, export
 from pipeline.stages import weights as stage
@@ -59,6 +59,19 @@ class Plain(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Mixer(nn.Module):
+    """Layers behind normalizations and GELU, with outlier channels: what equalization is for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.one, self.two = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
+        self.last, self.head = nn.LayerNorm(24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x * (torch.arange(24) % 7 - 2.0).exp())
+        return self.head(self.last(x + self.two(nn.functional.gelu(self.one(x)))).mean(1))
+
+
 def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Seeded weights, gains of both signs, statistics that have seen data."""
     with torch.random.fork_rng():
@@ -98,7 +111,9 @@ def run(tmp_path: Path) -> Run:
         answers = model(torch.zeros(1, *shape)).detach().numpy()
         export.save_pt2(exported, described, {"output": answers}, tmp_path / "program")
         inputs = {"program": tmp_path / "program", "data": tmp_path / "data"}
-        job = Job("weights", {"method": "rounding", "samples": 64, **settings}, inputs, tmp_path / "out", 0)
+        job = Job(
+            "weights", {"method": "rounding", "samples": 64, "equalize": False, **settings}, inputs, tmp_path / "out", 0
+        )
         return stage.run(job), tmp_path
 
     return made
@@ -171,16 +186,20 @@ def test_passes_hold_few_moments_at_a_time_and_change_nothing(run: Run, monkeypa
     monkeypatch.setattr(stage, "MOMENTS_BYTES", 1)
     inputs = {"program": folder / "program", "data": folder / "data"}
     (folder / "again").mkdir()
-    again = stage.run(Job("weights", {"method": "rounding", "samples": 64}, inputs, folder / "again", 0))
+    again = stage.run(
+        Job("weights", {"method": "rounding", "samples": 64, "equalize": False}, inputs, folder / "again", 0)
+    )
     assert again["layers"] == facts["layers"]
     assert all(np.array_equal(array, whole[name]) for name, array in state(folder / "again").items())
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("model", "shape"), [(Plain(), (3, 12, 10)), (Mixer(), (6, 24))], ids=["plain", "equalized"])
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tflite"])
-def test_every_runtime_stores_the_very_codes(run: Run, name: str) -> None:
+def test_every_runtime_stores_the_very_codes(run: Run, name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
     """The integers in the exported file are the intended ones, one by one."""
-    _, folder = run(Plain(), (3, 12, 10))
+    facts, folder = run(model, shape, equalize=True)
+    assert any(row["used"] for row in facts["passes"])
     stepped = state(folder / "out")
     wanted = {key: weights.nearest(array) for key, array in stepped.items() if array.ndim > 1}
     plain = {key: weights.nearest(array) for key, array in state(folder / "program").items() if array.ndim > 1}
@@ -188,20 +207,50 @@ def test_every_runtime_stores_the_very_codes(run: Run, name: str) -> None:
     target = registry.load(name)
     (folder / "float").mkdir()
     (folder / "int8").mkdir()
-    model = target.lower(export.read_program(folder / "out"), folder / "float")
-    candidate = next(c for c in target.candidates(model) if c.id == "ours-minmax")
+    floats = target.lower(export.read_program(folder / "out"), folder / "float")
+    candidate = next(c for c in target.candidates(floats) if c.id == "ours-minmax")
     assert candidate.scheme is not None
-    statistics = Statistics(model.sha256)
+    statistics = Statistics(floats.sha256)
     x = np.load(folder / "data" / "calibration" / "inputs" / "input.npy")
-    floating = next(c for c in target.candidates(model) if c.precision == "f32")
-    with target.open(model, floating) as session:
+    floating = next(c for c in target.candidates(floats) if c.precision == "f32")
+    with target.open(floats, floating) as session:
         for sample in np.split(x[:8], 8):
-            statistics.update(session.tap({"input": sample}, model.tensors))
+            statistics.update(session.tap({"input": sample}, floats.tensors))
     ranges = solve(statistics, SCHEMES[candidate.scheme], "minmax")
-    made = target.quantize(model, candidate, ranges, iter([]), folder / "int8")
+    made = target.quantize(floats, candidate, ranges, iter([]), folder / "int8")
     stored = list(codes_in.read(made.path).values())
     assert len(stored) == len(wanted)
-    for norm, key in (("norm", "first.weight"), ("norm2", "depth.weight")):  # folded: a negative gain turns the signs
+    folded = (("norm", "first.weight"), ("norm2", "depth.weight")) if isinstance(model, Plain) else ()
+    for norm, key in folded:  # a negative gain turns the signs
         wanted[key] = wanted[key] * np.sign(stepped[f"{norm}.weight"]).astype(np.int8).reshape(-1, 1, 1, 1)
     for key, codes in wanted.items():
-        assert any(np.array_equal(codes.reshape(len(codes), -1), one) for one in stored), key
+        rows = codes.reshape(len(codes), -1)
+        assert any(np.array_equal(rows, one) for one in stored), key
+
+
+@pytest.mark.parametrize(("groups", "shape"), [(1, (12, 40)), (4, (12, 3, 2, 2))])
+def test_adaround_is_of_no_channel_worse_than_nearest_and_mostly_better(groups: int, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal(shape).astype(np.float32)
+    inputs = kernel[0].size
+    mixed = rng.standard_normal((groups, 200, inputs)) @ rng.standard_normal((groups, inputs, inputs))
+    second = np.matmul(mixed.transpose(0, 2, 1), mixed) / 200
+    scale, plain = weights.scales(kernel), weights.nearest(kernel)
+    codes = adaround.rounded(kernel, second, steps=300)
+    shares = []
+    for channel in range(len(kernel)):
+        group = second[[channel * groups // len(kernel)]]
+        one = slice(channel, channel + 1)
+        costs = [
+            weights.error_power(kernel[one], weights.dequantized(c[one], scale[one]), group) for c in (codes, plain)
+        ]
+        assert costs[0] <= costs[1] * (1 + 1e-6)
+        shares.append(costs[0] / costs[1])
+    assert np.median(shares) < 0.9
+    assert np.abs(codes - np.asarray(kernel / scale.reshape(-1, *[1] * (kernel.ndim - 1)))).max() < 1
+    np.testing.assert_array_equal(np.abs(codes).reshape(len(kernel), -1).max(axis=1), 127)
+
+
+def test_adaround_in_the_stage(run: Run) -> None:
+    facts, _ = run(Plain(), (3, 12, 10), method="adaround")
+    assert facts["weight_sqnr_db"]["adaround"] > facts["weight_sqnr_db"]["nearest"] + 3

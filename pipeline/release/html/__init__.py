@@ -17,7 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.release.html import charts, flips, words
+from pipeline.release.html import arena, charts, flips, words
 from pipeline.release.html.explained import explained
 from pipeline.release.html.layers import layers
 from pipeline.release.html.steps import steps
@@ -48,6 +48,7 @@ def page(report: Report, folder: Path) -> str:
         races={name: _races(name, row, metric) for name, row in report.targets.items()},
         latencies={name: _latencies(folder, name, row) for name, row in report.targets.items() if row.shipped},
         layers=[one for name, row in report.targets.items() for one in layers(name, row)],
+        arenas={name: drawn for name, row in report.targets.items() if (drawn := _arena(name, row)) is not None},
         islands={name: _islands(row) for name, row in report.targets.items() if row.shipped},
         cards=flips.cards(report, folder),
         explained=explained(report, folder),
@@ -85,6 +86,12 @@ def _latencies(folder: Path, name: str, row: TargetRow) -> Markup | None:
     titles = {"float": "float", "shipped": f"{row.shipped} (ships)", "original": "the original float"}
     ordered = {title: raw[key] for key, title in titles.items() if key in raw and len(raw[key])}
     return charts.latencies(name, ordered) if ordered else None
+
+
+def _arena(name: str, row: TargetRow) -> Markup | None:
+    """The memory plan of what ships, where a board has one."""
+    board = next((run.board for run in row.runs if run.board is not None and run.board.plan), None)
+    return arena.draw(name, [buffer.model_dump() for buffer in board.plan], board.arena_bytes) if board else None
 
 
 def _islands(row: TargetRow) -> dict[str, Any] | None:

@@ -28,12 +28,23 @@ typedef struct {
 typedef struct {
     int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
-    int32_t outside, output_offset, activation_min, activation_max, words, scratch_bytes;
+    int32_t outside, output_offset, activation_min, activation_max, words;
     const uint32_t *weights;
     const int32_t *bias;
     const int32_t *multiplier;
     const int8_t *halvings;
 } nn_packed_conv_params;
+
+/* For nn_depthwise_conv_2d_fours; `halvings` as above. */
+typedef struct {
+    int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+    int32_t input_offset, output_offset, activation_min, activation_max;
+    const int8_t *weights;
+    const int32_t *bias;
+    const int32_t *multiplier;
+    const int8_t *halvings;
+} nn_depthwise_params;
 
 typedef struct {
     int32_t batches, in, out, output_offset, activation_min, activation_max, words;
@@ -140,7 +151,7 @@ typedef struct {
 
 void nn_depthwise_conv_2d(const nn_conv_params *p, const int8_t *input, int8_t *output);
 /* As many channels out as in, in fours. */
-void nn_depthwise_conv_2d_fours(const nn_conv_params *p, const int8_t *input, int8_t *output);
+void nn_depthwise_conv_2d_fours(const nn_depthwise_params *p, const int8_t *input, int8_t *output);
 void nn_conv_2d_packed(const nn_packed_conv_params *p, const int8_t *input, int8_t *output, void *scratch);
 void nn_fully_connected_packed(const nn_packed_fully_connected_params *p, const int8_t *input, int8_t *output,
                                void *scratch);

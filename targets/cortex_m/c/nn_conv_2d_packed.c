@@ -18,9 +18,8 @@ static void gather(const nn_packed_conv_params *p, const int8_t *input, int32_t 
 
 /* The same straight into a column, for channels in fours. */
 static void gather_fours(const nn_packed_conv_params *p, const int8_t *input, int32_t top, int32_t left,
-                         uint32_t *column)
+                         nn_column *column)
 {
-    const uint32_t outside = (uint16_t)p->outside | (uint32_t)(uint16_t)p->outside << 16;
     for (int32_t row = 0; row < p->kernel_h; row++) {
         const int32_t y = top + row * p->dilation_h;
         const int row_inside = y >= 0 && y < p->in_h;
@@ -32,15 +31,74 @@ static void gather_fours(const nn_packed_conv_params *p, const int8_t *input, in
             const int32_t x = left + tap * p->dilation_w;
             if (row_inside && x >= 0 && x < p->in_w) {
                 column = nn_spread(column, NN_PIXELS, input + (y * p->in_w + x) * p->in_c, p->in_c);
-                continue;
-            }
-            for (int32_t words = p->in_c / 2; words > 0; words--, column += NN_PIXELS) {
-                *column = outside;
+            } else {
+                column = nn_fill(column, NN_PIXELS, p->outside, p->in_c);
             }
         }
     }
 }
 
+#if NN_MVE
+/* Four pixels of one channel. */
+static inline void store(int32x4_t sums, const nn_packed_conv_params *p, int32_t channel, int8_t *output,
+                         mve_pred16_t pixels)
+{
+    const int32x4_t code = nn_requantize_packed_lanes(sums, vdupq_n_s32(p->multiplier[channel]),
+                                                      vdupq_n_s32(p->halvings[channel]));
+    const int32x4_t kept = nn_clamp_lanes(vaddq_n_s32(code, p->output_offset), p->activation_min, p->activation_max);
+    vstrbq_scatter_offset_p_s32(output, vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)p->out_c), kept, pixels);
+}
+
+/* All channels of up to four pixels whose columns are filled. */
+static void finish(const nn_packed_conv_params *p, const nn_column *columns, int32_t pixels, int8_t *output)
+{
+    const int8_t *weights = (const int8_t *)p->weights;
+    const int32_t taps = 2 * p->words, rest = taps % 16;
+    const mve_pred16_t lanes = vctp8q((uint32_t)rest), stored = vctp32q((uint32_t)pixels);
+    const uint8x16_t even = vidupq_n_u8(0, 2);
+    for (int32_t c = 0; c < p->out_c; c += 2) {
+        int32_t a0 = p->bias[c], a1 = a0, a2 = a0, a3 = a0;
+        int32_t b0 = p->bias[c + 1], b1 = b0, b2 = b0, b3 = b0;
+        const nn_column *x0 = columns, *x1 = x0 + taps, *x2 = x1 + taps, *x3 = x2 + taps;
+        for (int32_t blocks = taps / 16; blocks > 0; blocks--, weights += 32, x0 += 16, x1 += 16, x2 += 16, x3 += 16) {
+            const int8x16x2_t w = vld2q_s8(weights);
+            int8x16_t x = vldrbq_s8(x0);
+            a0 = vmladavaq_s8(a0, w.val[0], x);
+            b0 = vmladavaq_s8(b0, w.val[1], x);
+            x = vldrbq_s8(x1);
+            a1 = vmladavaq_s8(a1, w.val[0], x);
+            b1 = vmladavaq_s8(b1, w.val[1], x);
+            x = vldrbq_s8(x2);
+            a2 = vmladavaq_s8(a2, w.val[0], x);
+            b2 = vmladavaq_s8(b2, w.val[1], x);
+            x = vldrbq_s8(x3);
+            a3 = vmladavaq_s8(a3, w.val[0], x);
+            b3 = vmladavaq_s8(b3, w.val[1], x);
+        }
+        if (rest > 0) {
+            const int8x16_t wa = vldrbq_gather_offset_z_s8(weights, even, lanes);
+            const int8x16_t wb = vldrbq_gather_offset_z_s8(weights + 1, even, lanes);
+            int8x16_t x = vldrbq_z_s8(x0, lanes);
+            a0 = vmladavaq_s8(a0, wa, x);
+            b0 = vmladavaq_s8(b0, wb, x);
+            x = vldrbq_z_s8(x1, lanes);
+            a1 = vmladavaq_s8(a1, wa, x);
+            b1 = vmladavaq_s8(b1, wb, x);
+            x = vldrbq_z_s8(x2, lanes);
+            a2 = vmladavaq_s8(a2, wa, x);
+            b2 = vmladavaq_s8(b2, wb, x);
+            x = vldrbq_z_s8(x3, lanes);
+            a3 = vmladavaq_s8(a3, wa, x);
+            b3 = vmladavaq_s8(b3, wb, x);
+            weights += 2 * rest;
+        }
+        store((int32x4_t){a0, a1, a2, a3}, p, c, output + c, stored);
+        if (c + 1 < p->out_c) {
+            store((int32x4_t){b0, b1, b2, b3}, p, c + 1, output + c + 1, stored);
+        }
+    }
+}
+#else
 /* Sums of two channels of four pixels. */
 typedef struct {
     int32_t a0, a1, a2, a3, b0, b1, b2, b3;
@@ -93,7 +151,7 @@ static inline void store(const int32_t *sum, int32_t pixels, const nn_packed_con
 }
 
 /* All channels of up to four pixels whose columns are filled. */
-static void finish(const nn_packed_conv_params *p, const uint32_t *columns, int32_t pixels, int8_t *output)
+static void finish(const nn_packed_conv_params *p, const nn_column *columns, int32_t pixels, int8_t *output)
 {
     const uint32_t *weights = p->weights;
     const int32_t channels = p->out_c;
@@ -106,22 +164,23 @@ static void finish(const nn_packed_conv_params *p, const uint32_t *columns, int3
         }
     }
 }
+#endif
 
 void nn_conv_2d_packed(const nn_packed_conv_params *p, const int8_t *input, int8_t *output, void *scratch)
 {
-    uint32_t *const columns = (uint32_t *)scratch;
-    int8_t *const patch = (int8_t *)(columns + NN_PIXELS * p->words);
-    int32_t filled = 0;
-    memset(scratch, 0, (size_t)p->scratch_bytes); /* what no pixel fills is still multiplied */
+    nn_column *const columns = (nn_column *)scratch;
+    int8_t *const patch = (int8_t *)((uint32_t *)scratch + NN_PIXELS * p->words);
+    int32_t filled = 0; /* what no pixel fills is multiplied and not stored */
     for (int32_t batch = 0; batch < p->batches; batch++, input += p->in_h * p->in_w * p->in_c) {
         for (int32_t y = 0; y < p->out_h; y++) {
             for (int32_t x = 0; x < p->out_w; x++) {
                 const int32_t top = y * p->stride_h - p->pad_h, left = x * p->stride_w - p->pad_w;
+                nn_column *const column = nn_column_of(columns, filled, p->words);
                 if (p->in_c % 4 == 0) {
-                    gather_fours(p, input, top, left, columns + filled);
+                    gather_fours(p, input, top, left, column);
                 } else {
                     gather(p, input, top, left, patch);
-                    nn_spread(columns + filled, NN_PIXELS, patch, 2 * p->words);
+                    nn_spread(column, NN_PIXELS, patch, 2 * p->words);
                 }
                 if (++filled == NN_PIXELS) {
                     finish(p, columns, filled, output);

@@ -109,17 +109,20 @@ static inline uint32_t nn_four_bytes(const int8_t *from)
 #endif
 }
 
-/* nn_high_product for |a| < 2^30. */
-static inline int32_t nn_short_high_product(int32_t a, int32_t b)
+/* a * b / 2^32, rounded half up. */
+static inline int32_t nn_high_half(int32_t a, int32_t b)
 {
 #if NN_DSP
     int32_t product;
-    __asm__("smmulr %0, %1, %2" : "=r"(product) : "r"(a * 2), "r"(b));
+    __asm__("smmulr %0, %1, %2" : "=r"(product) : "r"(a), "r"(b));
     return product;
 #else
-    return (int32_t)(((int64_t)a * b + ((int64_t)1 << 30)) >> 31);
+    return (int32_t)(((int64_t)a * b + ((int64_t)1 << 31)) >> 32);
 #endif
 }
+
+/* nn_high_product for |a| < 2^30. */
+static inline int32_t nn_short_high_product(int32_t a, int32_t b) { return nn_high_half(a * 2, b); }
 
 /* nn_requantize(value, multiplier, -(halvings + 1)) for |value| < 2^30: the same two roundings in fewer steps. */
 static inline int32_t nn_requantize_down(int32_t value, int32_t multiplier, int32_t halvings)
@@ -135,12 +138,10 @@ static inline int32_t nn_requantize_packed(int32_t value, int32_t multiplier, in
                          : nn_requantize(value, multiplier, halvings + 64);
 }
 
-/* nn_requantize(value, multiplier, -right) for |value| < 2^30; right may be 0. */
-static inline int32_t nn_requantize_right(int32_t value, int32_t multiplier, int32_t right)
+/* nn_divide_by_power_of_two for an exponent from 1 up, whose half may be added to |value| without overflow. */
+static inline int32_t nn_halve(int32_t value, int32_t exponent)
 {
-    const int32_t product = nn_short_high_product(value, multiplier);
-    const int32_t down = product >> 31 & (right > 0 ? -2 : 0);
-    return (((product * 2 + down) >> right) + 1) >> 1;
+    return (value + (value >> 31) + ((int32_t)1 << (exponent - 1))) >> exponent;
 }
 
 #endif
