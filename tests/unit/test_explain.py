@@ -345,19 +345,3 @@ def test_a_fidelity_out_of_reach_is_said(world: World) -> None:
         StageError, match=r"quantize.keep_db = 200 is out of reach of int8: .* with every layer in float"
     ):
         keep.run(keep_job(world, 200))
-
-
-def speed_job(world: World, keep_speedup: float) -> Job:
-    job = keep_job(world, 0.0)
-    timing = {"warmup_s": 0.01, "budget_s": 0.1, "min_rounds": 12, "max_rounds": 100, "processes": 6}
-    asked = {"keep_speedup": keep_speedup, "batch": 1, "threads": 1}
-    without = {name: value for name, value in job.settings.items() if name != "keep_db"}
-    return replace(job, settings={**without, **timing, **asked})
-
-
-def test_as_many_layers_as_a_speed_allows_stay_in_float(world: World) -> None:
-    found = keep.run(speed_job(world, 1e-6))  # any speed will do: all but one layer, those that gain most
-    assert len(found["keep"]) == found["layers"] - 1 >= 1
-    assert found["sqnr_db"] > found["before_db"]
-    with pytest.raises(StageError, match=r"keep_speedup = 1e\+06 is out of reach: .* with every layer in int8"):
-        keep.run(speed_job(world, 1e6))
