@@ -49,7 +49,7 @@ class Branch:
     candidates: dict[str, Artifact] = field(default_factory=dict)
     made: dict[str, tuple[Mapping[str, Artifact], dict[str, Any]]] = field(default_factory=dict)  # id -> of what, how
     failed: dict[str, str] = field(default_factory=dict)  # candidate id -> why its quantizer gave nothing
-    answers: Artifact | None = None  # of every candidate on the selection split
+    screened: Artifact | None = None  # answers of every candidate on the selection split
     untimed: dict[str, str] = field(default_factory=dict)  # candidate -> why the race does not time it
     race: Artifact | None = None
     choice: choose.Choice | None = None
@@ -64,7 +64,7 @@ class Branch:
 def rows_of(branch: Branch) -> list[dict[str, Any]]:
     """What is known of every candidate so far, a row each: how it was made, its answers, its times."""
     timed = {row["id"]: row for row in branch.race.metadata["candidates"]} if branch.race else {}
-    said = {row["id"]: row for row in branch.answers.metadata["candidates"]} if branch.answers else {}
+    said = {row["id"]: row for row in branch.screened.metadata["candidates"]} if branch.screened else {}
     return [
         {
             "id": name,

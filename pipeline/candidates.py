@@ -144,8 +144,8 @@ def is_coarse(name: str) -> bool:
     return name.partition("@")[0].endswith(COARSE)
 
 
-def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> None:
-    """One more candidate: the nearest of ours with the layers in float that it takes to reach `keep_db`."""
+def keep(branch: Branch, lowered: Artifact, runner: Runner, asked: Mapping[str, Any]) -> None:
+    """One more candidate: the nearest of ours with the layers in float that what is `asked` of it takes or allows."""
     ours = [name for name in branch.candidates if name.startswith(OURS)]
     if not ours:
         return
@@ -156,7 +156,7 @@ def keep(branch: Branch, lowered: Artifact, runner: Runner, keep_db: float) -> N
         found = runner.do(
             "keep",
             {**given, "reference": lowered},
-            {**settings, "keep_db": keep_db},
+            {**settings, **asked},
             branches=(branch.name,),
             label=title,
         )

@@ -239,17 +239,22 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
         starts["ours-plain"] = {**vendors, "statistics": plain}
     candidates.quantize(branch, chosen, starts, vendors, runner, recipe)
-    if recipe.quantize.keep_db is not None and wanted("keep"):
-        candidates.keep(branch, lowered, runner, recipe.quantize.keep_db)
-    if not wanted("answers"):
-        return
     measured = _there(road, branch.name)
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
+    race = recipe.race.model_dump(include={"budget_s", "min_rounds", "processes"})
+    if wanted("keep"):
+        if recipe.quantize.keep_db is not None:
+            candidates.keep(branch, lowered, runner, {"keep_db": recipe.quantize.keep_db})
+        elif recipe.quantize.keep_speedup is not None:
+            speed = {"keep_speedup": recipe.quantize.keep_speedup}
+            candidates.keep(branch, lowered, runner, {**measured, **timing, **race, **speed})
+    if not wanted("screen"):
+        return
     common = {"data": data, "float": lowered}
     models = {f"candidate:{name}": model_of(artifact, lowered) for name, artifact in branch.candidates.items()}
     said = {**measured, **task, "batch": recipe.batch, **_bound(recipe, branch.name)}
-    branch.answers = do(
-        "answers", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
+    branch.screened = do(
+        "screen", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
     )
     if not wanted("race"):
         return
@@ -262,8 +267,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     branch.race = do(
         "race",
         {**common, **{key: models[key] for key in (f"candidate:{name}" for name in runners)}},
-        {**measured, **timing, "candidates": runners}
-        | recipe.race.model_dump(include={"budget_s", "min_rounds", "processes"}),
+        {**measured, **timing, "candidates": runners} | race,
     )
     branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"])
     if not wanted("verify"):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SCHEME, DYNAMIC = "u8s8", "u8s8-dynamic"
 HALF_RANGE = "u8s8-half_range"
-STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", HALF_RANGE, "u8s8-signed")
+STATIC = (SCHEME, "u8s8-symmetric", "u8s8-per_tensor", HALF_RANGE)
 FILE = "model.onnx"
 
 CANDIDATES = (
@@ -50,6 +50,7 @@ PRODUCTS = Candidate("ort-dynamic", "onnxruntime", "int8", DYNAMIC)
 HALF = Candidate("float16", "onnxruntime", "f16")
 VARIANTS = {f"graph-{level}": {"graph": level} for level in ("none", "basic", "extended")}
 LACKING = {
+    "signed": "its CPU provider has no kernel for fully connected layers on signed activations",
     "int16": "its CPU provider has no integer kernels for activations of 16 bits and would run them in float",
     "bf16": "its CPU provider has no bf16 arithmetic",
 }
@@ -186,7 +187,7 @@ class OnnxRuntimeTarget:
                     None if cache.exists() else _reader(batches, model),
                     quant_format=QuantFormat.QDQ,
                     per_channel=scheme.weight.granularity is Granularity.PER_CHANNEL,
-                    activation_type=QuantType.QInt8 if scheme.activation.signed else QuantType.QUInt8,
+                    activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     reduce_range=candidate.scheme == HALF_RANGE,  # codes within +-64
                     calibrate_method=CalibrationMethod.MinMax,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.recipe_tables.base import Count, Positive, Table
 
@@ -72,12 +72,20 @@ class Weights(Table):
 class Quantize(Table):
     """`[quantize]`: what ships among the candidates that hold parity.
 
-    `keep_db`: one more candidate of ours, with the layers in float that it takes to reach this SQNR.
+    `keep_db`: one more candidate of ours, with the layers in float that it takes to reach this SQNR. `keep_speedup`:
+    the other way round, with as many in float as leave this speed-up over float, those that gain most first.
     """
 
     prefer: Literal["latency", "size"] = "latency"
     candidates: tuple[str, ...] = ()  # empty: all that the target proposes
     keep_db: Positive | None = None
+    keep_speedup: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Quantize:
+        if self.keep_db is not None and self.keep_speedup is not None:
+            raise ValueError("keep_db and keep_speedup ask for different layers: give one of them")
+        return self
 
 
 Processes = Annotated[int, Field(ge=6, le=1000)]  # fewer than 6 give no interval

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from calibration.observers import Samples
 from calibration.statistics import KINDS, Statistics
 from pipeline.data import load_split
 from pipeline.stages import Job
@@ -16,7 +17,7 @@ from targets.session import tap_ahead
 def run(job: Job) -> dict[str, Any]:
     """Inputs: float, data. Files: `statistics.npz`. Memory does not grow with the number of samples.
 
-    Setting `kind`: the class of observers, the least that the recipe's rules need.
+    Setting `kind`: the class of observers, the least that the recipe's rules need; without one, for every rule.
 
     Metadata `absurd`: tensor -> how many values beyond +-1e30 (masks) were left out of its range; `constant`: tensors
     that had one value for everything.
@@ -25,7 +26,7 @@ def run(job: Job) -> dict[str, Any]:
     model = base.read_manifest(job.inputs["float"])
     samples = min(job.settings["samples"], len(load_split(job.inputs["data"], "calibration")))
     floating = next(c for c in target.candidates(model) if c.precision == "f32")
-    statistics = Statistics(model.sha256, kind=KINDS[job.settings["kind"]])
+    statistics = Statistics(model.sha256, kind=KINDS[job.settings.get("kind", Samples.__name__)])
     began = time.perf_counter()
     step = model.inputs[0].shape[0] or 1
     batches = calibration_batches(job.inputs["data"], samples, model)

@@ -63,7 +63,7 @@ STAGES: dict[str, StageInfo] = {
     "observe": StageInfo("pipeline.stages.observe:run", ("numpy",), isolated=True),
     "quantize": StageInfo("pipeline.stages.quantize:run", ("numpy",), isolated=True, device=True),
     "keep": StageInfo("pipeline.stages.keep:run", ("numpy",), isolated=True, device=True),
-    "answers": StageInfo("pipeline.stages.answers:run", ("numpy",), user=("metric",), device=True),
+    "screen": StageInfo("pipeline.stages.screen:run", ("numpy",), user=("metric",), device=True),
     "race": StageInfo("pipeline.stages.race:run", ("numpy",), device=True),
     "verify": StageInfo("pipeline.stages.verify:run", ("numpy",), user=("metric",), device=True),
     "older-cpus": StageInfo("pipeline.stages.older_cpus:run", ("numpy",), device=True),

@@ -1,4 +1,4 @@
-"""answers: what every candidate says on the selection split. The cheap evidence: nothing is timed yet."""
+"""screen: what every candidate says on the selection split. The cheap evidence: nothing is timed yet."""
 
 from __future__ import annotations
 
