@@ -103,7 +103,10 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
         task = tasks.of({"task": loaded.task.model_dump()}, {})
         with measure.workspace(split, floating) as work:
             settings = {"threads": 1, "batch": loaded.batch, **TIMED}
-            answers, _ = measure.outputs(target, entrants, work, loaded.batch, settings)
+            try:
+                answers, _ = measure.outputs(target, entrants, work, loaded.batch, settings)
+            except base.TargetError as error:  # what a tool made does not load
+                return identity | dict.fromkeys(FIGURES) | {"failed": str(error)[:300]}
             original = load_named(gone.reference.path / "selection.npz")
             found = measure.compare(task, split.labels, original, answers["float"], answers["int8"])
             speedup = None

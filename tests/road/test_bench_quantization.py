@@ -11,7 +11,7 @@ from tests.benchmarks import quantization as bench
 from tests.road.newcomer import Folder
 
 PAIRS = {
-    "onnxruntime": ("onnxruntime, default", "ours, mse"),
+    "onnxruntime": ("onnxruntime, pre-processed, per channel, U8S8", "ours, mse"),
     "openvino": ("nncf, TRANSFORMER", "ours, mse"),
     "tflite": ("ai-edge-quantizer, default", "ours, mse"),
 }

@@ -52,7 +52,10 @@ def test_the_shipped_example_loads() -> None:
         (GOOD + "[calibrate]\nobservers = ['octaf']\n", "unknown observer 'octaf': did you mean 'octav'?"),
         (GOOD + "[calibrate]\nobservers = []\n", "calibrate.observers: Tuple should have at least 1 item"),
         (GOOD + "[calibrate]\nobservers = ['mse', 'mse']\n", "calibrate.observers: one is named twice"),
-        (GOOD + "[weights]\nmethod = 'round'\n", "weights.method: Input should be 'none', 'bias', 'rounding' or 'adaround'"),
+        (
+            GOOD + "[weights]\nmethod = 'round'\n",
+            "weights.method: Input should be 'none', 'bias', 'rounding' or 'adaround'",
+        ),
         (GOOD + "stages = ['weights']\n", "'weights' runs by itself"),
         (GOOD + "stages = ['prun']\n", "stages.0: Input should be 'prune' or 'distill'"),
         (GOOD + "[prune]\nschedule = 'groups'\n", "go together"),
