@@ -102,7 +102,7 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
         split = load_split(gone.data.path, "selection")
         task = tasks.of({"task": loaded.task.model_dump()}, {})
         with measure.workspace(split, floating) as work:
-            settings = {"threads": 1, "batch": loaded.batch, **TIMED}
+            settings = {"threads": 1, "batch": loaded.batch, **TIMED, "processes": loaded.race.processes}
             try:
                 answers, _ = measure.outputs(target, entrants, work, loaded.batch, settings)
             except base.TargetError as error:  # what a tool made does not load
