@@ -82,8 +82,8 @@ figures-fashion: demo-fashion
 bench-gate: .venv/.test
 	$(BIN)/python tests/benchmarks/gate_simulation.py
 
-# Our int8 beside the vendors' own, with and without the weight step; resumable.
-bench-quantization: .venv/.test
+# Our int8 beside other tools', for the five networks and both examples; resumable.
+bench-quantization: .venv/.test build/networks/.there fashion-mnist
 	$(BIN)/python tests/benchmarks/quantization.py
 
 # Pruned to a share of the MACs and recovered, beside Torch-Pruning; hours, resumable row by row.

@@ -11,7 +11,7 @@ from tests.benchmarks import quantization as bench
 from tests.road.newcomer import Folder
 
 PAIRS = {
-    "onnxruntime": ("onnxruntime, default", "ours, mse"),
+    "onnxruntime": ("onnxruntime, pre-processed, per channel, U8S8", "ours, mse"),
     "openvino": ("nncf, TRANSFORMER", "ours, mse"),
     "tflite": ("ai-edge-quantizer, default", "ours, mse"),
 }
@@ -23,7 +23,7 @@ def test_rows_are_of_one_form_and_ours_is_near_float(folder: Folder, monkeypatch
     loaded = recipe.load(Path("deploy.toml"), ["stages=[]", "calibrate.samples=32", "weights.samples=16"])
     gone, onnx = bench.travelled(loaded, bench.RUNTIMES)
     rows = [
-        bench.row_of(gone, onnx, gone.branches[runtime], "bars", tool, times=tool.startswith("ours"))
+        bench.row_of(gone, onnx, gone.branches[runtime], "bars", tool, times=False)
         for runtime, tools in PAIRS.items()
         for tool in tools
     ]
@@ -32,7 +32,7 @@ def test_rows_are_of_one_form_and_ours_is_near_float(folder: Folder, monkeypatch
         assert row["size_bytes"] > 0
         assert row["quantize_seconds"] > 0
         assert row["peak_rss_bytes"] > 50e6
-        assert (row["speedup"] is not None) == row["tool"].startswith("ours")
+        assert row["speedup"] is None
         if row["tool"].startswith("ours"):
             assert row["sqnr_db"] > 15
             assert row["agreement"] > 0.9

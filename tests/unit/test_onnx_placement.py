@@ -1,0 +1,83 @@
+"""What stays float in an ONNX graph between integer products."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from targets import onnx_placement
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def graph(*nodes: tuple[str, str, str], stored: str = "") -> onnx.ModelProto:
+    """Nodes as (type, "inputs", "output"), called after their output; `x` goes in, the last output comes out."""
+    made = [helper.make_node(kind, inputs.split(), [output], name=output) for kind, inputs, output in nodes]
+    ends = [helper.make_tensor_value_info(name, FLOAT, None) for name in ("x", nodes[-1][2])]
+    weights = [helper.make_tensor(name, FLOAT, [1], [1.0]) for name in stored.split()]
+    return helper.make_model(helper.make_graph(made, "g", ends[:1], ends[1:], weights))
+
+
+def test_masked_scores_and_what_a_normalization_reads_stay_float() -> None:
+    attention = graph(
+        ("MatMul", "x w", "q"),
+        ("Add", "q b", "biased"),
+        ("MatMul", "biased x", "scores"),
+        ("Mul", "scores s", "scaled"),
+        ("Add", "scaled m", "masked"),
+        ("Softmax", "masked", "share"),
+        ("MatMul", "share x", "mixed"),
+        ("Reshape", "mixed shape", "flat"),
+        ("MatMul", "flat w", "out"),
+        ("Add", "out x", "sum"),
+        ("LayerNormalization", "sum g", "normal"),
+        ("MatMul", "normal w", "end"),
+        stored="w b s m g shape",
+    )
+    assert onnx_placement.floats(attention) == ["biased", "scaled", "masked", "share", "sum", "normal"]
+
+
+def test_residual_additions_between_convolutions_stay_integer() -> None:
+    residual = graph(
+        ("Conv", "x w", "a"),
+        ("Relu", "a", "b"),
+        ("Conv", "b w", "c"),
+        ("Add", "b c", "sum"),
+        ("Relu", "sum", "d"),
+        ("ReduceMean", "d axes", "mean"),
+        ("Gemm", "mean w", "end"),
+        stored="w axes",
+    )
+    assert onnx_placement.floats(residual) == []
+
+
+def test_a_squared_spectrum_is_added_up_in_float() -> None:
+    spectrum = graph(
+        ("Conv", "x w", "waves"),
+        ("Pow", "waves two", "one"),
+        ("Pow", "waves two", "other"),
+        ("Add", "one other", "power"),
+        ("Sqrt", "power", "size"),
+        ("Conv", "size w", "end"),
+        stored="w two",
+    )
+    assert onnx_placement.floats(spectrum) == ["one", "other", "power", "size"]
+
+
+def test_a_product_that_only_floats_read_leaves_real_numbers() -> None:
+    def model() -> onnx.ModelProto:
+        return graph(
+            ("MatMul", "x w", "scores"),
+            ("QuantizeLinear", "scores s z", "codes"),
+            ("DequantizeLinear", "codes s z", "back"),
+            ("Softmax", "back", "share"),
+            ("QuantizeLinear", "share s z", "end"),
+            stored="w s z",
+        )
+
+    left, kept = model(), model()
+    onnx_placement.spare_float_readers(left, ["share"])
+    onnx_placement.spare_float_readers(kept, [])
+    assert [node.op_type for node in left.graph.node] == ["MatMul", "Softmax", "QuantizeLinear"]
+    assert left.graph.node[1].input[0] == "scores"
+    assert len(kept.graph.node) == 5
