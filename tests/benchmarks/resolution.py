@@ -28,7 +28,7 @@ from targets import measurement, timing
 from targets.base import sha256_files
 from targets.channels import LOCAL, open_device
 
-REPETITIONS, SECONDS, LAYERS, WIDTH, ROWS = 40, 1.0, 33, 256, 16
+REPETITIONS, SECONDS, LAYERS, WIDTH, ROWS = 40, 1.0, 33, 128, 16
 LEAST = 0.5 / LAYERS  # of a tool's ratio: what is called a difference
 RESULTS = Path(__file__).parent / "results" / "resolution.json"
 BUILD = Path("build/resolution").absolute()  # the networks

@@ -125,7 +125,9 @@ def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "gate": {"margin_points": 90.0},
     }
     made = recipe.from_table(table, folder, "recipe")
-    api.run(made, out=folder / "out", store=Store(folder / "store"), emit=lambda event: None)
+    report = api.run(made, out=folder / "out", store=Store(folder / "store"), emit=lambda event: None)
+    assert report is not None
+    assert all(row.shipped for row in report.targets.values()), {n: r.reasons for n, r in report.targets.items()}
     return folder / "out", data, np.stack(returned["raw"])
 
 
