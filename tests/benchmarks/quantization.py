@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline import recipe, road, tasks
 from pipeline.api import default_store
-from pipeline.branch import Branch
+from pipeline.branch import FIXED, Branch
 from pipeline.data import load_named, load_split
 from pipeline.outcome import environment
 from pipeline.recipe import Recipe, from_table
@@ -55,7 +55,7 @@ def travelled(loaded: Recipe, runtimes: Sequence[str]) -> tuple[road.Road, Path]
     factories = {"model": loaded.model, "data": loaded.data}
     runner = Runner(default_store(), loaded.folder, factories, loaded.cache_key, loaded.seed)
     gone = road.travel(loaded, runtimes, runner, only="observe")
-    program = gone.exports[road.FIXED].program
+    program = gone.network.exports[FIXED].program
     return gone, runner.do("export-onnx", {"program": program}, {}, branches=("onnxruntime",)).path
 
 
@@ -71,7 +71,7 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
         out = Path(folder)
         told = {
             "runtime": branch.name,
-            "program": str(gone.exports[road.FIXED].program.path),
+            "program": str(gone.network.exports[FIXED].program.path),
             "onnx": str(onnx),
             "floating": str(branch.lowered.path),
             "stepped": str(branch.stepped.path),
