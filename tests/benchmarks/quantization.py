@@ -111,8 +111,8 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
             found = measure.compare(task, split.labels, original, answers["float"], answers["int8"])
             speedup = None
             if times:
-                raw, _ = measure.time(target, entrants, work, Job("time", settings, {}, out, 0))
-                speedup = timing.speedup(raw["int8"], raw["float"])
+                timed = measure.time(target, entrants, work, Job("time", settings, {}, out, 0))
+                speedup = timing.speedup(timed.ns["int8"], timed.ns["float"], timed.rounds)
         return identity | {
             "sqnr_db": found["sqnr_db"],
             "agreement": found["agreement"],

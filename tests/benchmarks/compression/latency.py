@@ -73,12 +73,12 @@ def rows() -> list[dict[str, Any]]:
         job = Job("latency", RULES, {}, out, 0)
         split = load_split(run.BUILD / "fashion" / "data", "selection")
         with measure.workspace(split, entrants[0].model, limit=64) as folder:
-            raw, _ = measure.time(target, entrants, folder, job)
+            timed = measure.time(target, entrants, folder, job)
         for one in entrants:
             precision, tool, share_text = one.id.split()
-            ratio = timing.speedup(raw[one.id], raw[f"{precision} teacher 1"])
+            ratio = timing.speedup(timed.ns[one.id], timed.ns[f"{precision} teacher 1"], timed.rounds)
             row = {"target": name, "precision": precision, "tool": tool, "macs": float(share_text)}
-            made.append(row | {"p50_ms": timing.latency(raw[one.id])["p50"], "speedup": dict(ratio)})
+            made.append(row | {"p50_ms": timing.latency(timed.ns[one.id])["p50"], "speedup": dict(ratio)})
     return made
 
 
