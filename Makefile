@@ -134,7 +134,7 @@ clean:
 	{ command -v gcc && command -v clang && command -v arm-none-eabi-gcc && command -v qemu-system-arm && command -v cmake; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
 		$(AS_ROOT) apt-get install -q -y --no-install-recommends \
 		gcc g++ clang cmake make libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; }
-	$(PIP) install -q -c constraints.txt -e '.[tflite,mcu-test,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[all,mcu-test,dev]'
 	$(PIP) download -q --no-deps --require-hashes -d build/cmsis-nn -r targets/cortex_m/cmsis_nn/requirements.txt
 	touch $@
 

@@ -96,22 +96,26 @@ def _may_float(node: onnx.NodeProto) -> bool:
     return node.op_type not in onnx_graph.WORK and node.op_type not in onnx_graph.RECURRENT
 
 
-def spare_float_readers(graph: onnx.ModelProto, floating: Collection[str]) -> None:
+def spare_float_readers(graph: onnx.ModelProto, floating: Collection[str], source: onnx.ModelProto) -> None:
     """Take QuantizeLinear -> DequantizeLinear off what a Gemm or MatMul makes where only float ops, or nobody, read it.
 
-    `floating`: names of nodes that were left float.
-
-    The product then leaves real numbers: an op less, and 4 dB for the logits of keyword spotting.
+    `floating`: names of nodes that were left float; `source`: the float graph. The product then leaves real numbers: an
+    op less, and 4 dB for the logits of keyword spotting. Where the quantizer has dropped a Relu or Clip, since an
+    asymmetric range does its work, the rounding stays: it is all that clamps.
     """
     made, readers = _ends(graph)
+    clamped = onnx_graph.clamped(source).values()  # where the clamp is gone, the product carries the name of its output
+    clamps = {name for name in clamped if name in made and made[name].op_type not in onnx_graph.CLAMPS}
     outputs = {value.name for value in graph.graph.output}
     for quantize in [node for node in graph.graph.node if node.op_type == _PAIR[0]]:
         source, behind = made.get(quantize.input[0]), readers[quantize.output[0]]
         if source is None or source.op_type not in _PRODUCTS or [node.op_type for node in behind] != [_PAIR[1]]:
             continue
         before, after = quantize.input[0], behind[0].output[0]
-        if len(readers[before]) > 1 or any(
-            node.name not in floating and _is_integer(node, readers) for node in readers[after]
+        if (
+            before in clamps
+            or len(readers[before]) > 1
+            or any(node.name not in floating and _is_integer(node, readers) for node in readers[after])
         ):
             continue
         name = after if after in outputs else before

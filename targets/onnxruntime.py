@@ -200,7 +200,7 @@ class OnnxRuntimeTarget:
                 raise TargetError(f"onnxruntime cannot quantize {model.path}: {_line(error)}") from error
         graph = onnx_graph.load(path)
         if candidate.quantizer == "ours":
-            onnx_placement.spare_float_readers(graph, left)
+            onnx_placement.spare_float_readers(graph, left, source)
         onnx_graph.save(graph, path)
         return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import pytest
 from onnx import helper
 
 from targets import onnx_placement
@@ -76,8 +77,26 @@ def test_a_product_that_only_floats_read_leaves_real_numbers() -> None:
         )
 
     left, kept = model(), model()
-    onnx_placement.spare_float_readers(left, ["share"])
-    onnx_placement.spare_float_readers(kept, [])
+    source = graph(("MatMul", "x w", "scores"), ("Softmax", "scores", "share"), stored="w")
+    onnx_placement.spare_float_readers(left, ["share"], source)
+    onnx_placement.spare_float_readers(kept, [], source)
     assert [node.op_type for node in left.graph.node] == ["MatMul", "Softmax", "QuantizeLinear"]
     assert left.graph.node[1].input[0] == "scores"
     assert len(kept.graph.node) == 5
+
+
+@pytest.mark.parametrize(("there", "nodes"), [(False, 4), (True, 3)])
+def test_a_product_whose_clamp_is_the_ranges_work_keeps_its_rounding(there: bool, nodes: int) -> None:
+    source = graph(("Gemm", "x w", "sums"), ("Relu", "sums", "act"), ("Gemm", "act v", "end"), stored="w v")
+    relu = (("Relu", "back", "act"),) if there else ()  # a symmetric range leaves it
+    sums = "sums" if there else "act"
+    quantized = graph(
+        ("Gemm", "x w", sums),
+        ("QuantizeLinear", f"{sums} s z", "codes"),
+        ("DequantizeLinear", "codes s z", "back"),
+        *relu,
+        ("Gemm", "act v" if there else "back v", "end"),
+        stored="w v s z",
+    )
+    onnx_placement.spare_float_readers(quantized, ["end", "act"], source)
+    assert len(quantized.graph.node) == nodes

@@ -25,7 +25,15 @@ TARGETS = ("onnxruntime", "openvino", "tflite")
 SHARES = (0.9, 0.75, 0.5, 0.25, 0.1)
 INT8 = "ours-mse"
 TEACHER = run.BUILD / "fashion" / "teacher-0"
-RULES = {"warmup_s": 0.5, "budget_s": 6.0, "min_rounds": 200, "max_rounds": 20000, "batch": 1, "threads": 1, "processes": 10}
+RULES = {
+    "warmup_s": 0.5,
+    "budget_s": 6.0,
+    "min_rounds": 200,
+    "max_rounds": 20000,
+    "batch": 1,
+    "threads": 1,
+    "processes": 10,
+}
 
 
 def travelled(**table: Any) -> dict[str, Branch]:
