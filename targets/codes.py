@@ -34,14 +34,23 @@ def _onnx(path: Path) -> dict[str, Codes]:
     from targets import onnx_graph
 
     graph = onnx_graph.load(path).graph
-    products = [node for node in graph.node if node.op_type == "Gemm"]
-    turned = all(a.i == 0 for node in products for a in node.attribute if a.name == "transB")
+    readers = {name: node for node in graph.node for name in node.input}
     found = {}
     for one in graph.initializer:
         array = numpy_helper.to_array(one) if one.data_type == onnx.TensorProto.INT8 else np.zeros(0, np.int8)
         if array.ndim > 1:
-            found[one.name] = array.T if array.ndim == 2 and turned else array.reshape(len(array), -1)
+            found[one.name] = array.T if _inputs_first(one.name, readers) else array.reshape(len(array), -1)
     return found
+
+
+def _inputs_first(weight: str, readers: Mapping[str, Any]) -> bool:
+    """Does a weight lie as [inputs, outputs]? That of a MatMul does, and of a Gemm that does not turn it."""
+    product = readers.get(weight)
+    if product is not None and product.op_type == "DequantizeLinear":
+        product = readers.get(product.output[0])
+    if product is None or product.op_type not in ("Gemm", "MatMul"):
+        return False
+    return not any(attribute.name == "transB" and attribute.i for attribute in product.attribute)
 
 
 def _openvino(path: Path) -> dict[str, Codes]:

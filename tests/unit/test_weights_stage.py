@@ -59,17 +59,37 @@ class Plain(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Loud(nn.LayerNorm):
+    """A normalization whose channels differ a hundredfold."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            self.weight.copy_((torch.arange(24) % 7 - 2.0).exp())
+
+
+class Quiet(nn.Linear):
+    """A layer with small weights for its large inputs, as training would make them."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            self.weight.mul_((2.0 - torch.arange(24) % 7).exp())
+
+
 class Mixer(nn.Module):
-    """Layers behind normalizations and GELU, with outlier channels: what equalization is for."""
+    """Layers behind a normalization with outlier channels: what equalization is for.
+
+    A gate reads it too, since TFLite's converter multiplies a normalization's gain into layers that alone read it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.one, self.two = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
-        self.last, self.head = nn.LayerNorm(24), nn.Linear(24, 5)
+        self.norm, self.one, self.two, self.head = Loud(24), Quiet(24, 48), nn.Linear(48, 24), nn.Linear(24, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x * (torch.arange(24) % 7 - 2.0).exp())
-        return self.head(self.last(x + self.two(nn.functional.gelu(self.one(x)))).mean(1))
+        x = self.norm(x)
+        return self.head((torch.sigmoid(x) * self.two(nn.functional.gelu(self.one(x)))).mean(1))
 
 
 def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
