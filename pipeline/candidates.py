@@ -75,8 +75,8 @@ def choose(branch: Branch, lowered: Artifact, recipe: Recipe, wanted: Sequence[s
     """
     from targets import base, registry  # numpy comes with these
 
-    target, model = registry.load(branch.name), base.read_manifest(lowered.path)
-    proposed = target.candidates(model)
+    target = registry.load(branch.name)
+    proposed = [base.Candidate(**row) for row in lowered.metadata["candidates"]]  # no runtime is loaded for it
     names = [candidate.id for candidate in proposed if candidate.quantizer != "ours"]
     if len(names) < len(proposed):  # the target takes ranges of ours
         observers = [*recipe.calibrate.observers, *([ENCODINGS] if branch.name in recipe.calibrate.encodings else [])]
@@ -88,7 +88,7 @@ def choose(branch: Branch, lowered: Artifact, recipe: Recipe, wanted: Sequence[s
     found, why = {}, ""
     for name in [*names[:1], *(recipe.quantize.candidates or names[1:])]:
         try:
-            found[name] = base.find(target, model, name)
+            found[name] = base.named(target, proposed, name)
         except base.TargetError as error:  # it may be another target's
             why = str(error)
     if recipe.quantize.candidates and not set(found) & set(recipe.quantize.candidates):

@@ -244,7 +244,12 @@ OURS = "ours-"  # a candidate of ours is called after its observer
 
 
 def find(target: Target, model: Model, candidate_id: str) -> Candidate:
-    """The target's candidate of that name.
+    """The target's candidate of that name for a model. Raises as `named` does."""
+    return named(target, target.candidates(model), candidate_id)
+
+
+def named(target: Target, candidates: Sequence[Candidate], candidate_id: str) -> Candidate:
+    """The candidate of that name, where the target proposes `candidates`.
 
     Beside those that the target proposes there are its `further` ones, `ours-OBSERVER` and `ours-OBSERVER-STRATEGY` (of
     calibration.schemes.STRATEGIES), each with layers left in float, "ID-keep", and under other options of the runtime,
@@ -259,13 +264,13 @@ def find(target: Target, model: Model, candidate_id: str) -> Candidate:
                 f"{target.name} has no variant '{variant}' for '{candidate_id}'{why}; it has {list(able.variants)}",
                 "unsupported",
             )
-        return replace(find(target, model, plain), id=candidate_id, runtime=able.variants[variant])
-    proposed = (*target.candidates(model), *able.further)
+        return replace(named(target, candidates, plain), id=candidate_id, runtime=able.variants[variant])
+    proposed = (*candidates, *able.further)
     for candidate in proposed:
         if candidate.id == candidate_id:
             return candidate
     if candidate_id.endswith(KEPT):
-        return replace(find(target, model, candidate_id.removesuffix(KEPT)), id=candidate_id)
+        return replace(named(target, candidates, candidate_id.removesuffix(KEPT)), id=candidate_id)
     ours = next((c for c in proposed if c.quantizer == "ours"), None)
     if ours is None or ours.scheme is None or not candidate_id.startswith(OURS):
         known = list(dict.fromkeys(c.id for c in proposed))

@@ -307,11 +307,10 @@ def doctor(found: Mapping[str, Any]) -> None:
 
 def store(rows: list[dict[str, Any]], root: Path) -> None:
     """A table of stored results, most recently used first."""
-    table = Table(
-        title=f"{root}: {len(rows)} results, {sum(row['size_bytes'] for row in rows):,} B",
-        title_justify="left",
-        box=SIMPLE_HEAD,
+    OUT.print(
+        f"{root}: {len(rows)} results, {sum(row['size_bytes'] for row in rows):,} B", markup=False, soft_wrap=True
     )
+    table = Table(box=SIMPLE_HEAD)
     for header in ("stage", "key", "bytes", "last used"):
         table.add_column(header)
     for row in sorted(rows, key=lambda row: -row["last_used"]):

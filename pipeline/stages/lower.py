@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def run(job: Job) -> dict[str, Any]:
         "free_batch": model.inputs[0].shape[0] is None,
         "parity_db": round(parity, 2) if np.isfinite(parity) else None,
         "worst_error": max(worst_error(expected[name], actual[name]) for name in expected),
-        "candidates": [{"id": c.id, "precision": c.precision, "quantizer": c.quantizer} for c in candidates],
+        "candidates": [asdict(candidate) for candidate in candidates],
     }
 
 
