@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from targets import agent, base
+from targets import base
 
 SOURCE = Path(__file__).parent
 DECLARED, PYTHON, CPP = "declared.json", "loader.py", "loader.hpp"
@@ -74,17 +74,17 @@ def _codes(path: Path) -> dict[str, dict[str, Any]]:
     """Inputs and outputs that a file holds as integers, by their names: only TFLite has such."""
     if path.suffix != ".tflite":
         return {}
-    adapter: Any = agent.open_model("tflite", str(path), {})
-    found = {
-        name: {
-            "dtype": str(detail["dtype"].__name__),
-            "scale": float(detail["quantization"][0]),
-            "zero_point": int(detail["quantization"][1]),
+    from targets.tflite import flatbuffer
+
+    inputs, outputs = flatbuffer.interface(flatbuffer.read(path))
+    return {
+        one.name: {
+            "dtype": one.type.lower(),
+            "scale": 0.0 if one.scale is None else float(one.scale[0]),
+            "zero_point": 0 if one.zero_point is None else int(one.zero_point[0]),
         }
-        for name, detail in (*adapter.inputs.items(), *adapter.outputs.items())
+        for one in (*inputs, *outputs)
     }
-    adapter.close()
-    return found
 
 
 def _sha256(file: Path) -> str:
