@@ -195,8 +195,8 @@ def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]
     fixed.CopyFrom(model)
     fixed.graph.ClearField("value_info")
     for value in [*fixed.graph.input, *fixed.graph.output]:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param == BATCH:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param == BATCH or (axis == 0 and not dim.HasField("dim_value")):  # others call theirs otherwise
                 dim.dim_value = batch
             elif bounds := LENGTH.fullmatch(dim.dim_param):
                 dim.dim_value = int(bounds[2])
