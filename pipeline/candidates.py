@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from targets.base import Candidate
 
 COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
-KEPT = "-keep"  # and how those with layers left in float end
-OURS = "ours-"  # how the ids of candidates with our ranges begin
+KEPT = "-keep"  # as targets.base.KEPT, whose module brings numpy: how those with layers left in float end
+OURS = "ours-"  # as targets.base.OURS: how the ids of candidates with our ranges begin
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifact import sha256_file
 from targets import base
 
 SOURCE = Path(__file__).parent
@@ -26,7 +26,7 @@ def write(folder: Path, data: Path, precision: str, activation: str) -> None:
     codes = _codes(model.path)
     declared = {
         "version": 1,
-        "files": {file.name: _sha256(file) for file in base.model_files(model.path)},
+        "files": {file.name: sha256_file(file) for file in base.model_files(model.path)},
         "precision": precision,
         "inputs": [
             {
@@ -85,11 +85,6 @@ def _codes(path: Path) -> dict[str, dict[str, Any]]:
         }
         for one in (*inputs, *outputs)
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tables(declared: Mapping[str, Any]) -> str:
