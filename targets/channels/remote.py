@@ -110,8 +110,20 @@ class RemoteDevice:
         told = self.shell(f"sha256sum < {quote(to)}", timeout_s=600)
         if told.code:
             raise self._refused(told, f"cannot read {to} back")
+        self._prove(told, file.name, sha256)
+
+    def _prove(self, told: Completed, name: str, sha256: str) -> None:
         if told.output.split()[:1] != [sha256]:
-            raise ChannelError(self.uri, f"{file.name} arrived damaged", "sent again; else check the cable", True)
+            raise ChannelError(self.uri, f"{name} arrived damaged", "sent again; else check the cable", True)
+
+    def _open(self, work: str, request: Mapping[str, Any]) -> None:
+        """A folder for one run with its request, by one command: each costs a login's time."""
+        body = (json.dumps(request, indent=1) + "\n").encode()
+        file = quote(f"{work}/request.json")
+        told = run(self.channel, f"mkdir {quote(work)} && cat > {file} && sha256sum < {file}", stdin=body)
+        if told.code:
+            raise self._refused(told, f"cannot write {work}")
+        self._prove(told, "the request", hashlib.sha256(body).hexdigest())
 
     def room_for(self, size_bytes: int) -> None:
         """Raises ChannelError when the folder's file system cannot hold so much and what a run writes."""
@@ -155,12 +167,9 @@ class RemoteDevice:
     def _run(self, request: Mapping[str, Any], folder: Path, limit_s: float, listen: Listen | None) -> dict[str, Any]:
         work = f"{self.home}/runs/{secrets.token_hex(8)}"
         there = self._translate(request, folder)
-        message = folder / "request.remote.json"
-        message.write_text(json.dumps(there, indent=1) + "\n")
         agent, python = self.place([AGENT]), self.python
-        self.checked(f"mkdir {quote(work)}")
         try:
-            self.push(message, f"{work}/request.json", agent_file.file_sha256(message))
+            self._open(work, there)
             runs = f'{quote(python)} -X utf8 {quote(f"{agent}/{AGENT.name}")} "$d"/request.json'
             own = f"PYTHONPATH={self._path(there)} PYTHONDONTWRITEBYTECODE=1"
             said = self.job(work, runs, limit_s, listen, own)

@@ -13,6 +13,7 @@ from filelock import FileLock
 MAKE = Path(__file__).parent / "make"
 ADBD = ("adbd.sh", "adbd_build.sh")
 ARM64 = ("arm64.sh",)
+BOARD = ("board.sh", "board_init.sh", "arm64.sh")
 
 
 def cache() -> Path:
@@ -54,3 +55,11 @@ def arm64_lacks() -> str | None:
         return "no qemu-user or debootstrap here: make test-devices brings them"
     done = subprocess.run(["sh", MAKE / "binfmt.sh"], capture_output=True, text=True, check=False)
     return f"binfmt_misc is not to be had: {done.stderr.strip()}" if done.returncode else None
+
+
+def board_lacks() -> str | None:
+    """Why a whole ARM board cannot be emulated here, or None."""
+    if os.geteuid() != 0:
+        return "an arm64 root needs root here (the owners of its files)"
+    lacking = [name for name in ("qemu-system-aarch64", "debootstrap", "cpio") if shutil.which(name) is None]
+    return f"no {' and no '.join(lacking)} here: make test-board brings them" if lacking else None

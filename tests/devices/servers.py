@@ -1,4 +1,4 @@
-"""Real servers on this machine's loopback: OpenSSH's sshd, AOSP's adbd, and a cable that can be cut."""
+"""Real servers on this machine's loopback: OpenSSH's sshd, AOSP's adbd, an emulated board, a cable that can be cut."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 MAKE = Path(__file__).parent / "make"
@@ -42,6 +43,42 @@ def below(root: Path) -> list[str]:
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(root)]
 
 
+def ssh_configuration(folder: Path, root: Path | None, address: str, environment: dict[str, str]) -> Path:
+    """A host's and a user's key in `folder`, and an sshd_config that takes no other, there or where a whole system
+    below `root` has it. Returns the folder that the server sees.
+    """
+    for name in ("host", "user"):
+        keygen(folder / name)
+    (folder / "authorized").write_text((folder / "user.pub").read_text())
+    (folder / "authorized").chmod(0o600)
+    inside = Path("/etc/edge-deploy-test") if root else folder
+    lines = [
+        f"ListenAddress {address}",
+        f"HostKey {inside}/host",
+        f"AuthorizedKeysFile {inside}/authorized",
+        "StrictModes no",
+        "UsePAM no",
+        "UseDNS no",
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        "PermitRootLogin prohibit-password",
+        "MaxStartups 100",
+        "ClientAliveInterval 2",
+        "ClientAliveCountMax 2",
+        f"PidFile {inside}/pid",
+        *([f"SetEnv {' '.join(f'{key}={value}' for key, value in environment.items())}"] if environment else []),
+    ]
+    there = Path(f"{root}{inside}") if root else folder
+    if root:
+        shutil.rmtree(there, ignore_errors=True)
+        there.mkdir(parents=True)
+        for name in ("host", "authorized"):
+            shutil.copy(folder / name, there / name)
+            (there / name).chmod(0o600)
+    (there / "sshd_config").write_text("\n".join(lines) + "\n")
+    return inside
+
+
 class Sshd:
     """OpenSSH's own server with a configuration, a host key and a user key of its own; below `root`, a whole system.
 
@@ -52,44 +89,10 @@ class Sshd:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port, self.process = folder, free_port(), None
         self.root = root
-        for name in ("host", "user"):
-            keygen(folder / name)
-        (folder / "authorized").write_text((folder / "user.pub").read_text())
-        (folder / "authorized").chmod(0o600)
-        inside = folder if root is None else self._into(root)
-        lines = [
-            f"Port {self.port}",
-            "ListenAddress 127.0.0.1",
-            f"HostKey {inside}/host",
-            f"AuthorizedKeysFile {inside}/authorized",
-            "StrictModes no",
-            "UsePAM no",
-            "UseDNS no",
-            "PasswordAuthentication no",
-            "KbdInteractiveAuthentication no",
-            "PermitRootLogin prohibit-password",
-            "MaxStartups 100",
-            "ClientAliveInterval 2",
-            "ClientAliveCountMax 2",
-            f"PidFile {inside}/pid",
-        ]
-        lines += [f"SetEnv {' '.join(f'{key}={value}' for key, value in environment.items())}"] if environment else []
-        configuration = (Path(f"{root}{inside}") if root else folder) / "sshd_config"
-        configuration.write_text("\n".join(lines) + "\n")
+        inside = ssh_configuration(folder, root, f"127.0.0.1:{self.port}", environment or {})
         self._command = [*(below(root) if root else []), "/usr/sbin/sshd", "-D", "-e", "-f", f"{inside}/sshd_config"]
         self.trust((folder / "host.pub").read_text())
         self.start()
-
-    def _into(self, root: Path) -> Path:
-        """The keys' folder as the server below `root` sees it."""
-        inside = Path("/etc/edge-deploy-test")
-        there = Path(f"{root}{inside}")
-        shutil.rmtree(there, ignore_errors=True)
-        there.mkdir()
-        for name in ("host", "authorized"):
-            shutil.copy(self.folder / name, there / name)
-            (there / name).chmod(0o600)
-        return inside
 
     @property
     def uri(self) -> str:
@@ -126,6 +129,48 @@ def children(parent: int) -> list[int]:
     rows = [line.split(None, 1) for line in found.stdout.splitlines()]
     own = [int(pid) for pid, name in rows if "sshd" in name or "qemu" in name]
     return [deeper for pid in own for deeper in children(pid)] + own
+
+
+class Board(Sshd):
+    """A whole ARM board, emulated: a kernel of its own, the root in its memory, its sshd behind a port of loopback.
+
+    `made` is what make/board.sh made. It has no way to any network.
+    """
+
+    def __init__(self, folder: Path, made: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port, self.process, self.root = folder, free_port(), None, folder / "own"
+        ssh_configuration(folder, self.root, "0.0.0.0:22", {})
+        self.trust((folder / "host.pub").read_text())
+        with (folder / "initrd").open("wb") as initrd:  # the kernel unpacks one archive over the other
+            initrd.write((made / "root.cpio").read_bytes())
+            files = "\n".join(str(path.relative_to(self.root)) for path in sorted(self.root.rglob("*")))
+            pack = ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"]
+            subprocess.run(pack, cwd=self.root, input=files.encode(), stdout=initrd, check=True)
+        network = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"
+        self._command = [
+            "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "3072", "-kernel",
+            str(made / "kernel"), "-initrd", str(folder / "initrd"), "-append", "console=ttyAMA0 quiet panic=-1",
+            "-no-reboot", "-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=", "-display", "none",
+            "-serial", "stdio", "-monitor", "none",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Until its sshd says its name: qemu's own port is open from the beginning."""
+        super().start()
+        end = time.monotonic() + 300
+        while time.monotonic() < end and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
+                if probe.recv(4) == b"SSH-":
+                    return
+            time.sleep(1)
+        raise RuntimeError(f"the board does not come up: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """As when the power goes."""
+        self.process.kill()
+        self.process.wait()
 
 
 class Adbd:
@@ -166,16 +211,33 @@ class Adbd:
         self.process.wait()
 
 
+LARGE = 16384  # bytes
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit falls over."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def severed(data: bytes) -> bytes:
+    """The connection ends here."""
+    raise OSError
+
+
 class Cable:
-    """A TCP connection to `port` that goes through here: `cut` resets it, `freeze` lets nothing pass."""
+    """A TCP connection to `port` that goes through here: `cut` ends it, while `frozen` is set nothing passes.
+
+    `harm["push"]` and `harm["pull"]` are done once, to a piece of a file (nothing else comes in pieces so large) on its
+    way there or back.
+    """
 
     def __init__(self, port: int) -> None:
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
-        self.carried = 0
-        self.cut_after: int | None = None  # bytes
+        self.harm: dict[str, Callable[[bytes], bytes]] = {}
         self.frozen = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -206,10 +268,9 @@ class Cable:
                     data = key.fileobj.recv(65536)
                     if not data:
                         raise OSError
-                    self.carried += len(data)
-                    if self.cut_after is not None and self.carried > self.cut_after:
-                        self.cut_after = None
-                        raise OSError
+                    way = "push" if key.fileobj is near else "pull"
+                    if way in self.harm and len(data) > LARGE:
+                        data = self.harm.pop(way)(data)
                     other[key.fileobj].sendall(data)
         for end in other:
             end.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,10 @@ import pytest
 from targets import base
 from targets.channels import open_device
 from tests.devices import made
+from tests.devices.brief import brief_folder
 from tests.devices.servers import Adbd, Sshd
-from tests.road.newcomer import TRAIN, Folder, write_folder
+from tests.road.newcomer import Folder
 
-FEW = tuple(
-    w for s in ("distill.epochs=1", "race.processes=6", "profile.processes=6") for w in ("--set", s)
-)  # slow here
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
@@ -45,8 +41,7 @@ def board(
 ) -> Iterator[Board]:
     if why := made.adbd_lacks():
         lacking(why)
-    user = write_folder(tmp_path_factory.mktemp("user") / "bars")
-    subprocess.run([sys.executable, "-c", TRAIN], cwd=user.path, check=True)
+    user = brief_folder(tmp_path_factory.mktemp("user") / "bars")
     sshd = Sshd(tmp_path_factory.mktemp("arm-sshd"), root=arm64)
     os.environ["DEPLOY_SSH_CONFIG"] = str(sshd.folder / "config")
     adbd = Adbd(made.made("adbd", made.ADBD) / "adbd", tmp_path_factory.mktemp("arm-adbd"), root=arm64)
@@ -65,7 +60,7 @@ def test_a_board_says_what_it_is_and_what_it_lacks(board: Board) -> None:
 
 def test_onnxruntime_over_adb_runs_the_whole_road(board: Board) -> None:
     board.deploy("provision", board.adb, "--target", "onnxruntime")
-    board.deploy("--target", "onnxruntime", "--device", board.adb, *FEW)
+    board.deploy("--target", "onnxruntime", "--device", board.adb)
     report = board.user.report()
     runs = report["targets"]["onnxruntime"]["runs"]
     assert {run["device"]["machine"] for run in runs} == {"aarch64"}
@@ -77,7 +72,7 @@ def test_tflite_over_ssh_runs_the_whole_road_and_gives_the_bits_of_here(board: B
     """tflite-runtime there, LiteRT here: int8 outputs of the plain built-in kernels are equal bit by bit."""
     packages = ("--package", "tflite-runtime", "--package", "numpy<2")
     board.deploy("provision", board.ssh, "--target", "tflite", *packages)
-    board.deploy("--target", "tflite", "--device", board.ssh, *FEW)
+    board.deploy("--target", "tflite", "--device", board.ssh)
     report = board.user.report()
     row = report["targets"]["tflite"]
     assert row["runs"][0]["runtime_version"].startswith("tflite_runtime")

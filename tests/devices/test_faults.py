@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from targets.channels.ssh import Ssh
 from tests.devices import toy
 from tests.devices.conftest import Bench
 from tests.devices.fake import damaged, truncated, unplugged
-from tests.devices.servers import Adbd, Cable, Sshd, keygen
+from tests.devices.servers import Adbd, Cable, Sshd, flipped, keygen, severed
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,32 @@ def test_a_cable_pulled_in_mid_run_is_tried_again_on_its_own(server: Sshd, tmp_p
     cable.close()
 
 
+@pytest.mark.parametrize("harm", [flipped, severed])
+@pytest.mark.parametrize("way", ["push", "pull"])
+@pytest.mark.parametrize("kind", ["ssh", "adb"])
+def test_what_a_cable_harms_is_carried_again(
+    kind: str, way: str, harm: Callable[[bytes], bytes], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """adb carries a wrong bit without a word; ssh ends the connection over it."""
+    source = request.getfixturevalue({"ssh": "server", "adb": "adbd"}[kind])
+    cable = Cable(source.port)
+    uri = f"adb://127.0.0.1:{cable.port}"
+    if isinstance(source, Sshd):
+        source.trust((source.folder / "host.pub").read_text(), cable.port)
+        uri = f"ssh://root@127.0.0.1:{cable.port}"
+    device = attached(uri, tmp_path / "there")
+    big = toy.request(tmp_path)
+    x = np.random.default_rng(1).random((16, 2**14), np.float32)
+    np.save(tmp_path / "inputs" / "x.npy", x)
+    cable.harm[way] = harm
+    assert device.run(big, tmp_path)["error"] is None
+    assert cable.harm == {}  # it did happen
+    with np.load(tmp_path / "y.npz") as outputs:
+        assert np.array_equal(outputs["y"], 2 * x)
+    assert list((tmp_path / "there" / "runs").iterdir()) == []
+    cable.close()
+
+
 def test_a_link_that_goes_silent_is_noticed(server: Sshd, tmp_path: Path) -> None:
     cable = Cable(server.port)
     server.trust((server.folder / "host.pub").read_text(), cable.port)
@@ -193,6 +220,15 @@ def test_a_full_filesystem_there_is_named(
         assert device.run(toy.request(tmp_path), tmp_path)["error"] is None
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_device_that_has_too_little_memory_is_named(server: Sshd, tmp_path: Path) -> None:
+    """A real limit: what sshd starts inherits it."""
+    resource.prlimit(server.process.pid, resource.RLIMIT_AS, (2**31, 2**31))
+    device = attached(server.uri, tmp_path / "there")
+    with pytest.raises(ChannelError, match=r"127\.0\.0\.1.*out of memory there: a smaller batch"):
+        device.run(toy.request(tmp_path, allocates=2**31), tmp_path)
+    assert device.run(toy.request(tmp_path), tmp_path)["error"] is None
 
 
 def test_a_clock_that_goes_backwards_there_changes_nothing(sshd: Sshd, tmp_path: Path, monkeypatch, lacking) -> None:

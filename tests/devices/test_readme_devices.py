@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from tests.devices.brief import brief_folder
 from tests.devices.servers import Adbd, Sshd
 from tests.devices.test_runner import STAND_IN
-from tests.road.newcomer import TRAIN, Folder, write_folder
+from tests.road.newcomer import Folder
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -45,8 +45,7 @@ def words(sshd: Sshd, adbd: Adbd, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_command_of_the_page_works(words: dict[str, str], tmp_path: Path) -> None:
-    user = write_folder(tmp_path / "bars")
-    subprocess.run([sys.executable, "-c", TRAIN], cwd=user.path, check=True)
+    user = brief_folder(tmp_path / "bars")
     (user.path / "benchmark_model").write_text(STAND_IN)
     lines = page()
     assert len(lines) >= 12

@@ -1,11 +1,12 @@
 #!/bin/sh
-# A Debian arm64 root in the new folder $1, with Python and an ssh server; needs root. Packages are only unpacked, so
-# nothing runs under emulation here. What their install scripts would have made and the tests need stands below.
+# A Debian arm64 root in the new folder $1, with Python, an ssh server and the packages $2 (commas between them); needs
+# root. Packages are only unpacked, so nothing runs under emulation here. What their install scripts would have made and
+# the tests need stands below.
 set -eu
 root=$1
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 debootstrap --foreign --arch=arm64 --variant=minbase --keyring=$keyring \
-    --include=python3-minimal,libpython3-stdlib,python3-distutils,openssh-server,openssh-sftp-server \
+    --include="python3-minimal,libpython3-stdlib,python3-distutils,openssh-server,openssh-sftp-server${2:+,$2}" \
     bookworm "$root" http://deb.debian.org/debian
 for package in "$root"/var/cache/apt/archives/*.deb; do dpkg-deb --fsys-tarfile "$package" | tar x -C "$root" --keep-directory-symlink; done
 rm -rf "$root"/var/cache/apt/archives "$root"/debootstrap "$root"/usr/share/doc "$root"/usr/share/locale
