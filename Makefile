@@ -5,7 +5,11 @@ PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
 
-.PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices bench-quantization bench-observers kinds
+# Debian packages, brought with apt where one is lacking.
+apt = ! dpkg-query -W -f '$${Status}\n' $(1) 2>&1 | grep -qv ' ok installed' || \
+	{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends $(1); }
+
+.PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices test-board bench-quantization bench-observers kinds
 .PHONY: bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
@@ -46,6 +50,10 @@ test-mcu: .venv/.test-mcu
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
 	$(BIN)/pytest tests/devices --require-devices
+
+# A whole emulated ARM board, kernel and all, with 3 GB of memory. Not part of CI.
+test-board: .venv/.test .venv/.test-board
+	$(BIN)/pytest tests/devices/board.py --require-devices
 
 # MLPerf Tiny's networks and the shipped example on emulated boards: the table in README.md.
 bench-mcu: .venv/.test-mcu .venv/.demo
@@ -150,12 +158,14 @@ clean:
 	.venv/tflite-runtime/bin/pip --disable-pip-version-check install -q -r targets/tflite/runtime-requirements.txt
 	touch $@
 
+SERVERS := openssh-server openssh-client adb qemu-user-static debootstrap faketime g++ dpkg-dev quilt libcap-dev \
+	android-libbase-dev android-libcutils-dev android-liblog-dev android-libboringssl-dev
 .venv/.test-devices: .venv/bin/python
-	{ test -x /usr/sbin/sshd && command -v ssh && command -v adb && command -v debootstrap && command -v quilt && \
-		command -v qemu-aarch64-static && test -d /usr/include/android; } >/dev/null || { $(AS_ROOT) apt-get update -q && \
-		$(AS_ROOT) apt-get install -q -y --no-install-recommends openssh-server openssh-client adb qemu-user-static \
-		debootstrap faketime g++ dpkg-dev quilt libcap-dev android-libbase-dev android-libcutils-dev android-liblog-dev \
-		android-libboringssl-dev; }
+	$(call apt,$(SERVERS))
+	touch $@
+
+.venv/.test-board: .venv/bin/python
+	$(call apt,openssh-client debootstrap qemu-system-arm cpio)
 	touch $@
 
 .venv/.test: .venv/.demo

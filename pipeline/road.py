@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from pipeline import candidates, lengths, source, training_road
+from pipeline import candidates, lengths, side_by_side, source, training_road
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
 from pipeline.errors import DeployError, UsageError
@@ -294,10 +294,14 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     timed |= {"original": graphs["original"]} if "original" in graphs else {}
     settings = {**recipe.profile.model_dump(exclude={"original"}), **timing}
     branch.profile = do("profile", timed, {**on_it, **settings})
-    for uri in recipe.also.get(branch.name, ()):
-        there = {**on_it, "device": uri}
-        verified = do("verify", judged, {**there, **asked}, extra=scores)
-        branch.also.append((verified, do("profile", timed, {**there, **settings})))
+
+    def there(uri: str, runner: Runner) -> tuple[Artifact, Artifact]:
+        on_that = {**on_it, "device": uri}
+        do = partial(runner.do, branches=(branch.name,), label=f"{branch.name} {uri.partition('?')[0]}")
+        verified = do("verify", judged, {**on_that, **asked}, extra=scores)
+        return verified, do("profile", timed, {**on_that, **settings})
+
+    branch.also += side_by_side.measure(recipe.also.get(branch.name, ()), there, runner)
 
 
 def _device(road: Road, target: str) -> str | None:

@@ -31,6 +31,7 @@ class Runner:
     """One run. `rows` is its history, in order; the stages in `refresh` are made again even if they are stored.
 
     `stored_only`: every other stage must be in the store already (a finished run is being looked at again).
+    `apart`: every stage has a process of its own.
     """
 
     store: Store
@@ -41,6 +42,7 @@ class Runner:
     emit: Emit = silent
     refresh: frozenset[str] = frozenset()
     stored_only: bool = False
+    apart: bool = False
     known: dict[str, str] = field(default_factory=dict)  # of the user's model, once the data is there: joins Job.user
     rows: list[dict[str, Any]] = field(default_factory=list)
     stage_seconds: float = 0.0
@@ -156,7 +158,7 @@ class Runner:
             emit=self.emit,
             scratch=scratch,
         )
-        if info.isolated:
+        if info.isolated or self.apart:
             metadata = run_isolated(info.function, job)
         else:
             with contextlib.redirect_stdout(sys.stderr):  # the user's own prints must not break --json

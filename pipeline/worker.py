@@ -22,6 +22,8 @@ from typing import IO, Any
 from pipeline.errors import DeployError, DeviceError, StageError, UsageError
 from pipeline.stages import Job, silent
 
+RUNNING: set[int] = set()  # leaders of the workers that this process waits for
+
 
 def run_isolated(function: str, job: Job) -> dict[str, Any]:
     """Run a stage function ("module:function") in a fresh Python. Raises the stage's own DeployError."""
@@ -51,6 +53,7 @@ def run_isolated(function: str, job: Job) -> dict[str, Any]:
     ):
         assert process.stdin is not None
         assert process.stdout is not None
+        RUNNING.add(process.pid)
         try:
             process.stdin.write(json.dumps(message) + "\n")
             process.stdin.flush()
@@ -62,9 +65,16 @@ def run_isolated(function: str, job: Job) -> dict[str, Any]:
                 job.emit(answer)
             process.wait()
         finally:
+            RUNNING.discard(process.pid)
             _end_group(process.pid)
         log.seek(0)
         return _outcome(job.stage, answer, process.returncode, log)
+
+
+def end_all() -> None:
+    """End every worker: who waits for one gets a StageError."""
+    for leader in tuple(RUNNING):
+        _end_group(leader)
 
 
 def _end_group(leader: int) -> None:
@@ -78,8 +88,8 @@ def _outcome(stage: str, answer: Mapping[str, Any], code: int, log: IO[str]) -> 
         metadata: dict[str, Any] = answer["metadata"]
         return metadata
     if answer.get("event") == "error":
-        kind = UsageError if answer["exit_code"] == UsageError.exit_code else StageError
-        error = kind(answer["message"])
+        kinds = {kind.exit_code: kind for kind in (UsageError, DeviceError)}
+        error = kinds.get(answer["exit_code"], StageError)(answer["message"])
         error.add_note(answer["traceback"])
         raise error
     tail = log.read()[-2000:]

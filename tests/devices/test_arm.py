@@ -56,6 +56,8 @@ def test_a_board_says_what_it_is_and_what_it_lacks(board: Board) -> None:
     for row in rows:
         assert row["machine"] == "aarch64"
         assert set(row["lacking"]) == {"onnxruntime", "openvino", "tflite"}
+    found = json.loads(board.deploy("devices", "--json"))
+    assert [row["uri"] for row in found] == ["local://", board.adb]  # this machine, and what adb knows
 
 
 def test_onnxruntime_over_adb_runs_the_whole_road(board: Board) -> None:

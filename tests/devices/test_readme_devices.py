@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 import sys
+import venv
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,6 +30,7 @@ def page() -> list[str]:
 @pytest.fixture
 def words(sshd: Sshd, adbd: Adbd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What the page's examples stand for here."""
+    subprocess.run(["adb", "disconnect"], check=True, capture_output=True)  # what other tests left
     monkeypatch.setenv("DEPLOY_SSH_CONFIG", str(sshd.folder / "config"))
 
     def there(server: Sshd | Adbd, folder: str, python: str = sys.executable) -> str:
@@ -37,9 +40,17 @@ def words(sshd: Sshd, adbd: Adbd, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "ssh://pi@raspberrypi.local": there(sshd, "pi"),
         "adb://R58M12345?python=/data/local/tmp/python/bin/python3": there(adbd, "phone"),
         "adb://R58M12345": there(adbd, "phone", "/no/python"),
-        "local:///opt/other-environment/bin/python": f"local://{sys.executable}",
+        "local:///opt/other-environment/bin/python": f"local://{other_environment(tmp_path / 'other')}",
         "10m": "2s",
     }
+
+
+def other_environment(folder: Path) -> Path:
+    """The Python of a virtual environment that has what this one has."""
+    venv.create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "here.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    return folder / "bin" / "python"
 
 
 @pytest.mark.slow
@@ -57,7 +68,7 @@ def test_every_command_of_the_page_works(words: dict[str, str], tmp_path: Path) 
         assert done.returncode == 0, f"{line}\n{done.stderr}{done.stdout}"
     assert not (tmp_path / "pi").exists()  # the page ends its first part with --remove
     attached = {run["attached"] for run in user.report()["targets"]["onnxruntime"]["runs"]}
-    assert attached == {None, f"local://{sys.executable}"}
+    assert attached == {None, words["local:///opt/other-environment/bin/python"]}
 
 
 def give_model(user: Folder, command: list[str]) -> None:
