@@ -33,11 +33,10 @@ exec {python} "$@"
 
 
 @pytest.fixture
-def pair(sshd: Sshd, adbd: Adbd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """URIs of two devices."""
+def servers(sshd: Sshd, adbd: Adbd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Sshd, Adbd]:
     monkeypatch.setenv("DEPLOY_SSH_CONFIG", str(sshd.folder / "config"))
     (tmp_path / "meet").mkdir()
-    return device(sshd, "1", "2", tmp_path), device(adbd, "2", "1", tmp_path)
+    return sshd, adbd
 
 
 def device(server: Sshd | Adbd, own: str, other: str, folder: Path) -> str:
@@ -51,41 +50,40 @@ def device(server: Sshd | Adbd, own: str, other: str, folder: Path) -> str:
     return f"{server.uri}?python={python}&folder={quote(str(folder / own))}"
 
 
-def command(uris: tuple[str, str]) -> list[str]:
-    return ["--target", "onnxruntime", "--device", "local://", "--device", uris[0], "--device", uris[1]]
+def command(*uris: str) -> list[str]:
+    return ["--target", "onnxruntime", *(word for uri in ("local://", *uris) for word in ("--device", uri))]
 
 
-@pytest.fixture
-def user(tmp_path: Path) -> Folder:
-    return brief_folder(tmp_path / "bars")
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return brief_folder(tmp_path_factory.mktemp("user") / "bars")
 
 
-def test_two_devices_are_measured_at_the_same_time(pair: tuple[str, str], user: Folder) -> None:
-    done = user.deploy(*command(pair))
+def test_two_devices_are_measured_at_the_same_time(servers: tuple[Sshd, Adbd], user: Folder, tmp_path: Path) -> None:
+    sshd, adbd = servers
+    pair = device(sshd, "1", "2", tmp_path), device(adbd, "2", "1", tmp_path)
+    done = user.deploy(*command(*pair))
     assert done.returncode == 0, done.stderr
     report = user.report()
     runs = report["targets"]["onnxruntime"]["runs"]
     assert {run["attached"] for run in runs} == {None, *pair}
     assert all(run["latency_ms"]["n"] >= 1000 for run in runs if run["batch"] == 1)
     named = [row["name"] for row in report["stages"] if "://" in row["name"]]
-    first, second = (uri.partition("?")[0] for uri in pair)
     stages = ("verify", "profile")
-    assert named == [f"{stage} onnxruntime {uri}" for uri in (first, second) for stage in stages]
+    assert named == [f"{stage} onnxruntime {uri.partition('?')[0]}" for uri in pair for stage in stages]
 
 
-def test_ctrl_c_ends_what_runs_on_all_of_them(
-    pair: tuple[str, str], sshd: Sshd, adbd: Adbd, user: Folder, tmp_path: Path
-) -> None:
-    for server, own in ((sshd, "1"), (adbd, "2")):
-        device(server, own, "who never comes", tmp_path)
-    words = [sys.executable, "-m", "pipeline.cli", *command(pair)]
+def test_ctrl_c_ends_what_runs_on_all_of_them(servers: tuple[Sshd, Adbd], user: Folder, tmp_path: Path) -> None:
+    names = ("3", "4")
+    uris = [device(server, own, "who never comes", tmp_path) for server, own in zip(servers, names, strict=True)]
+    words = [sys.executable, "-m", "pipeline.cli", *command(*uris)]
     environment = {name: value for name, value in os.environ.items() if name != "DEPLOY_STORE"}
     host = subprocess.Popen(words, cwd=user.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not all((tmp_path / "meet" / own).exists() for own in ("1", "2")):
+    while not all((tmp_path / "meet" / own).exists() for own in names):
         assert host.poll() is None, host.communicate()
         time.sleep(0.2)
     host.send_signal(signal.SIGINT)
     _, errors = host.communicate(timeout=120)
     assert host.returncode == 130, errors
-    for own in ("1", "2"):
+    for own in names:
         wait_until_gone(tmp_path / own)
