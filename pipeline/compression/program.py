@@ -1,9 +1,9 @@
-"""The convolutions and fully connected layers of an exported program: where their numbers lie, and what they get."""
+"""The layers of an exported program whose weights are products' operands: where their numbers lie, what they get."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,63 +12,107 @@ import torch
 from torch import Tensor, fx
 
 from calibration.weights import Geometry, same_padding
+from pipeline.compression import recurrent
 
 Watch = Callable[["Layer", np.ndarray[Any, Any]], None]
 
-_CONVOLUTIONS = {"aten::conv1d": 1, "aten::conv2d": 2, "aten::conv3d": 3}
+_CONVOLUTIONS = ("aten::conv1d", "aten::conv2d", "aten::conv3d")
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 
 @dataclass(frozen=True)
 class Layer:
     """`weight` is its key in the program's state. `shift` is where a constant can be added to its outputs: a key and
     +1 (its bias), or -1 (the running mean of the BatchNorm that alone reads it); None where there is no such place.
+    `name`: of the node in the graph; a recurrent op is several layers, whose names have the weight's behind it.
     """
 
-    name: str  # of the node in the graph
+    name: str
     weight: str
     geometry: Geometry
     shift: tuple[str, int] | None
+    node: str = ""  # where it is another name: of a recurrent op
+
+    def kernel(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The stored weights as [out, in / groups, *kernel], as a plain convolution has them."""
+        return _swapped(array, self.geometry.groups) if self.geometry.spread else array
+
+    def stored(self, kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """What `kernel` undoes."""
+        return _swapped(kernel, self.geometry.groups) if self.geometry.spread else kernel
 
 
-def layers(module: fx.GraphModule) -> tuple[list[Layer], dict[str, str]]:
+def _swapped(array: np.ndarray[Any, Any], groups: int) -> np.ndarray[Any, Any]:
+    """Inputs and outputs of a transposed convolution's weights change places, and its taps their order."""
+    split = array.reshape(groups, -1, *array.shape[1:]).swapaxes(1, 2)
+    return np.ascontiguousarray(np.flip(split.reshape(-1, *split.shape[2:]), tuple(range(2, array.ndim))))
+
+
+def layers(module: fx.GraphModule, beyond: Collection[str] = ()) -> tuple[list[Layer], dict[str, str]]:
     """The layers in order, and why others stay as they are: name -> reason.
 
-    `module` is what `ExportedProgram.module()` gives.
+    `module` is what `ExportedProgram.module()` gives; `beyond`: ops such as "aten.gru" whose weights count too, beside
+    convolutions and fully connected layers.
     """
     reads = Counter(
         str(source.target) for node in module.graph.nodes for source in node.all_input_nodes if source.op == "get_attr"
     )
     found, left = [], {}
     for node in module.graph.nodes:
-        kind = _kind(node)
-        if kind is None:
+        kind = _schema(node)
+        plain = kind in (*_CONVOLUTIONS, "aten::linear")
+        if not plain and not kind.startswith(("aten::conv_transpose", *recurrent.PREFIXES)):
             continue
-        given = dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+        if not plain and kind.replace("::", ".") not in beyond:
+            left[node.name] = f"{kind.removeprefix('aten::')} stays in float here"
+            continue
+        if kind.startswith(recurrent.PREFIXES):
+            cells, reason = recurrent.cells(node, reads)
+            found += [Layer(f"{node.name}.{c.weight}", c.weight, Geometry(), c.shift, node.name) for c in cells]
+            left |= {node.name: reason} if reason else {}
+            continue
+        given = dict(zip(_ARGUMENTS if plain else _TRANSPOSED, node.args, strict=False)) | dict(node.kwargs)
         weight = given["weight"]
         if not isinstance(weight, fx.Node) or weight.op != "get_attr":
             left[node.name] = "its weights are computed"
         elif reads[str(weight.target)] != 1:
             left[node.name] = f"shares '{weight.target}' with another layer"
-        elif kind == "transposed":
-            left[node.name] = "a transposed convolution"
         else:
             shape = tuple(_value(module, str(weight.target)).shape)
+            geometry = _geometry(given, shape) if plain else _transposed(given, shape)
+            if min((end for ends in geometry.padding for end in ends), default=0) < 0:
+                left[node.name] = "it crops its output"
+                continue
             place = _place(node, given, len(shape), reads)
-            found.append(Layer(node.name, str(weight.target), _geometry(given, shape), place))
+            found.append(Layer(node.name, str(weight.target), geometry, place))
     return found, left
 
 
 def watch(module: fx.GraphModule, found: Sequence[Layer], inputs: tuple[Tensor, ...], see: Watch) -> None:
     """Run the program once and show `see` the input of every layer in `found`."""
-    by_name = {layer.name: layer for layer in found}
+    by_node: dict[str, list[Layer]] = {}
+    for layer in found:
+        by_node.setdefault(layer.node or layer.name, []).append(layer)
 
     class Watcher(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
-            layer = by_name.get(n.name)
-            if layer is not None:
-                see(layer, self.env[n.args[0]].detach().numpy())  # type: ignore[index]
+            for layer, x in self.given(n):
+                see(layer, x.detach().numpy())
             return super().run_node(n)
+
+        def given(self, n: fx.Node) -> Iterator[tuple[Layer, Tensor]]:
+            wanted = by_node.get(n.name, [])
+            if not wanted:
+                return
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            if not wanted[0].node:
+                yield wanted[0], args[0]
+                return
+            by_weight = {layer.weight: layer for layer in wanted}
+            for weight, x in recurrent.inputs(n, args):
+                if weight in by_weight:
+                    yield by_weight[weight], x
 
     with torch.no_grad():
         Watcher(module).run(*inputs)
@@ -81,12 +125,9 @@ def predict(module: fx.GraphModule, changed: Mapping[str, Tensor], inputs: tuple
     return (output,) if isinstance(output, Tensor) else tuple(output)
 
 
-def _kind(node: fx.Node) -> str | None:
+def _schema(node: fx.Node) -> str:
     schema = getattr(node.target, "_schema", None)
-    name = schema.name if schema is not None else ""
-    if name in _CONVOLUTIONS or name == "aten::linear":
-        return "plain"
-    return "transposed" if name.startswith("aten::conv_transpose") else None
+    return str(schema.name) if schema is not None else ""
 
 
 def _geometry(given: Mapping[str, Any], shape: tuple[int, ...]) -> Geometry:
@@ -103,6 +144,17 @@ def _geometry(given: Mapping[str, Any], shape: tuple[int, ...]) -> Geometry:
     return Geometry(kernel, stride, both, dilation, int(given.get("groups", 1)))
 
 
+def _transposed(given: Mapping[str, Any], shape: tuple[int, ...]) -> Geometry:
+    """That of the plain convolution, at stride 1 and over inputs spread apart, which a transposed one is."""
+    kernel = shape[2:]
+    axes = len(kernel)
+    stride, dilation = (_each(given.get(name, 1), axes) for name in ("stride", "dilation"))
+    cut, more = (_each(given.get(name, 0), axes) for name in ("padding", "output_padding"))
+    reach = [(size - 1) * step - less for size, step, less in zip(kernel, dilation, cut, strict=True)]
+    padding = tuple((one, one + extra) for one, extra in zip(reach, more, strict=True))
+    return Geometry(kernel, (1,) * axes, padding, dilation, int(given.get("groups", 1)), stride)
+
+
 def _each(value: Any, axes: int) -> tuple[int, ...]:
     numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
     return numbers * axes if len(numbers) == 1 else numbers
@@ -113,7 +165,7 @@ def _place(node: fx.Node, given: Mapping[str, Any], ndim: int, reads: Mapping[st
     if isinstance(bias, fx.Node):
         return (str(bias.target), 1) if bias.op == "get_attr" and reads[str(bias.target)] == 1 else None
     reader = next(iter(node.users)) if len(node.users) == 1 else None
-    if reader is None or getattr(getattr(reader.target, "_schema", None), "name", "") != "aten::batch_norm":
+    if reader is None or _schema(reader) != "aten::batch_norm":
         return None
     mean, training = reader.args[3], reader.args[5]
     if not isinstance(mean, fx.Node) or training or reads[str(mean.target)] != 1:
