@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -177,23 +177,27 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
 def _stepped(
     recipe: Recipe, data: Artifact, program: Artifact, targets: tuple[str, ...], runner: Runner, label: str
 ) -> dict[str, Artifact]:
-    """Of each target, the program after the weight step; one for all that have the same ops in int8."""
+    """Of each target, the program after the weight step; one for all that keep the same ops in int8."""
+    inputs = {"program": program, "data": data}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in targets:
+        groups.setdefault(beyond(name, program.metadata["ops"]), []).append(name)
+    made: dict[str, Artifact] = {}
+    for ops, names in groups.items():
+        settings = {**recipe.weights.model_dump(), "beyond": list(ops)}
+        title = " ".join(filter(None, (label, *(names if len(groups) > 1 else ()))))
+        made |= dict.fromkeys(names, runner.do("weights", inputs, settings, branches=tuple(names), label=title))
+    return made
+
+
+def beyond(target: str, ops: Iterable[str]) -> tuple[str, ...]:
+    """Of a program's ops, those beside convolutions and fully connected layers whose weights the target has in int8."""
     from pipeline.stages.weights import BEYOND
     from targets import registry
 
-    there = {base_name(op) for op in program.metadata["ops"]}.intersection(BEYOND)
-    reach: dict[tuple[str, ...], list[str]] = {}
-    for name in targets:
-        table = registry.load(name).capabilities.ops
-        kept = (op for op in sorted(there) if op in table and table[op].level == "int8")
-        reach.setdefault(tuple(kept), []).append(name)
-    made: dict[str, Artifact] = {}
-    for beyond, names in reach.items():
-        settings = {**recipe.weights.model_dump(), "beyond": list(beyond)}
-        title = " ".join(filter(None, (label, *(names if len(reach) > 1 else ()))))
-        inputs = {"program": program, "data": data}
-        made |= dict.fromkeys(names, runner.do("weights", inputs, settings, branches=tuple(names), label=title))
-    return made
+    table = registry.load(target).capabilities.ops
+    there = {base_name(op) for op in ops}
+    return tuple(op for op in BEYOND if op in there and op in table and table[op].level == "int8")
 
 
 def _there(road: Road, target: str) -> dict[str, Any]:
