@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from torch import Tensor, fx
 from calibration.weights import Geometry, same_padding
 from pipeline.compression import recurrent
 
-Watch = Callable[["Layer", np.ndarray[Any, Any]], None]
+Array = np.ndarray[Any, Any]
+Watch = Callable[["Layer", Array], None]
 
 _CONVOLUTIONS = ("aten::conv1d", "aten::conv2d", "aten::conv3d")
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -25,7 +27,8 @@ _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding",
 class Layer:
     """`weight` is its key in the program's state. `shift` is where a constant can be added to its outputs: a key and
     +1 (its bias), or -1 (the running mean of the BatchNorm that alone reads it); None where there is no such place.
-    `name`: of the node in the graph; a recurrent op is several layers, whose names have the weight's behind it.
+    `name`: of the node in the graph; a recurrent op is several layers, whose names have the weight's behind it. `rows`:
+    where weight and bias are a part of what is stored, as nn.MultiheadAttention's for query, key and value are.
     """
 
     name: str
@@ -33,17 +36,29 @@ class Layer:
     geometry: Geometry
     shift: tuple[str, int] | None
     node: str = ""  # where it is another name: of a recurrent op
+    rows: tuple[int, int] | None = None
 
-    def kernel(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The stored weights as [out, in / groups, *kernel], as a plain convolution has them."""
+    @property
+    def label(self) -> str:
+        """What a report calls it."""
+        return self.weight if self.rows is None else f"{self.weight}[{self.rows[0]}:{self.rows[1]}]"
+
+    def kernel(self, array: Array) -> Array:
+        """The layer's part of the stored weights as [out, in / groups, *kernel], as a plain convolution has them."""
+        array = array if self.rows is None else array[slice(*self.rows)]
         return _swapped(array, self.geometry.groups) if self.geometry.spread else array
 
-    def stored(self, kernel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """What `kernel` undoes."""
-        return _swapped(kernel, self.geometry.groups) if self.geometry.spread else kernel
+    def put(self, array: Array, kernel: Array) -> Array:
+        """The stored weights with the layer's part replaced; of a bias, [out] too."""
+        part = _swapped(kernel, self.geometry.groups) if self.geometry.spread and kernel.ndim > 1 else kernel
+        if self.rows is None:
+            return part
+        array = array.copy()
+        array[slice(*self.rows)] = part
+        return array
 
 
-def _swapped(array: np.ndarray[Any, Any], groups: int) -> np.ndarray[Any, Any]:
+def _swapped(array: Array, groups: int) -> Array:
     """Inputs and outputs of a transposed convolution's weights change places, and its taps their order."""
     split = array.reshape(groups, -1, *array.shape[1:]).swapaxes(1, 2)
     return np.ascontiguousarray(np.flip(split.reshape(-1, *split.shape[2:]), tuple(range(2, array.ndim))))
@@ -73,20 +88,37 @@ def layers(module: fx.GraphModule, beyond: Collection[str] = ()) -> tuple[list[L
             left |= {node.name: reason} if reason else {}
             continue
         given = dict(zip(_ARGUMENTS if plain else _TRANSPOSED, node.args, strict=False)) | dict(node.kwargs)
-        weight = given["weight"]
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        weight, rows = _stored(given["weight"])
+        if weight is None:
             left[node.name] = "its weights are computed"
-        elif reads[str(weight.target)] != 1:
-            left[node.name] = f"shares '{weight.target}' with another layer"
+        elif reads[weight] != 1 or len(given["weight"].users) != 1:
+            left[node.name] = f"shares '{weight}' with another layer"
         else:
-            shape = tuple(_value(module, str(weight.target)).shape)
+            shape = tuple(_value(module, weight).shape)
             geometry = _geometry(given, shape) if plain else _transposed(given, shape)
             if min((end for ends in geometry.padding for end in ends), default=0) < 0:
                 left[node.name] = "it crops its output"
                 continue
-            place = _place(node, given, len(shape), reads)
-            found.append(Layer(node.name, str(weight.target), geometry, place))
+            place = _place(node, given, len(shape), reads, rows)
+            found.append(Layer(node.name, weight, geometry, place, rows=rows))
     return found, left
+
+
+def _stored(node: Any) -> tuple[str | None, tuple[int, int] | None]:
+    """The key of the state that a node is, and which rows of it where it is a part; no key where it is computed."""
+    if not isinstance(node, fx.Node):
+        return None, None
+    if node.op == "get_attr":
+        return str(node.target), None
+    parts = node.args[0] if node.target is operator.getitem else None
+    if not isinstance(parts, fx.Node) or _schema(parts) not in ("aten::chunk", "aten::split", "aten::split_with_sizes"):
+        return None, None
+    whole, number = parts.args[0], node.args[1]
+    if not isinstance(whole, fx.Node) or whole.op != "get_attr" or parts.args[2:] not in ((), (0,)):
+        return None, None
+    ends = np.cumsum([0, *(len(part) for part in parts.meta["val"])]).tolist()
+    assert isinstance(number, int)
+    return str(whole.target), (ends[number], ends[number + 1])
 
 
 def watch(module: fx.GraphModule, found: Sequence[Layer], inputs: tuple[Tensor, ...], see: Watch) -> None:
@@ -160,10 +192,15 @@ def _each(value: Any, axes: int) -> tuple[int, ...]:
     return numbers * axes if len(numbers) == 1 else numbers
 
 
-def _place(node: fx.Node, given: Mapping[str, Any], ndim: int, reads: Mapping[str, int]) -> tuple[str, int] | None:
+def _place(
+    node: fx.Node, given: Mapping[str, Any], ndim: int, reads: Mapping[str, int], rows: tuple[int, int] | None
+) -> tuple[str, int] | None:
     bias = given.get("bias")
     if isinstance(bias, fx.Node):
-        return (str(bias.target), 1) if bias.op == "get_attr" and reads[str(bias.target)] == 1 else None
+        key, its_rows = _stored(bias)
+        return (key, 1) if key is not None and its_rows == rows and reads[key] == 1 and len(bias.users) == 1 else None
+    if rows is not None:
+        return None
     reader = next(iter(node.users)) if len(node.users) == 1 else None
     if reader is None or _schema(reader) != "aten::batch_norm":
         return None

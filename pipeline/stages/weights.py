@@ -65,8 +65,9 @@ def run(job: Job) -> dict[str, Any]:
         moments = _moments(job, module, chosen, second, calibration, samples)
         for layer in chosen:
             plain, made, rows[layer.name] = _step(layer, state, moments[layer.name], settings["method"])
-            near[layer.weight] = plain
-            stepped |= made
+            near[layer.weight] = layer.put(near.get(layer.weight, state[layer.weight]), plain)
+            for key, array in made.items():
+                stepped[key] = layer.put(stepped.get(key, state[key]), array)
     sqnr_db = _simulate(module, selection, {"nearest": near, settings["method"]: stepped})
     changed = {name: torch.from_numpy(array) for name, array in stepped.items()}
     batches = _batches(calibration, min(EXPECTED, len(calibration)))
@@ -123,14 +124,16 @@ def _moments(
 
 
 def _step(layer: Layer, state: State, moments: Moments, method: str) -> tuple[Array, dict[str, Array], dict[str, Any]]:
-    """The layer's weights at their nearest codes; what the step makes of weights and bias; and its row."""
+    """The layer's kernel at its nearest codes; what the step makes of the layer's part of weights and bias, by key; and
+    its row.
+    """
     from calibration import weights
     from pipeline.compression import adaround
 
     kernel = layer.kernel(state[layer.weight])
     scale = weights.scales(kernel)
     plain = made = weights.dequantized(weights.nearest(kernel), scale)
-    row: dict[str, Any] = {"name": layer.weight, "inputs": int(moments.mean.shape[1]), "gain_db": None}
+    row: dict[str, Any] = {"name": layer.label, "inputs": int(moments.mean.shape[1]), "gain_db": None}
     if moments.second:
         # Where the mean error can be taken off the bias, only the variance is left to be made small.
         objective = moments.covariance if layer.shift else moments.raw
@@ -138,12 +141,13 @@ def _step(layer: Layer, state: State, moments: Moments, method: str) -> tuple[Ar
         made = weights.dequantized(way(kernel, objective), scale)
         before, after = weights.error_power(kernel, plain, moments.raw), weights.error_power(kernel, made, objective)
         row["gain_db"] = round(float(10 * np.log10(before / after)), 2) if before > 0 and after > 0 else None
-    changed = {layer.weight: layer.stored(made)}
+    changed = {layer.weight: made}
     if layer.shift is not None:
         key, sign = layer.shift
         shift = weights.bias_shift(kernel, made, moments.mean)
-        changed[key] = np.asarray(state[key] + sign * shift, state[key].dtype)
-    return layer.stored(plain), changed, row | {"bias": None if layer.shift is None else layer.shift[0]}
+        bias = state[key] if layer.rows is None else state[key][slice(*layer.rows)]
+        changed[key] = np.asarray(bias + sign * shift, state[key].dtype)
+    return plain, changed, row | {"bias": None if layer.shift is None else layer.shift[0]}
 
 
 def _simulate(module: Any, selection: Split, kinds: Mapping[str, State]) -> dict[str, float | None]:

@@ -75,6 +75,19 @@ class Series(nn.Module):
         return self.head(self.mix(x, x, x, need_weights=False)[0].mean(1))
 
 
+class Across(nn.Module):
+    """Attention to something else than oneself: query, key and value have a third of one matrix each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.value, self.head = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 5)
+        self.mix = nn.MultiheadAttention(12, 2, batch_first=True)
+        nn.init.uniform_(self.mix.in_proj_bias, -1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(x, torch.relu(self.key(x)), self.value(x), need_weights=False)[0].mean(1))
+
+
 class Up(nn.Module):
     """A transposed convolution."""
 
@@ -138,6 +151,7 @@ STORED: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, Any], tuple[str, .
     "plain": (Plain(), (3, 12, 10), {"equalize": True}, ANY),
     "equalized": (Mixer(), (6, 24), {"equalize": True}, ANY),
     "series": (Series(), (6, 20), {}, ANY),
+    "across": (Across(), (6, 12), {}, ANY),
     "transposed": (Up(), (3, 12, 10), {"beyond": ["aten.conv_transpose2d"]}, ANY[1:]),
     "recurrent": (Cells(), (5, 12), {"beyond": ["aten.gru", "aten.lstm"]}, ANY[2:]),
 }
@@ -209,6 +223,18 @@ def test_what_is_found_and_what_is_left() -> None:
     assert len(left) == 2
 
 
+def test_a_part_of_a_matrix_is_a_layer(run: Run) -> None:
+    facts, folder = run(Across(), (6, 12))
+    names = [row["name"] for row in facts["layers"] if "in_proj" in row["name"]]
+    assert names == [f"mix.in_proj_weight[{start}:{start + 12}]" for start in (0, 12, 24)]
+    assert facts["left"] == {}
+    before, after = state(folder / "program"), state(folder / "out")
+    scale = weights.scales(before["mix.in_proj_weight"])
+    np.testing.assert_allclose(weights.scales(after["mix.in_proj_weight"]), scale, rtol=1e-6)
+    for part in np.split(after["mix.in_proj_bias"] - before["mix.in_proj_bias"], 3):
+        assert np.abs(part).max() > 0
+
+
 def inputs_of(module: Any, found: list[program.Layer], x: Tensor) -> dict[str, np.ndarray]:
     seen: dict[str, np.ndarray] = {}
     program.watch(module, found, (x,), lambda layer, array: seen.setdefault(layer.name, array))
@@ -233,7 +259,7 @@ def test_a_transposed_convolution_is_a_plain_one_of_inputs_spread_apart(settings
     patches = weights.patches(inputs_of(module, [layer], x)[layer.name], layer.geometry)
     weight = model.weight.detach().numpy()
     kernel = layer.kernel(weight)
-    np.testing.assert_array_equal(layer.stored(kernel), weight)
+    np.testing.assert_array_equal(layer.put(weight, kernel), weight)
     made = np.matmul(kernel.reshape(layer.geometry.groups, -1, patches.shape[1]), patches).reshape(9, -1)
     wanted = (model(x) - (0 if model.bias is None else model.bias.reshape(-1, 1, 1))).detach()
     np.testing.assert_allclose(made, wanted.movedim(1, 0).reshape(9, -1), rtol=1e-4, atol=1e-5)
@@ -289,7 +315,7 @@ def test_what_the_products_of_a_recurrent_op_get(kind: type[nn.RNNBase], setting
             np.testing.assert_allclose(seen["cell.weight_ih_l1_reverse"], wanted.flip(0), atol=1e-6)
 
 
-@pytest.mark.parametrize("key", ["transposed", "recurrent"])
+@pytest.mark.parametrize("key", ["across", "transposed", "recurrent"])
 def test_rounding_helps_beyond_convolutions(run: Run, key: str) -> None:
     model, shape, settings, _ = STORED[key]
     facts, _ = run(model, shape, **settings)
@@ -363,6 +389,8 @@ def test_every_runtime_stores_the_very_codes(run: Run, key: str, name: str) -> N
 
     def codes_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found = {key: array for key, array in arrays.items() if array.ndim > 1}
+        if key == "across":
+            found |= {f"part {i}": part for i, part in enumerate(np.split(found.pop("mix.in_proj_weight"), 3))}
         return {k: weights.nearest(a.swapaxes(0, 1) if k == "up.weight" else a) for k, a in found.items()}
 
     wanted, plain = codes_of(stepped), codes_of(state(folder / "program"))
