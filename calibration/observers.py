@@ -45,7 +45,7 @@ class MinMax:
             raise CalibrationError(f"{bad} of {values.size} values are NaN" + unbounded * " or infinite (as float32)")
         if max(-lo, hi) > most:
             kept = values[np.abs(values) <= most]
-            self.update(kept[None])
+            MinMax.update(self, kept[None])
             return values.size - kept.size
         self._widen(lo, hi)
         self.n += values.size

@@ -35,7 +35,8 @@ SWEEPS = 8  # at most; a sweep without a change ends the descent earlier
 class Geometry:
     """How a kernel meets its input, one number for each spatial axis; none for a fully connected layer.
 
-    `padding` is (before, after), with zeros. `groups` > 1: each sees its own share of the input channels.
+    `padding` is (before, after), with zeros. `groups` > 1: each sees its own share of the input channels. `spread` > 1:
+    its inputs lie that far apart, with zeros between them, before they are padded: so a transposed convolution is one.
     """
 
     kernel: tuple[int, ...] = ()
@@ -43,6 +44,7 @@ class Geometry:
     padding: tuple[tuple[int, int], ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    spread: tuple[int, ...] = ()
 
 
 def patches(x: npt.ArrayLike, geometry: Geometry) -> Float32:
@@ -54,7 +56,7 @@ def patches(x: npt.ArrayLike, geometry: Geometry) -> Float32:
     if not geometry.kernel:
         return np.ascontiguousarray(array.reshape(1, -1, array.shape[-1]).transpose(0, 2, 1))
     axes = tuple(range(2, array.ndim))
-    padded = np.pad(array, ((0, 0), (0, 0), *geometry.padding))
+    padded = np.pad(_spread_out(array, geometry.spread), ((0, 0), (0, 0), *geometry.padding))
     reach = tuple((size - 1) * step + 1 for size, step in zip(geometry.kernel, geometry.dilation, strict=True))
     index = tuple(slice(None, None, step) for step in (*geometry.stride, *geometry.dilation))
     windows: Float32 = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)[(slice(None), slice(None), *index)]
@@ -62,6 +64,15 @@ def patches(x: npt.ArrayLike, geometry: Geometry) -> Float32:
     places, taps = math.prod(windows.shape[2 : array.ndim]), math.prod(geometry.kernel)
     split = windows.reshape(samples, geometry.groups, channels // geometry.groups, places, taps)
     return np.ascontiguousarray(split.transpose(1, 2, 4, 0, 3)).reshape(geometry.groups, -1, samples * places)
+
+
+def _spread_out(array: Float32, spread: tuple[int, ...]) -> Float32:
+    if not spread:
+        return array
+    sizes = [(size - 1) * step + 1 for size, step in zip(array.shape[2:], spread, strict=True)]
+    out = np.zeros((*array.shape[:2], *sizes), np.float32)
+    out[(slice(None), slice(None), *(slice(None, None, step) for step in spread))] = array
+    return out
 
 
 class Moments:

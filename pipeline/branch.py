@@ -16,12 +16,12 @@ FIXED = ""  # of Network.exports, where no length varies
 
 @dataclass
 class Exported:
-    """A network as a program; `stepped`: after the weight step, the program itself where there is none; `original`: the
+    """A network as a program; `stepped`: target -> it after the weight step, empty where there is none; `original`: the
     float model as it came, where the profile asks for it.
     """
 
     program: Artifact
-    stepped: Artifact
+    stepped: Mapping[str, Artifact]
     original: Artifact | None = None
 
 

@@ -20,7 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
-from pipeline.release.findings import differs, findings
+from pipeline.release.findings import at_chance, differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Road, parts
 from pipeline.runner import Runner, device, version
@@ -119,7 +119,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         size_bytes=shipped["size_bytes"],
         weight_bytes=shipped["weight_bytes"],
         race=branch.choice.says,
-        findings=_findings(branch, shipped),
+        findings=_findings(branch, shipped, road.reference.metadata if road.reference else {}),
         batches=branch.batches,
         candidates=candidates,
         runs=_runs(road.recipe, branch),
@@ -283,12 +283,15 @@ def _rows(
     return rows
 
 
-def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding]:
-    """What is suspicious about what ships; of a float model's calibration nothing is."""
+def _findings(branch: Branch, shipped: Mapping[str, Any], original: Mapping[str, Any]) -> list[report.Finding]:
+    """What is suspicious about what ships, and about the float model; of a float model's calibration nothing is."""
     seen = branch.observed.metadata if branch.observed is not None and shipped["quantizer"] == "ours" else {}
     islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
     older = branch.older_cpus.metadata if branch.older_cpus is not None else {}
     seen = {**seen, "older_cpus": {name: db for name, db in older.get("older_cpus", {}).items() if differs(db)}}
+    chosen, chance = original.get("selection"), original.get("chance")
+    if chosen and at_chance(chosen["metric"], chance, chosen["n"]):
+        seen["at_chance"] = {**chosen, "chance": chance}
     return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands})]
 
 

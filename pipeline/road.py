@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -149,7 +149,7 @@ def _export(
         original = runner.do("export-pt2", inputs, settings, branches=targets, label=f"original {way}".strip())
     if wanted("weights") and recipe.weights.method != "none":
         return Exported(program, _stepped(recipe, data, program, targets, runner, label), original)
-    return Exported(program, program, original)
+    return Exported(program, {}, original)
 
 
 def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
@@ -168,7 +168,7 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
         branches=everyone,
         extra={"sha256": sha256_file(path)},
     )
-    stepped = brought
+    stepped: Mapping[str, Artifact] = {}
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
         stepped = _stepped(recipe, road.data, brought, everyone, runner, "")
     road.network = Network(brought, {FIXED: Exported(brought, stepped)})
@@ -176,9 +176,28 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
 
 def _stepped(
     recipe: Recipe, data: Artifact, program: Artifact, targets: tuple[str, ...], runner: Runner, label: str
-) -> Artifact:
+) -> dict[str, Artifact]:
+    """Of each target, the program after the weight step; one for all that keep the same ops in int8."""
     inputs = {"program": program, "data": data}
-    return runner.do("weights", inputs, recipe.weights.model_dump(), branches=targets, label=label)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in targets:
+        groups.setdefault(beyond(name, program.metadata["ops"]), []).append(name)
+    made: dict[str, Artifact] = {}
+    for ops, names in groups.items():
+        settings = {**recipe.weights.model_dump(), "beyond": list(ops)}
+        title = " ".join(filter(None, (label, *(names if len(groups) > 1 else ()))))
+        made |= dict.fromkeys(names, runner.do("weights", inputs, settings, branches=tuple(names), label=title))
+    return made
+
+
+def beyond(target: str, ops: Iterable[str]) -> tuple[str, ...]:
+    """Of a program's ops, those beside convolutions and fully connected layers whose weights the target has in int8."""
+    from pipeline.stages.weights import BEYOND
+    from targets import registry
+
+    table = registry.load(target).capabilities.ops
+    there = {base_name(op) for op in ops}
+    return tuple(op for op in BEYOND if op in there and op in table and table[op].level == "int8")
 
 
 def _there(road: Road, target: str) -> dict[str, Any]:
@@ -196,7 +215,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     assert reference is not None
     target = registry.load(branch.name)
     made = branch.network.exports[_way(road, branch.name)]
-    exported, stepped = made.program, made.stepped
+    exported = made.program
+    stepped = made.stepped.get(branch.name, exported)
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
     same = (branch.name,) if parts(recipe) else everyone

@@ -101,6 +101,7 @@ def _outcome(stage: str, answer: Mapping[str, Any], code: int, log: IO[str]) -> 
 
 def invoke(function: str, job: Job) -> dict[str, Any]:
     """Call a stage function by name in this process. Every error becomes a DeployError of one line."""
+    from calibration.errors import CalibrationError
     from targets.base import TargetError  # numpy comes with it: not at the top, where `--help` would pay
     from targets.channels import ChannelError
 
@@ -111,6 +112,8 @@ def invoke(function: str, job: Job) -> dict[str, Any]:
     except TargetError as error:
         kind = StageError if error.kind == "failed" else UsageError
         raise kind(f"{job.stage}: {error}") from error
+    except CalibrationError as error:
+        raise UsageError(f"{job.stage}: {error}") from error
     except ChannelError as error:
         raise DeviceError(f"{job.stage}: {error}") from error
     except DeployError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,20 +55,29 @@ def _inputs_first(weight: str, readers: Mapping[str, Any]) -> bool:
 
 
 def _openvino(path: Path) -> dict[str, Codes]:
-    from targets import agent
+    from targets import agent, openvino_graph
 
     found: dict[str, Codes] = {}
-    for node in agent.import_openvino().Core().read_model(str(path)).get_ordered_ops():
-        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "i8":
-            codes = np.array(node.data)
-            channels = codes.shape[0] * codes.shape[1] if codes.ndim == 5 else len(codes)  # 5: [groups, out, in, h, w]
-            name = node.get_friendly_name()  # not always unique
-            found[name if name not in found else f"{name}:{len(found)}"] = codes.reshape(channels, -1)
+    for node in openvino_graph.weighted(agent.import_openvino().Core().read_model(str(path))):
+        constant = openvino_graph.stored(node.input_value(1))
+        if constant.get_element_type().get_type_name() != "i8":
+            continue
+        codes = np.array(constant.data)
+        channels = openvino_graph.channels_of(node, codes.ndim)
+        name = constant.get_friendly_name()  # not always unique
+        turned = np.moveaxis(codes, channels, range(len(channels)))
+        rows = math.prod(turned.shape[: len(channels)])
+        found[name if name not in found else f"{name}:{len(found)}"] = turned.reshape(rows, -1)
     return found
 
 
 # Which axis of a filter counts output channels, and the order of the others as in PyTorch.
-_ORDER = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2), "FULLY_CONNECTED": (0, 1)}
+_ORDER = {
+    "CONV_2D": (0, 3, 1, 2),
+    "DEPTHWISE_CONV_2D": (3, 0, 1, 2),
+    "FULLY_CONNECTED": (0, 1),
+    "TRANSPOSE_CONV": (0, 3, 1, 2),
+}
 
 
 def _tflite(path: Path) -> dict[str, Codes]:

@@ -38,6 +38,7 @@ def run(job: Job) -> dict[str, Any]:
         save_named(job.out / f"{name}.npz", outputs)
         metric = round(tasks.value(task, outputs, split.labels), 6)
         facts[name] = {"n": len(split), "metric": metric, "groups": by_group(task, split, outputs)}
+    facts["chance"] = tasks.chance(task, load_split(job.inputs["data"], "selection").labels)
     calibration = load_split(job.inputs["data"], "calibration")
     save_named(job.out / "expected.npz", _all(program, answer, calibration, EXPECTED, path))
     return {**write_program(program, facts.pop("ops")), **facts}

@@ -35,7 +35,7 @@ def equalized(
     from pipeline.compression import equalize, program
 
     module: Any = exported.module(check_guards=False)
-    found, _ = program.layers(module)
+    found = [layer for layer in program.layers(module)[0] if layer.rows is None]
     state = {name: tensor.detach().numpy() for name, tensor in exported.state_dict.items()}
     spots = equalize.places(module, found)
     if not spots:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from calibration.channels import KINDS
 from calibration.observers import Samples
-from calibration.statistics import KINDS, Statistics
+from calibration.statistics import Statistics
 from pipeline.data import load_split
 from pipeline.stages import Job
 from pipeline.stages.quantize import calibration_batches

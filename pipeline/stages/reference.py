@@ -35,7 +35,8 @@ def run(job: Job) -> dict[str, Any]:
     """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...]; where a length
     varies, `gate-LENGTH.npz` too.
 
-    Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group.
+    Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group. `chance`: the
+    selection split's metric without a model, of a classification.
     """
     from pipeline import interface, models
     from pipeline.compression import macs, training
@@ -66,4 +67,5 @@ def run(job: Job) -> dict[str, Any]:
             "metric": round(tasks.value(task, outputs, split.labels), 6),
             "groups": by_group(task, split, outputs),
         }
+    metadata["chance"] = tasks.chance(task, splits["selection"].labels)
     return {**metadata, "params": counted.params, "macs": counted.macs, "size_bytes": counted.params * 4}

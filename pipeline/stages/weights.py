@@ -23,6 +23,9 @@ SIMULATED = 512  # samples of the selection split for the simulation
 LARGEST_INPUT = 4608  # inputs of one output channel; beyond, second moments would take over 170 MB
 MOMENTS_BYTES = 256 << 20  # second moments held at a time; what does not fit waits for another pass
 
+# Ops beside convolutions and fully connected layers that hold weights. Not every target keeps them in int8; where it
+# does not, codes would be nothing but noise.
+BEYOND = ("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.gru", "aten.lstm", "aten.rnn_tanh")
 ROUNDED = ("rounding", "adaround")  # methods that choose codes by second moments
 
 State = Mapping[str, Array]
@@ -30,7 +33,7 @@ State = Mapping[str, Array]
 
 def run(job: Job) -> dict[str, Any]:
     """Inputs: program (pt2), data. Files: `program.pt2`. Settings: method ("bias" | "rounding" | "adaround"), samples
-    (of the calibration split), equalize.
+    (of the calibration split), equalize, beyond (ops of BEYOND that a target keeps int8).
 
     Metadata: `passes` that were tried before it (pipeline/stages/equalized.py); `weight_sqnr_db`, of the logits on the
     selection split with weights in int8 and everything else in float (a simulation: nearest codes, then what the step
@@ -53,7 +56,7 @@ def run(job: Job) -> dict[str, Any]:
     if settings["equalize"]:
         exported, passes = equalized(exported, source.inputs, calibration, selection, samples)
     module: Any = exported.module(check_guards=False)
-    found, left = program.layers(module)
+    found, left = program.layers(module, settings["beyond"])
     state = {name: tensor.detach().numpy() for name, tensor in exported.state_dict.items()}
     near: dict[str, Array] = {}
     stepped: dict[str, Array] = {}
@@ -62,8 +65,9 @@ def run(job: Job) -> dict[str, Any]:
         moments = _moments(job, module, chosen, second, calibration, samples)
         for layer in chosen:
             plain, made, rows[layer.name] = _step(layer, state, moments[layer.name], settings["method"])
-            near[layer.weight] = plain
-            stepped |= made
+            near[layer.weight] = layer.put(near.get(layer.weight, state[layer.weight]), plain)
+            for key, array in made.items():
+                stepped[key] = layer.put(stepped.get(key, state[key]), array)
     sqnr_db = _simulate(module, selection, {"nearest": near, settings["method"]: stepped})
     changed = {name: torch.from_numpy(array) for name, array in stepped.items()}
     batches = _batches(calibration, min(EXPECTED, len(calibration)))
@@ -88,11 +92,12 @@ def run(job: Job) -> dict[str, Any]:
 
 def _passes(found: Sequence[Layer], state: State, rounding: bool) -> Iterator[tuple[list[Layer], bool]]:
     """Layers whose moments are gathered together, and whether these are second moments too."""
-    small = [layer for layer in found if rounding and state[layer.weight][0].size <= LARGEST_INPUT]
+    inputs = {layer.name: layer.kernel(state[layer.weight])[0].size for layer in found}
+    small = [layer for layer in found if rounding and inputs[layer.name] <= LARGEST_INPUT]
     chosen: list[Layer] = []
     room = MOMENTS_BYTES
     for layer in small:
-        size = 8 * layer.geometry.groups * state[layer.weight][0].size ** 2
+        size = 8 * layer.geometry.groups * inputs[layer.name] ** 2
         if chosen and size > room:
             yield chosen, True
             chosen, room = [], MOMENTS_BYTES
@@ -119,14 +124,16 @@ def _moments(
 
 
 def _step(layer: Layer, state: State, moments: Moments, method: str) -> tuple[Array, dict[str, Array], dict[str, Any]]:
-    """The layer's weights at their nearest codes; what the step makes of weights and bias; and its row."""
+    """The layer's kernel at its nearest codes; what the step makes of the layer's part of weights and bias, by key; and
+    its row.
+    """
     from calibration import weights
     from pipeline.compression import adaround
 
-    kernel = state[layer.weight]
+    kernel = layer.kernel(state[layer.weight])
     scale = weights.scales(kernel)
     plain = made = weights.dequantized(weights.nearest(kernel), scale)
-    row: dict[str, Any] = {"name": layer.weight, "inputs": int(moments.mean.shape[1]), "gain_db": None}
+    row: dict[str, Any] = {"name": layer.label, "inputs": int(moments.mean.shape[1]), "gain_db": None}
     if moments.second:
         # Where the mean error can be taken off the bias, only the variance is left to be made small.
         objective = moments.covariance if layer.shift else moments.raw
@@ -138,7 +145,8 @@ def _step(layer: Layer, state: State, moments: Moments, method: str) -> tuple[Ar
     if layer.shift is not None:
         key, sign = layer.shift
         shift = weights.bias_shift(kernel, made, moments.mean)
-        changed[key] = np.asarray(state[key] + sign * shift, state[key].dtype)
+        bias = state[key] if layer.rows is None else state[key][slice(*layer.rows)]
+        changed[key] = np.asarray(bias + sign * shift, state[key].dtype)
     return plain, changed, row | {"bias": None if layer.shift is None else layer.shift[0]}
 
 

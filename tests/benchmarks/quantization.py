@@ -66,18 +66,22 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
     assert branch.lowered
     assert branch.stepped
     target, loaded = registry.load(branch.name), gone.recipe
+    program = gone.network.exports[FIXED].program
     identity = {"model": model, "runtime": branch.name, "tool": tool}
     with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
         out = Path(folder)
         told = {
             "runtime": branch.name,
-            "program": str(gone.network.exports[FIXED].program.path),
+            "program": str(program.path),
             "onnx": str(onnx),
             "floating": str(branch.lowered.path),
             "stepped": str(branch.stepped.path),
             "data": str(gone.data.path),
             "samples": loaded.calibrate.samples,
-            "weights": loaded.weights.model_dump(),
+            "weights": {
+                **loaded.weights.model_dump(),
+                "beyond": road.beyond(branch.name, program.metadata["ops"]),
+            },
             "metric": loaded.task.metric,
             "out": folder,
             "tool": tool,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 CLASSES = 5
 
@@ -85,3 +86,24 @@ def seeded(layers: list[nn.Module], shape: tuple[int, ...], seed: int) -> nn.Mod
             for _ in range(8):
                 model(torch.randn(32, *shape))
     return model.eval()
+
+
+class Moves(nn.Module):
+    """Convolutions between ops that only move numbers, and outputs whose int8 scale some kernels prescribe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.loud, self.soft = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.last, self.head = nn.Conv2d(16, 8, 3), nn.Linear(160, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = functional.max_pool2d(torch.relu(self.first(x)), 2)
+        h = torch.cat([3 * self.loud(h), torch.relu(self.soft(h))], 1)
+        h = functional.pad(torch.relu(self.last(h)), (1, 0, 0, 1))
+        h = self.head(h.transpose(1, 2).flatten(1))
+        return h.softmax(-1), torch.sigmoid(h)
+
+
+def moves() -> nn.Module:
+    """No member of NETWORKS: its outputs are no logits."""
+    return seeded([Moves()], (3, 12, 10), 5)

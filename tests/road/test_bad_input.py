@@ -101,6 +101,18 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty split": (edit("data.py", "images(4, 900)", "images(4, 0)"), r"'gate' is empty"),
     "leaking split": (edit("data.py", "images(4, 900)", "images(3, 500)"), r"500 in 'selection' and 'gate'"),
     "NaN": (edit("data.py", "return x, labels", "x[0] = np.nan; return x, labels"), r"NaN or infinity in 1 of 1200"),
+    "infinity": (
+        edit("data.py", "return x, labels", "x[0] = np.inf; return x, labels"),
+        r"NaN or infinity in 1 of 1200",
+    ),
+    "constant": (
+        edit("data.py", "images(2, 120)", "(0 * images(2, 120)[0], images(2, 120)[1])"),
+        r"'input' has another scale in split 'calibration' \(mean 0, standard deviation 0\) than in 'train'",
+    ),
+    "NaN inside the model": (
+        operation("torch.where(x > 0, torch.log(x), x)"),
+        r"observe: tensor '\S+': \d+ of 4 values are NaN: look at the calibration data and the model",
+    ),
     "wrong shape": (edit("data.py", "(n, 1, 16, 16)", "(n, 3, 16, 16)"), r"(3|channels)"),
     "no road for the kind": (edit("data.py", "return x, labels", "return x.astype('float16'), labels"), r"of float16"),
     "cannot be exported": (operation("x * 2 if bool((x.sum() > 0).item()) else x"), r"cannot be exported.*net\.py:\d+"),
@@ -117,10 +129,18 @@ def test_one_line_and_exit_2(folder: Folder, name: str) -> None:
     assert "Traceback" not in done.stderr
     # One line for what concerns the run, or one a target for what each target refuses.
     blame = [line for line in done.stderr.splitlines() if line.startswith(("deploy: ", "  onnxruntime:", "  tflite:"))]
-    assert len(blame) == (2 if name == "op the target lacks" else 1), done.stderr
+    assert len(blame) == (2 if name in ("op the target lacks", "NaN inside the model") else 1), done.stderr
     assert re.search(says, blame[0]), blame[0]
     assert not (folder.path / "deploy-out" / "onnxruntime").exists()
     assert list((folder.path / ".deploy").glob("building/*")) == []
+
+
+def test_one_calibration_sample_is_enough(folder: Folder) -> None:
+    edit("data.py", "images(2, 120)", "images(2, 1)")(folder.path)
+    asked = ("--target", "onnxruntime", "--target", "tflite", "--only", "quantize", "--set", "distill.epochs=1")
+    done = folder.deploy(*asked)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
 
 
 def test_verbose_shows_the_traceback(folder: Folder) -> None:

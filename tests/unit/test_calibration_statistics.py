@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from calibration.errors import CalibrationError
 from calibration.observers import Histogram, MinMax, Samples
 from calibration.qparams import limits
 from calibration.rules import OBSERVERS
-from calibration.schemes import SCHEMES, Granularity, Scheme, TensorScheme
+from calibration.schemes import SCHEMES, Granularity, Scheme
 from calibration.statistics import Statistics, solve
 
 SHA = "a" * 64
 U8S8 = SCHEMES["u8s8"]
+CHANNELS = Scheme("channels", replace(U8S8.activation, granularity=Granularity.PER_CHANNEL), U8S8.weight)
 
 
 def batch(seed: int) -> dict[str, np.ndarray]:
@@ -75,7 +77,7 @@ def test_damaged_or_foreign_files_are_refused(tmp_path: Path) -> None:
     np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "foreign.npz", a=np.zeros(3))
-    np.savez(tmp_path / "later.npz", header=np.frombuffer(b'{"format": 3}', np.uint8))
+    np.savez(tmp_path / "later.npz", header=np.frombuffer(b'{"format": 4}', np.uint8))
     broken = {
         "empty": b"",
         "text": b"hello",
@@ -129,9 +131,8 @@ def test_solve_refuses_what_it_cannot_know() -> None:
         solve(coarse, U8S8, "msee")
     with pytest.raises(CalibrationError, match="tensor 'never': no value"):
         solve(Statistics(SHA, {"never": Histogram()}), U8S8, "mse")
-    channels = Scheme("pc", TensorScheme(8, False, False, Granularity.PER_CHANNEL), U8S8.weight)
-    with pytest.raises(CalibrationError, match="per tensor"):
-        solve(statistics(0), channels, "minmax")
+    with pytest.raises(CalibrationError, match="observed as a whole, but a range for each channel is asked"):
+        solve(statistics(0), CHANNELS, "minmax")
 
 
 def test_absurd_constants_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -170,3 +171,53 @@ def test_a_tensor_of_nothing_but_absurd_constants_has_no_range() -> None:
     statistics.update({"mask": np.full(4, -3.4e38, np.float32)})
     with pytest.raises(CalibrationError, match=r"tensor 'mask': every value is beyond 1e\+30"):
         solve(statistics, SCHEMES["u8s8"], "minmax")
+
+
+@pytest.mark.parametrize("rule", OBSERVERS)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_channels_have_the_ranges_that_each_would_have_alone(tmp_path: Path, rule: str, axis: int) -> None:
+    random = np.random.default_rng(0)
+    batches = [random.normal(size=(4, 3, 5, 3)).astype(np.float32) * [1.0, 30.0, 0.01] for _ in range(3)]
+    parts = [Statistics(SHA, axis=axis) for _ in batches]
+    for one, values in zip(parts, batches, strict=True):
+        one.update({"x": values if axis == -1 else values.swapaxes(1, 3)})
+    first, *others = parts
+    empty = Statistics(SHA, axis=axis)
+    for other in (empty, *reversed(others)):
+        first.merge(other)
+    first.save(tmp_path / "s.npz")
+    loaded = Statistics.load(tmp_path / "s.npz")
+    loaded.save(tmp_path / "again.npz")
+    assert (tmp_path / "s.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
+    found = solve(loaded, CHANNELS, rule)["x"]
+    assert (found.axis, found.scale.shape) == (axis, (3,))
+    for channel in range(3):
+        alone = Statistics(SHA)
+        for values in batches:
+            alone.update({"x": values[..., channel]})
+        wanted = solve(alone, U8S8, rule)["x"]
+        assert (found.scale[channel], found.zero_point[channel]) == (wanted.scale, wanted.zero_point)
+
+
+def test_channels_that_do_not_fit_are_refused_and_nothing_is_taken_in(tmp_path: Path) -> None:
+    made = Statistics(SHA, axis=1)
+    made.update({"x": np.ones((2, 3), np.float32)})
+    made.save(tmp_path / "before.npz")
+    with pytest.raises(CalibrationError, match="tensor 'x': 4 channels along axis 1, 3 before"):
+        made.update({"x": np.ones((2, 4), np.float32)})
+    with pytest.raises(CalibrationError, match="tensor 'x': axis 1 does not exist in values of shape"):
+        made.update({"x": np.ones(3, np.float32)})
+    with pytest.raises(CalibrationError, match="tensor 'x': 1 of 3 values are NaN"):
+        made.update({"x": np.array([[0.0, np.nan, 1.0]], np.float32)})
+    for other in (Statistics(SHA, axis=-1), Statistics(SHA, axis=1), Statistics(SHA)):
+        other.update({"x": np.ones((2, 4 if other.axis == 1 else 3), np.float32)})
+        with pytest.raises(CalibrationError, match=r"channels along axis 1|cannot be merged"):
+            made.merge(other)
+    made.save(tmp_path / "after.npz")
+    assert (tmp_path / "before.npz").read_bytes() == (tmp_path / "after.npz").read_bytes()
+    made.update({"x": np.array([[0.0, 1e31, 1.0]], np.float32)})
+    assert made.absurd == {"x": 1}
+    masked = Statistics(SHA, axis=1)
+    masked.update({"x": np.array([[0.0, -1e31, 1.0]], np.float32)})
+    with pytest.raises(CalibrationError, match=r"tensor 'x', channel 1: every value is beyond 1e\+30"):
+        solve(masked, CHANNELS, "minmax")

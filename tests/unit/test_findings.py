@@ -18,10 +18,12 @@ from pipeline.release.findings import FINDINGS, differs, findings
 from targets import agent, base, codes, registry
 from targets.channels import open_device
 
-SOUND = {"absurd": {}, "constant": [], "half_range": [], "islands": [], "older_cpus": {}}
+CHANCE = {"metric": 0.11, "chance": 0.12, "n": 200}
+SOUND = {"absurd": {}, "constant": [], "at_chance": {}, "half_range": [], "islands": [], "older_cpus": {}}
 BROKEN = {
     "constants out of range": ({"absurd": {"mask": 12, "scores": 3}}, "15 values beyond +-1e30 or infinite (a mask?)"),
     "zero-variance tensors": ({"constant": list("abcde")}, "'a', 'b', 'c' and 2 more tensors had one value"),
+    "float at chance": ({"at_chance": CHANCE}, "right for 11.0% of the selection split, where always saying one class"),
     "half-range weights": ({"half_range": ["conv"]}, "weights of 'conv' use half"),
     "saturation": ({"older_cpus": {"x86 without VNNI": 8.53}}, "x86 without VNNI (8.5 dB from here)"),
     "in float": ({"islands": ["Gelu act (f32)"]}, "Gelu act (f32)"),
@@ -131,6 +133,42 @@ def test_another_scale_than_trainings_is_refused(harm: dict[str, np.ndarray]) ->
     (name,) = harm
     with pytest.raises(UsageError, match=f"another scale in split '{name}'.*prepare all splits alike"):
         scales.check(splits(**{name: harm[name].astype(np.float32)}), "data:splits")
+
+
+SCENE = np.linspace(0, 1, 8)[:, None] * np.linspace(1, 0.2, 8) + np.array([0.0, 0.3, 0.9])[:, None, None]  # [3, 8, 8]
+LAYOUTS = {
+    "a forgotten transpose of rows and columns": (lambda x: x.swapaxes(2, 3), r"with axes \[1, 3, 2\]"),
+    "a reshape in place of a transpose": (lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape), r"with axes \[2, 3, 1\]"),
+    "blue, green, red": (lambda x: x[:, ::-1], "turned round along axis 1"),
+    "upside down": (lambda x: x[:, :, ::-1], "turned round along axis 2"),
+}
+
+
+def scenes(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    light = rng.uniform(0.5, 1.5, (n, 1, 1, 1))
+    return np.asarray(SCENE * light + rng.normal(0, 0.3, (n, *SCENE.shape)), np.float32)
+
+
+@pytest.mark.parametrize("how", LAYOUTS)
+def test_another_layout_than_trainings_is_refused(how: str) -> None:
+    turn, says = LAYOUTS[how]
+    sound = {name: scenes(64, seed) for seed, name in enumerate(SPLITS)}
+    scales.check(splits(**sound), "data:splits")
+    for split in ("calibration", "gate"):
+        broken = sound | {split: np.ascontiguousarray(turn(sound[split]))}
+        with pytest.raises(UsageError, match=f"another layout in split '{split}'.*{says}: prepare all splits alike"):
+            scales.check(splits(**broken), "data:splits")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_layouts_without_a_sign_are_let_pass(seed: int) -> None:
+    """Noise, pictures that look the same from all sides, and other light on another day."""
+    rng = np.random.default_rng(seed)
+    noise = {name: rng.normal(size=(64, 2, 2, 2)).astype(np.float32) for name in SPLITS}
+    scales.check(splits(**noise), "data:splits")
+    day = {name: scenes(64, seed) + np.float32(rng.normal(0, 0.3)) for name in SPLITS}
+    scales.check(splits(**day), "data:splits")
 
 
 def test_ordinary_splits_pass() -> None:

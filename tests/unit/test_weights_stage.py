@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from targets import codes as codes_in
 from targets import registry
 from targets.base import Program, TensorSpec
 
+SETTINGS: dict[str, Any] = {"method": "rounding", "samples": 64, "equalize": False, "beyond": []}
 Run = Callable[..., tuple[dict[str, Any], Path]]
 
 
@@ -59,6 +61,57 @@ class Plain(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Series(nn.Module):
+    """1-D convolutions, depthwise and dilated too, and attention whose projections are one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.depth = nn.Conv1d(6, 16, 5, 2, 2), nn.Conv1d(16, 16, 3, 1, 2, dilation=2, groups=16)
+        self.point, self.head = nn.Conv1d(16, 24, 1), nn.Linear(24, 5)
+        self.mix = nn.MultiheadAttention(24, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.point(torch.relu(self.depth(torch.relu(self.first(x)))))).transpose(1, 2)
+        return self.head(self.mix(x, x, x, need_weights=False)[0].mean(1))
+
+
+class Across(nn.Module):
+    """Attention to something else than oneself: query, key and value have a third of one matrix each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.value, self.head = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 5)
+        self.mix = nn.MultiheadAttention(12, 2, batch_first=True)
+        nn.init.uniform_(self.mix.in_proj_bias, -1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(x, torch.relu(self.key(x)), self.value(x), need_weights=False)[0].mean(1))
+
+
+class Up(nn.Module):
+    """A transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(3, 16, 3, 2, 1), nn.ConvTranspose2d(16, 8, 4, 2, 1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.up(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+class Cells(nn.Module):
+    """A GRU and an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.GRU(12, 16, batch_first=True), nn.LSTM(16, 10, batch_first=True)
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(x)[0])[0][:, -1])
+
+
 class Loud(nn.LayerNorm):
     """A normalization whose channels differ a hundredfold."""
 
@@ -92,6 +145,18 @@ class Mixer(nn.Module):
         return self.head((torch.sigmoid(x) * self.two(nn.functional.gelu(self.one(x)))).mean(1))
 
 
+# Network, shape of a sample, settings of the step, and the runtimes that keep all of its weights in int8.
+ANY = ("onnxruntime", "openvino", "tflite")
+STORED: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, Any], tuple[str, ...]]] = {
+    "plain": (Plain(), (3, 12, 10), {"equalize": True}, ANY),
+    "equalized": (Mixer(), (6, 24), {"equalize": True}, ANY),
+    "series": (Series(), (6, 20), {}, ANY),
+    "across": (Across(), (6, 12), {}, ANY),
+    "transposed": (Up(), (3, 12, 10), {"beyond": ["aten.conv_transpose2d"]}, ANY[1:]),
+    "recurrent": (Cells(), (5, 12), {"beyond": ["aten.gru", "aten.lstm"]}, ANY[2:]),
+}
+
+
 def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Seeded weights, gains of both signs, statistics that have seen data."""
     with torch.random.fork_rng():
@@ -109,6 +174,13 @@ def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     return model.eval()
 
 
+def program_of(model: nn.Module, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export's own, about recurrent cells
+        return torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     def made(model: nn.Module, shape: tuple[int, ...], **settings: Any) -> tuple[dict[str, Any], Path]:
@@ -118,11 +190,7 @@ def run(tmp_path: Path) -> Run:
             x = rng.standard_normal((64, *shape)).astype(np.float32) + np.float32(0.5)
             parts[name] = Split({"input": x}, np.zeros(64, np.int64))
         save(Data(parts), tmp_path / "data")
-        exported = torch.export.export(
-            settle(model, shape),
-            (torch.zeros(2, *shape),),
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
-        )
+        exported = program_of(settle(model, shape), shape)
         for folder in ("program", "out"):
             (tmp_path / folder).mkdir()
         shapes = {"input": shape, "output": tuple(model(torch.zeros(1, *shape)).shape[1:])}
@@ -131,9 +199,7 @@ def run(tmp_path: Path) -> Run:
         answers = model(torch.zeros(1, *shape)).detach().numpy()
         export.save_pt2(exported, described, {"output": answers}, tmp_path / "program")
         inputs = {"program": tmp_path / "program", "data": tmp_path / "data"}
-        job = Job(
-            "weights", {"method": "rounding", "samples": 64, "equalize": False, **settings}, inputs, tmp_path / "out", 0
-        )
+        job = Job("weights", SETTINGS | settings, inputs, tmp_path / "out", 0)
         return stage.run(job), tmp_path
 
     return made
@@ -155,6 +221,106 @@ def test_what_is_found_and_what_is_left() -> None:
     ]
     assert set(left.values()) == {"shares 'two.weight' with another layer"}
     assert len(left) == 2
+
+
+def test_a_part_of_a_matrix_is_a_layer(run: Run) -> None:
+    facts, folder = run(Across(), (6, 12))
+    names = [row["name"] for row in facts["layers"] if "in_proj" in row["name"]]
+    assert names == [f"mix.in_proj_weight[{start}:{start + 12}]" for start in (0, 12, 24)]
+    assert facts["left"] == {}
+    before, after = state(folder / "program"), state(folder / "out")
+    scale = weights.scales(before["mix.in_proj_weight"])
+    np.testing.assert_allclose(weights.scales(after["mix.in_proj_weight"]), scale, rtol=1e-6)
+    for part in np.split(after["mix.in_proj_bias"] - before["mix.in_proj_bias"], 3):
+        assert np.abs(part).max() > 0
+
+
+def inputs_of(module: Any, found: list[program.Layer], x: Tensor) -> dict[str, np.ndarray]:
+    seen: dict[str, np.ndarray] = {}
+    program.watch(module, found, (x,), lambda layer, array: seen.setdefault(layer.name, array))
+    return seen
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"stride": 2, "padding": 1},
+        {"stride": (3, 2), "padding": (0, 1), "output_padding": (2, 1), "dilation": (1, 2), "bias": False},
+        {"stride": 2, "groups": 3},
+    ],
+)
+def test_a_transposed_convolution_is_a_plain_one_of_inputs_spread_apart(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.ConvTranspose2d(6, 9, (4, 3), **settings).eval()
+    module = program_of(model, (6, 5, 7)).module(check_guards=False)
+    (layer,), left = program.layers(module, ["aten.conv_transpose2d"])
+    x = torch.randn(2, 6, 5, 7)
+    patches = weights.patches(inputs_of(module, [layer], x)[layer.name], layer.geometry)
+    weight = model.weight.detach().numpy()
+    kernel = layer.kernel(weight)
+    np.testing.assert_array_equal(layer.put(weight, kernel), weight)
+    made = np.matmul(kernel.reshape(layer.geometry.groups, -1, patches.shape[1]), patches).reshape(9, -1)
+    wanted = (model(x) - (0 if model.bias is None else model.bias.reshape(-1, 1, 1))).detach()
+    np.testing.assert_allclose(made, wanted.movedim(1, 0).reshape(9, -1), rtol=1e-4, atol=1e-5)
+    assert (layer.shift is None, left) == (model.bias is None, {})
+    assert program.layers(module) == ([], {layer.name: "conv_transpose2d stays in float here"})
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "bias": False}],
+    ids=["one", "both ways", "bare"],
+)
+def test_what_the_products_of_a_recurrent_op_get(kind: type[nn.RNNBase], settings: dict[str, Any]) -> None:
+    """States are the op's own outputs one step before; a layer's inputs what the layer below says."""
+    torch.manual_seed(0)
+    cell = kind(4, 5, **settings).eval()
+    time = 1 if settings.get("batch_first") else 0
+    x = torch.randn(2, 6, 4) if time else torch.randn(6, 2, 4)
+
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = cell
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.cell(x)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.export.export(Alone(), (x,)).module(check_guards=False)
+    found, left = program.layers(module, ["aten.gru", "aten.lstm", "aten.rnn_tanh"])
+    assert left == {}
+    assert {layer.weight for layer in found} == {
+        f"cell.{name}" for name in dict(cell.named_parameters()) if "weight" in name
+    }
+    assert all((layer.shift is None) == (settings.get("bias") is False) for layer in found)
+    seen = {layer.weight: array for layer in found for array in [inputs_of(module, found, x)[layer.name]]}
+    np.testing.assert_array_equal(seen["cell.weight_ih_l0"], x)
+    out, top = cell(x)[0].detach(), cell.num_layers - 1
+    ways = ["", "_reverse"] if cell.bidirectional else [""]
+    for way, part in zip(ways, out.split(5, -1), strict=True):
+        part = part.flip(time) if way else part
+        state = torch.from_numpy(seen[f"cell.weight_hh_l{top}{way}"])
+        torch.testing.assert_close(state.narrow(time, 1, 5), part.narrow(time, 0, 5))
+        assert not state.narrow(time, 0, 1).any()
+    if top:
+        below = kind(4, 5, **settings | {"num_layers": 1}).eval()
+        below.load_state_dict({k: v for k, v in cell.state_dict().items() if "_l0" in k})
+        wanted = below(x)[0].detach()
+        np.testing.assert_allclose(seen["cell.weight_ih_l1"], wanted, atol=1e-6)
+        if cell.bidirectional:
+            np.testing.assert_allclose(seen["cell.weight_ih_l1_reverse"], wanted.flip(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["across", "transposed", "recurrent"])
+def test_rounding_helps_beyond_convolutions(run: Run, key: str) -> None:
+    model, shape, settings, _ = STORED[key]
+    facts, _ = run(model, shape, **settings)
+    assert facts["weight_sqnr_db"]["rounding"] > facts["weight_sqnr_db"]["nearest"] + 1
+    assert all(row["gain_db"] > 0 for row in facts["layers"])
 
 
 def test_rounding_and_bias_help_and_nothing_else_changes(run: Run) -> None:
@@ -206,23 +372,28 @@ def test_passes_hold_few_moments_at_a_time_and_change_nothing(run: Run, monkeypa
     monkeypatch.setattr(stage, "MOMENTS_BYTES", 1)
     inputs = {"program": folder / "program", "data": folder / "data"}
     (folder / "again").mkdir()
-    again = stage.run(
-        Job("weights", {"method": "rounding", "samples": 64, "equalize": False}, inputs, folder / "again", 0)
-    )
+    again = stage.run(Job("weights", SETTINGS, inputs, folder / "again", 0))
     assert again["layers"] == facts["layers"]
     assert all(np.array_equal(array, whole[name]) for name, array in state(folder / "again").items())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "shape"), [(Plain(), (3, 12, 10)), (Mixer(), (6, 24))], ids=["plain", "equalized"])
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tflite"])
-def test_every_runtime_stores_the_very_codes(run: Run, name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key, row in STORED.items() for name in row[3]])
+def test_every_runtime_stores_the_very_codes(run: Run, key: str, name: str) -> None:
     """The integers in the exported file are the intended ones, one by one."""
-    facts, folder = run(model, shape, equalize=True)
-    assert any(row["used"] for row in facts["passes"])
+    model, shape, settings, _ = STORED[key]
+    facts, folder = run(model, shape, **settings)
+    assert any(row["used"] for row in facts["passes"]) == bool(settings.get("equalize"))
+    assert facts["left"] == {}
     stepped = state(folder / "out")
-    wanted = {key: weights.nearest(array) for key, array in stepped.items() if array.ndim > 1}
-    plain = {key: weights.nearest(array) for key, array in state(folder / "program").items() if array.ndim > 1}
+
+    def codes_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = {key: array for key, array in arrays.items() if array.ndim > 1}
+        if key == "across":
+            found |= {f"part {i}": part for i, part in enumerate(np.split(found.pop("mix.in_proj_weight"), 3))}
+        return {k: weights.nearest(a.swapaxes(0, 1) if k == "up.weight" else a) for k, a in found.items()}
+
+    wanted, plain = codes_of(stepped), codes_of(state(folder / "program"))
     assert sum((wanted[key] != plain[key]).sum() for key in wanted) > 20  # rounding moved some
     target = registry.load(name)
     (folder / "float").mkdir()
