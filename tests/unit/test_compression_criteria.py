@@ -360,10 +360,18 @@ def test_l0_counts_weights():
     assert counts.tolist() == [full, full - 12, full, full, full]
 
 
-def test_random_depends_on_the_seed_alone():
-    sight = seen()
-    other = Sight(sight.model, sight.groups, sight.inputs, sight.labels, seed=1)
-    assert not torch.equal(CRITERIA["random"].score(sight)[0], CRITERIA["random"].score(other)[0])
+def test_random_depends_on_the_seed_and_nothing_else():
+    one, other = seen(), seen(seed=1)  # other weights, samples and labels
+    shared = Sight(other.model, one.groups, other.inputs, other.labels)
+    first = CRITERIA["random"].score(one)
+    assert all(map(torch.equal, first, CRITERIA["random"].score(shared)))
+    drawn = [
+        torch.cat(CRITERIA["random"].score(Sight(one.model, one.groups, one.inputs, one.labels, seed)))
+        for seed in range(500)
+    ]
+    means = torch.stack(drawn).mean(0)  # uniform: 0.5 for every unit, with a spread of 0.013
+    assert bool(((means > 0.43) & (means < 0.57)).all())
+    assert bool(((torch.stack(drawn) >= 0) & (torch.stack(drawn) < 1)).all())
 
 
 def test_what_cannot_be_scored_is_said_in_one_line():
