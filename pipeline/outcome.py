@@ -333,7 +333,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             aside.rename(out / name)
             keep_timings(name, branch, out)
         _deliver_networks(road, out)
-        (out / report.EXPLANATION).unlink(missing_ok=True)  # it speaks of another run
+        for beside in (report.EXPLANATION, report.SENSITIVITY):  # they speak of another run
+            (out / beside).unlink(missing_ok=True)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)

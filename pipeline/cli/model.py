@@ -20,6 +20,9 @@ def sensitivity(
         list[float] | None, typer.Option(help="A share of each layer that goes; repeatable. Default: 0.25 0.5 0.75 0.9")
     ] = None,
     out: Annotated[Path, typer.Option(help="Draw the curves into this file.")] = Path("sensitivity.svg"),
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Show them in this finished run's report too.")
+    ] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -38,6 +41,8 @@ def sensitivity(
             write_whole(out, svg(found))
         except OSError as error:
             raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+        if run is not None:
+            curves.keep(found, run)
         if json_:
             console.print_json(found)
         else:
