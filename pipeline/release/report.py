@@ -57,7 +57,8 @@ class Try(_Record):
 
 
 class Stop(_Record):
-    """Where a pruning stopped, in the unit of what it stops at (`name`, a line of [prune]); `whole`: float's own."""
+    """Where a pruning stopped, in the unit of what it stops at (`name`, a line of [prune]); `whole`: the
+    unpruned network's own."""
 
     name: str
     limit: float

@@ -41,7 +41,7 @@ def test_widths_stop_and_what_stayed_whole_are_shown(tmp_path: Path) -> None:
     page = html.page(pruned({"faster": {"float": 1.5, "int8": 0.97}}), tmp_path)
     assert HOSTILE not in page
     assert re.search(r"<code>stem&lt;1&gt;</code></td><td>48</td><td>16</td><td>33\xa0%", page)
-    assert "stopped at 0.190\xa0ms, where 0.200\xa0ms were allowed; float takes 0.400\xa0ms" in page
+    assert "stopped at 0.190\xa0ms, where 0.200\xa0ms were allowed; unpruned it takes 0.400\xa0ms" in page
     assert "50\xa0%: 0.250\xa0ms, 40\xa0%: 0.190\xa0ms" in page
     assert "unpruned network&#39;s speed in float 1.50, int8 0.97" in page
     assert "<code>head</code> (10): its channels are" in page
@@ -60,7 +60,7 @@ def test_widths_stop_and_what_stayed_whole_are_shown(tmp_path: Path) -> None:
 def test_every_stop_has_its_unit(tmp_path: Path, name: str, reached: float, says: str) -> None:
     page = html.page(pruned({"stop": {"name": name, "limit": 2 * reached, "reached": reached}}, "prune"), tmp_path)
     assert says in page
-    assert "float takes" not in page
+    assert "unpruned it takes" not in page
 
 
 def test_a_run_without_pruning_has_no_such_part(tmp_path: Path) -> None:

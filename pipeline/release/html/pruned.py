@@ -47,7 +47,7 @@ def _says(cut: Pruning) -> list[str]:
 
 def _stopped(stop: Stop) -> str:
     show = UNITS[stop.name]
-    whole = f"; float takes {show(stop.whole)}" if stop.name in LATENCY and stop.whole is not None else ""
+    whole = f"; unpruned it takes {show(stop.whole)}" if stop.name in LATENCY and stop.whole is not None else ""
     return f"stopped at {show(stop.reached)}, where {show(stop.limit)} were allowed{whole}"
 
 
