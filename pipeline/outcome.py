@@ -345,9 +345,10 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
 
 def _deliver_networks(road: Road, out: Path) -> None:
-    """One network, or a folder with one for each target where they were pruned for it."""
-    models = {name: branch.network.model for name, branch in road.branches.items()} if parts(road.recipe) else {}
-    folders = models or {"": road.network.model}
+    """One network, or a folder with one for each target where they were pruned for it; none where that failed."""
+    own = {name: branch.network for name, branch in road.branches.items()} if parts(road.recipe) else {}
+    made = {name: network.model for name, network in own.items() if network is not road.network}
+    folders = made if own else {"": road.network.model}
     if not any(folders.values()):
         return
     aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"

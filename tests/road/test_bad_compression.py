@@ -171,6 +171,15 @@ def test_one_line_its_exit_code_and_nothing_half_written(tmp_path: Path, name: s
     assert list((tmp_path / ".deploy").glob("building/*")) == []
 
 
+def test_a_target_whose_pruning_fails_gets_no_network(tmp_path: Path) -> None:
+    folder = made(tmp_path, "build")
+    done = folder.deploy("--target", "onnxruntime", "--set", "prune.latency_ms=1e-6", "--set", "prune.precision=float")
+    assert done.returncode == 2, done.stderr
+    assert "prune.latency_ms = 1e-06 cannot be met: the nearest of" in done.stderr
+    assert not (tmp_path / "deploy-out" / "pytorch").exists()
+    assert not (tmp_path / "deploy-out" / "onnxruntime").exists()
+
+
 @pytest.mark.parametrize("net", ["in_place", "compiled"])
 def test_operations_in_place_and_compiled_modules_are_cut_like_others(tmp_path: Path, net: str) -> None:
     exit_code, errors = run(made(tmp_path, net), [])
