@@ -33,16 +33,20 @@ def sensitivity(
         from pipeline import sensitivity as curves
         from pipeline.console import sensitivity as shown
         from pipeline.outcome import write_whole
+        from pipeline.release import report as reports
         from pipeline.release.html.curves import svg
 
+        asked = recipes.load(recipe, set_ or ())
+        if run is not None:
+            reports.read(run)  # before the work: is there one?
         with console.listener(verbose, False) as emit:
-            found = curves.measure(recipes.load(recipe, set_ or ()), ratio or curves.RATIOS, emit=emit)
+            found = curves.measure(asked, ratio or curves.RATIOS, emit=emit)
+        if run is not None:
+            curves.keep(found, run)
         try:
             write_whole(out, svg(found))
         except OSError as error:
             raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
-        if run is not None:
-            curves.keep(found, run)
         if json_:
             console.print_json(found)
         else:

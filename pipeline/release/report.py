@@ -57,8 +57,7 @@ class Try(_Record):
 
 
 class Stop(_Record):
-    """Where a pruning stopped, in the unit of what it stops at (`name`, a line of [prune]); `whole`: the
-    unpruned network's own."""
+    """Where a pruning stopped, in the unit of what it stops at (`name`, a line of [prune]); `whole`: all unpruned."""
 
     name: str
     limit: float

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pipeline.release import html
 from pipeline.release.report import SENSITIVITY
@@ -99,6 +101,24 @@ def test_what_was_pruned_and_what_layers_can_spare_fit(chromium: Browser, tmp_pa
     assert lengths == sorted(lengths)
     assert chromium.ask("document.querySelectorAll('.spark .curve').length") == 2
     assert chromium.ask("document.querySelector('.spark .curve').getBoundingClientRect().height") > 5
+
+
+def test_curves_join_the_report_of_their_own_float_model_only(finished: Folder, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "bars")
+    shutil.copytree(finished.path, folder.path)
+    done = folder.deploy("sensitivity", "--ratio", "0.5", "--run", "deploy-out")
+    assert done.returncode == 0, done.stderr
+    page = (folder.path / "deploy-out" / "report.html").read_text()
+    assert "What each layer can spare" in page
+    (folder.path / "sensitivity.svg").unlink()
+    weights = load_file(folder.path / "float.safetensors")
+    save_file({name: value * 0.9 for name, value in weights.items()}, folder.path / "other.safetensors")
+    other = folder.deploy(
+        "sensitivity", "--ratio", "0.5", "--run", "deploy-out", "--set", "checkpoint=other.safetensors"
+    )
+    assert other.returncode == 2
+    assert "began from another float model than bars here" in other.stderr
+    assert not (folder.path / "sensitivity.svg").exists()
 
 
 def test_the_forms_are_made_again_from_what_was_delivered(finished: Folder, tmp_path: Path) -> None:
