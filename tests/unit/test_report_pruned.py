@@ -45,6 +45,7 @@ def test_widths_stop_and_what_stayed_whole_are_shown(tmp_path: Path) -> None:
     assert "50\xa0%: 0.250\xa0ms, 40\xa0%: 0.190\xa0ms" in page
     assert "unpruned network&#39;s speed in float 1.50, int8 0.97" in page
     assert "<code>head</code> (10): its channels are" in page
+    assert page.count("#pruned") == 1
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_every_stop_has_its_unit(tmp_path: Path, name: str, reached: float, says
 
 def test_a_run_without_pruning_has_no_such_part(tmp_path: Path) -> None:
     page = html.page(record(), tmp_path)
-    assert "What was pruned" not in page
+    assert "#pruned" not in page
     assert "What each layer can spare" not in page
 
 
