@@ -336,7 +336,8 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             aside.rename(out / name)
             keep_timings(name, branch, out)
         _deliver_networks(road, out)
-        (out / report.EXPLANATION).unlink(missing_ok=True)  # it speaks of another run
+        for beside in (report.EXPLANATION, report.SENSITIVITY):  # they speak of another run
+            (out / beside).unlink(missing_ok=True)
         for file in {out / report.FILE, report_file or out / report.FILE}:
             write_whole(file, result.to_json())
         render(result, out)
@@ -347,9 +348,10 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
 
 
 def _deliver_networks(road: Road, out: Path) -> None:
-    """One network, or a folder with one for each target where they were pruned for it."""
-    models = {name: branch.network.model for name, branch in road.branches.items()} if parts(road.recipe) else {}
-    folders = models or {"": road.network.model}
+    """One network, or a folder with one for each target where they were pruned for it; none where that failed."""
+    own = {name: branch.network for name, branch in road.branches.items()} if parts(road.recipe) else {}
+    made = {name: network.model for name, network in own.items() if network is not road.network}
+    folders = made if own else {"": road.network.model}
     if not any(folders.values()):
         return
     aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"

@@ -24,6 +24,8 @@ from pipeline.worker import invoke, run_isolated
 
 OURS = Path(__file__).resolve().parent.parent
 OUR_PACKAGES = ("pipeline", "targets", "calibration")
+PRUNINGS = ("prune", "prune-measured")  # their rows say what went
+PRUNED = ("layers", "kept", "stop", "faster")
 
 
 @dataclass
@@ -87,7 +89,8 @@ class Runner:
             "cached": cached,
             **{name: artifact.metadata.get(name) for name in ("metric", "params", "macs")},
         }
-        self.rows.append(row)
+        cut = {name: artifact.metadata[name] for name in PRUNED if name in artifact.metadata}
+        self.rows.append(row | ({"pruning": cut} if stage in PRUNINGS else {}))
         self.emit({"event": "done", **event, **row, "metadata": dict(artifact.metadata)})
         return artifact
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipeline import road
+from pipeline import outcome, road
 from pipeline.api import runner_of
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe
+from pipeline.release import report as reports
 from pipeline.stages import Emit, silent
 from pipeline.store import Store
 
@@ -38,4 +41,15 @@ def measure(recipe: Recipe, ratios: Sequence[float], store: Store | None = None,
     }
     inputs = {"model": travelled.floating, "data": travelled.data}
     found = runner.do("sensitivity", inputs, settings, branches=recipe.targets)
-    return {"name": recipe.name, "metric_name": recipe.task.metric, **settings, **found.metadata}
+    told = {"name": recipe.name, "metric_name": recipe.task.metric, "float_key": travelled.floating.key}
+    return {**told, **settings, **found.metadata}
+
+
+def keep(found: Mapping[str, Any], run: Path) -> None:
+    """Put curves into a finished run's report. Raises UsageError where they are those of another float model."""
+    report = reports.read(run)
+    if found["float_key"] not in {row.key for row in report.stages}:
+        raise UsageError(f"the run at {run} began from another float model than {found['name']} here: run it again")
+    folder = run if run.is_dir() else run.parent
+    outcome.write_whole(folder / reports.SENSITIVITY, json.dumps(found, indent=1) + "\n")
+    outcome.render(report, folder)

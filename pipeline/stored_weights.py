@@ -12,21 +12,22 @@ import numpy.typing as npt
 from pipeline.compression import codebook, storage
 from pipeline.errors import UsageError
 from pipeline.models import WEIGHTS
-from pipeline.store import Store
+from pipeline.outcome import PYTORCH
+from pipeline.release import report
 
 Array = npt.NDArray[Any]
 LEVELS: dict[str, Callable[[Array, int], Array]] = {"kmeans": codebook.kmeans, "power2": codebook.powers_of_two}
 
 
-def read(path: Path, store: Store) -> dict[str, Array]:
-    """Tensor name -> array: of a checkpoint, of a packed file, or of the last model that a finished run trained.
+def read(path: Path) -> dict[str, Array]:
+    """Tensor name -> array: of a checkpoint, of a packed file, or of the network that a finished run delivered.
 
-    Raises UsageError when there are no weights at `path`.
+    Raises UsageError when there are no weights at `path`, or several networks.
     """
     from pipeline.stages import load
 
     if path.is_dir():
-        path = _of_run(path, store)
+        path = _of_run(path)
     if path.is_file() and path.read_bytes()[: len(storage.MAGIC)] == storage.MAGIC:
         return storage.unpack(path.read_bytes(), str(path))
     return {name: tensor.detach().numpy() for name, tensor in load.read(path).items()}
@@ -85,18 +86,15 @@ def saves() -> dict[str, dict[str, str]]:
     return dict.fromkeys(registry.names(), sparse | both)
 
 
-def _of_run(folder: Path, store: Store) -> Path:
-    from pipeline.release import report
-
-    if (folder / WEIGHTS).is_file():
-        return folder / WEIGHTS
-    for row in reversed(report.read(folder).stages):
-        artifact = store.get(row.key)
-        if artifact is not None and (artifact.path / WEIGHTS).is_file():
-            return artifact.path / WEIGHTS
-    raise UsageError(
-        f"{folder}: the weights of this run are not in the store {store.root} any more: run 'deploy' again"
-    )
+def _of_run(folder: Path) -> Path:
+    found = [file for file in (folder / WEIGHTS, *sorted(folder.glob(f"{PYTORCH}/**/{WEIGHTS}"))) if file.is_file()]
+    if not found:
+        report.read(folder)  # says where there is no run
+        raise UsageError(f"{folder}: this run delivered no network: run 'deploy' again, or name a checkpoint")
+    if len(found) > 1:
+        names = ", ".join(str(file.parent) for file in found)
+        raise UsageError(f"{folder} holds a network for each target: name one of {names}")
+    return found[0]
 
 
 def _levels(text: str) -> Callable[[Array], Array]:

@@ -91,11 +91,11 @@ def stored(model: Path, int8: bool, levels: str | None, out: Path | None, json_:
     """What `deploy storage` and `deploy inspect --storage` say."""
     import dataclasses
 
-    from pipeline import api, console, stored_weights
+    from pipeline import console, stored_weights
     from pipeline.compression import storage as formats
     from pipeline.errors import UsageError
 
-    weights, sqnr_db = stored_weights.reshape(stored_weights.read(model, api.default_store()), levels, int8)
+    weights, sqnr_db = stored_weights.reshape(stored_weights.read(model), levels, int8)
     rows = stored_weights.rows(weights)
     if out is not None:
         try:

@@ -20,6 +20,9 @@ def sensitivity(
         list[float] | None, typer.Option(help="A share of each layer that goes; repeatable. Default: 0.25 0.5 0.75 0.9")
     ] = None,
     out: Annotated[Path, typer.Option(help="Draw the curves into this file.")] = Path("sensitivity.svg"),
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Show them in this finished run's report too.")
+    ] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -30,10 +33,16 @@ def sensitivity(
         from pipeline import sensitivity as curves
         from pipeline.console import sensitivity as shown
         from pipeline.outcome import write_whole
+        from pipeline.release import report as reports
         from pipeline.release.html.curves import svg
 
+        asked = recipes.load(recipe, set_ or ())
+        if run is not None:
+            reports.read(run)  # before the work: is there one?
         with console.listener(verbose, False) as emit:
-            found = curves.measure(recipes.load(recipe, set_ or ()), ratio or curves.RATIOS, emit=emit)
+            found = curves.measure(asked, ratio or curves.RATIOS, emit=emit)
+        if run is not None:
+            curves.keep(found, run)
         try:
             write_whole(out, svg(found))
         except OSError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression.sight import Sight, gradients, trainable
-from pipeline.compression.structure import Group, Member
+from pipeline.compression.structure import Group, Member, grouped
 
 BINS = 32
 
@@ -103,7 +103,10 @@ def _sites(group: Group, reads: Reads) -> Iterator[tuple[Member, Tensor]]:
 
 def _per_unit(model: nn.Module, group: Group, member: Member, tensor: Tensor) -> Tensor:
     """The tensor that a layer reads as [width, positions]: every value of each unit of the group."""
-    last = isinstance(model.get_submodule(member.module), (nn.Linear, nn.RNNBase))
+    module = model.get_submodule(member.module)
+    last = isinstance(module, (nn.Linear, nn.RNNBase))
+    if grouped(module):  # a unit is one channel of each convolution group
+        tensor = tensor.reshape(len(tensor), module.groups, -1, *tensor.shape[2:]).transpose(1, 2)
     rows = tensor.movedim(-1 if last else 1, 0)[list(member.channels)].reshape(len(member.channels), -1)
     # Several channels of one unit (flattened maps) stand one after another once they are sorted by unit.
     order = torch.tensor(member.roots).argsort(stable=True)

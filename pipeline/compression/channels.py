@@ -19,6 +19,8 @@ from pipeline.compression import heads, structure
 from pipeline.compression.structure import Group, Kept, Member, layouts, width
 from pipeline.errors import UsageError
 
+Lost = dict[tuple[str, str], dict[int, int]]  # (layer, axis) -> its channel: the unit that takes it along
+
 
 def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], list[Kept]]:
     """The groups that can be cut, and those that cannot with the reason. `example`: real inputs, each [n, ...].
@@ -147,7 +149,8 @@ def _group(found: Any, is_out: Callable[[Any], bool], shared: set[int]) -> Group
     root = found[0].dep.target
     name, known = _layer(root), layouts(root.module)
     size = width(root.module, "out") if "out" in known else len(found[0].idxs)
-    lost: dict[tuple[str, str], dict[int, int]] = {}  # a normalisation is met from both sides, so members are merged
+    lost: Lost = {}  # a normalisation is met from both sides, so members are merged
+    grouped: dict[tuple[str, str], nn.modules.conv._ConvNd] = {}
     for item in found:
         module = item.dep.target.module
         if isinstance(module, nn.Parameter):
@@ -163,8 +166,30 @@ def _group(found: Any, is_out: Callable[[Any], bool], shared: set[int]) -> Group
         if any(id(parameter) in shared for parameter in module.parameters(recurse=False)):
             return Kept(name, size, f"it reaches '{layer}', which shares a parameter with another layer")
         lost.setdefault((layer, axis), {}).update(zip(item.idxs, item.root_idxs, strict=True))
+        if structure.grouped(module):
+            grouped[layer, axis] = module
+    for (layer, axis), conv in grouped.items():
+        each = (conv.in_channels if axis == "in" else conv.out_channels) // conv.groups
+        if len(lost[layer, axis]) < each * conv.groups:
+            return Kept(name, size, f"the groups of convolution '{layer}' read it and something else")
+        lost = _tied(lost, (layer, axis), each)
+        size = len(set(lost[layer, axis].values()))
+        if axis == "in":  # columns of the weight
+            lost[layer, axis] = {channel % each: unit for channel, unit in lost[layer, axis].items()}
     members = (Member(layer, axis, *zip(*sorted(pairs.items()), strict=True)) for (layer, axis), pairs in lost.items())
     return Group(name, size, tuple(members))
+
+
+def _tied(lost: Lost, conv: tuple[str, str], each: int) -> Lost:
+    """The same with fewer units: the channels of one convolution that are `each` apart go together, so that its groups
+    stay equally wide.
+    """
+    first = {root: root for pairs in lost.values() for root in pairs.values()}
+    for column in range(each):
+        alike = {first[root] for channel, root in lost[conv].items() if channel % each == column}
+        first = {root: min(alike) if now in alike else now for root, now in first.items()}
+    number = {root: unit for unit, root in enumerate(sorted(set(first.values())))}
+    return {key: {channel: number[first[root]] for channel, root in pairs.items()} for key, pairs in lost.items()}
 
 
 def _layer(node: Any) -> str:

@@ -68,6 +68,8 @@ def _group(model: nn.Module, name: str, layer: nn.RNNBase, example: Sequence[Ten
         roots = tuple(root for direction in below for root in direction)
         members.append(Member(name, f"in l{number}", tuple(range(len(roots))), roots))
     for (reader, axis), units in _readers(model, layer, example, len(places)).items():
+        if structure.grouped(model.get_submodule(reader)):
+            raise _RefusedError(f"'{reader}' reads it in groups")
         if any(id(parameter) in shared for parameter in model.get_submodule(reader).parameters(recurse=False)):
             raise _RefusedError(f"it reaches '{reader}', which shares a parameter with another layer")
         roots = tuple(rank[unit // size][unit % size] for unit in units.values())

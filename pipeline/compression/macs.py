@@ -41,7 +41,8 @@ def _conv(module: Any, inputs: tuple[Any, ...], output: Any) -> list[Part]:
     # Every input value meets the whole kernel of a transposed convolution; every output value that of a plain one.
     values = inputs[0].numel() if module.transposed else output.numel()
     fan = module.out_channels if module.transposed else module.in_channels
-    axes = ("in", "out") if module.groups == 1 else ("through",)
+    depthwise = 1 < module.groups == module.in_channels == module.out_channels
+    axes = ("through",) if depthwise else ("in", "out")
     return [(values * (fan // module.groups) * math.prod(module.kernel_size), axes)]
 
 

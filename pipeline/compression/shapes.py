@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.compression.macs import Layer
-from pipeline.compression.structure import Group, layouts
+from pipeline.compression.structure import Group, grouped, layouts
 
 ALIGNMENTS = (1, 4, 8, 16, 32)
 SHAPES = 4  # timed a network: the ones with most MACs; others take what the most alike says
@@ -80,7 +80,8 @@ def of_groups(
     model: nn.Module, groups: Sequence[Group], layers: Sequence[Layer], seen: Mapping[str, Tensor]
 ) -> list[Shape | None]:
     """The shape of the layer with most MACs among those that make or read each group's units; None where that is no
-    convolution or linear layer (recurrent layers, heads). `seen`: each layer's output, [n, ...].
+    convolution or linear layer (recurrent layers, heads), or one of them is a convolution in groups. `seen`: each
+    layer's output, [n, ...].
     """
     macs = {layer.name: layer.macs for layer in layers}
     found: list[Shape | None] = []
@@ -90,6 +91,9 @@ def of_groups(
             for member in group.members
             if layouts(model.get_submodule(member.module))[member.axis].role != "passes"
         }
+        if any(grouped(model.get_submodule(name)) for name in names):  # a unit is several channels
+            found.append(None)
+            continue
         heavy = max(sorted(names), key=lambda name: macs.get(name, 0))
         module = model.get_submodule(heavy)
         if isinstance(module, nn.Linear):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,14 @@ TOLERANCE = 1e-4  # of the largest output: between removing and zeroing, float n
 class Layout:
     """Where a layer keeps the channels of one axis: (tensor, dim) pairs, weight first, and its width's attributes.
 
-    The first attribute is the width, the others may be multiples of it.
+    `multiples`: attributes that are multiples of the width, which is the first tensor's own where `widths` is empty.
     `role`: whether the layer makes the channels, reads them, or lets them through.
     """
 
     tensors: tuple[tuple[str, int], ...]
     widths: tuple[str, ...]
     role: Literal["makes", "reads", "passes"] = "passes"
+    multiples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ _CONV = {
     "out": Layout((("weight", 0), ("bias", 0)), ("out_channels",), "makes"),
     "in": Layout((("weight", 1),), ("in_channels",), "reads"),
 }
+# Channels that are read are columns here: one channel of each convolution group at once, since all have equally many.
+_GROUPED = _CONV | {"in": Layout((("weight", 1),), (), "reads", ("in_channels",))}
 _TRANSPOSED = {
     "out": Layout((("weight", 1), ("bias", 0)), ("out_channels",), "makes"),
     "in": Layout((("weight", 0),), ("in_channels",), "reads"),
@@ -103,8 +106,9 @@ def layouts(module: nn.Module) -> Mapping[str, Layout]:
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.groups == 1:
             return _TRANSPOSED if module.transposed else _CONV
-        depthwise = module.groups == module.in_channels == module.out_channels
-        return _DEPTHWISE if depthwise else {}
+        if module.groups == module.in_channels == module.out_channels:
+            return _DEPTHWISE
+        return _GROUPED if grouped(module) else {}
     if type(module) is nn.Linear:
         return _LINEAR
     if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)):
@@ -114,8 +118,15 @@ def layouts(module: nn.Module) -> Mapping[str, Layout]:
     if isinstance(module, nn.RNNBase):
         return _recurrent(module)
     if heads := head_attribute(module):
-        return {"heads": Layout((), (heads, *(name for name in HEADS_WIDTHS if hasattr(module, name))))}
+        return {"heads": Layout((), (heads,), multiples=tuple(name for name in HEADS_WIDTHS if hasattr(module, name)))}
     return {}
+
+
+def grouped(module: nn.Module) -> TypeGuard[nn.modules.conv._ConvNd]:
+    """A convolution in groups, each of which reads several channels."""
+    return (
+        isinstance(module, nn.modules.conv._ConvNd) and not module.transposed and 1 < module.groups < module.in_channels
+    )
 
 
 def head_attribute(module: nn.Module) -> str:
@@ -270,9 +281,10 @@ def apply(model: nn.Module, edits: Iterable[Edit]) -> None:
             if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
                 cut = cut.contiguous(memory_format=torch.channels_last)  # the user's choice, which trains faster
             setattr(module, name, nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut)
-        for index, attribute in enumerate(layout.widths):  # the first is the width, the others are multiples of it
-            times = getattr(module, attribute) // edit["width"] if index else 1
-            setattr(module, attribute, times * len(keep))
+        for attribute in layout.widths:
+            setattr(module, attribute, len(keep))
+        for attribute in layout.multiples:
+            setattr(module, attribute, getattr(module, attribute) // edit["width"] * len(keep))
 
 
 def replay(model: nn.Module, steps: Edits, where: str) -> None:

@@ -173,7 +173,8 @@ def fit(
     `zeros` names parameters whose zeros stay zero; `beside` are trained along and not kept (a distillation's adapters).
     `scratch`: a folder where every epoch is kept, so that a killed training goes on to the same result. Under torchrun
     every process must call this alike (`parallel`).
-    Raises StageError when the loss is not finite; the best weights so far are then kept in `scratch`.
+    Raises StageError when the loss is not finite; the best weights so far are then kept in `scratch`. Raises UsageError
+    when it has no gradient.
     """
     train, selection = load_split(data, "train"), load_split(data, "selection")
     labels, shuffle = torch.from_numpy(train.labels), np.random.default_rng(seed)
@@ -195,7 +196,13 @@ def fit(
         for batch, start in enumerate(starts):
             index = order[start : start + plan.batch_size]
             inputs = tuple(values[own] for values in _inputs(train, index, augment, shuffle, stage))
-            value = loss(learner.forward(inputs), labels[index[own]], index[own], inputs) + learner.penalty()
+            lost = loss(learner.forward(inputs), labels[index[own]], index[own], inputs)
+            if not lost.requires_grad:
+                raise UsageError(
+                    f"{stage}: the loss has no gradient: the model detaches its outputs, runs under no_grad, or has "
+                    f"nothing that requires one; change that, or leave {stage} out"
+                )
+            value = lost + learner.penalty()
             parallel.average([mean := value.detach().clone()])
             amount = mean.item()
             if not math.isfinite(amount):

@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 
 FILE = "report.json"
 EXPLANATION = "explain.json"  # beside it, from `deploy explain`
+SENSITIVITY = "sensitivity.json"  # beside it, from `deploy sensitivity --run`
 
 VerdictName = Literal["pass", "fail", "inconclusive"]
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
@@ -32,6 +33,48 @@ class Float(_Record):
     groups: dict[str, float] = {}
 
 
+class CutRow(_Record):
+    """Units of one group (or blocks: 1 or 0; or weights that are not zero) before and after a pruning."""
+
+    name: str
+    before: int
+    after: int
+
+
+class KeptRow(_Record):
+    """What a pruning left whole, and why."""
+
+    name: str
+    width: int
+    reason: str
+
+
+class Try(_Record):
+    """At this share of the MACs, what is stopped at came to `value`."""
+
+    share: float
+    value: float
+
+
+class Stop(_Record):
+    """Where a pruning stopped, in the unit of what it stops at (`name`, a line of [prune]); `whole`: all unpruned."""
+
+    name: str
+    limit: float
+    reached: float
+    whole: float | None = None
+    tries: list[Try] = []
+
+
+class Pruning(_Record):
+    """What a pruning took out. `faster`: precision -> how many times unpruned speed, where widths were measured."""
+
+    layers: list[CutRow]
+    kept: list[KeptRow] = []
+    stop: Stop | None = None
+    faster: dict[str, float] = {}
+
+
 class StageRow(_Record):
     """One stage of the run. `metric`: top-1 accuracy on the selection split, where the stage has one."""
 
@@ -43,6 +86,7 @@ class StageRow(_Record):
     metric: float | None = None
     params: int | None = None
     macs: int | None = None
+    pruning: Pruning | None = None
 
 
 class Interval(_Record):

@@ -4,13 +4,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from pipeline import api, recipe
+from pipeline.cli import app
 from pipeline.store import Store
 
 ROOT = Path(__file__).parents[2]
-ROWS = re.findall(r"^\| ([PDQ]\d+) \| (.+?) \| (.+) \| `(\S+?)::(\S+?)` \|$", (ROOT / "README.md").read_text(), re.M)
+ROWS = re.findall(r"^\| ([PDQ]\d+) \| (.+?) \| (.+) \| (`\S+?::.+`) \|$", (ROOT / "README.md").read_text(), re.M)
 
 NET = """
 import torch
@@ -98,7 +102,7 @@ def lines(cell: str) -> list[str]:
 def cases() -> list[tuple[str, list[str]]]:
     """(row, overrides): lines that go together are one case; several values of one key are one each."""
     found = []
-    for row, method, cell, _, _ in ROWS:
+    for row, method, cell, _ in ROWS:
         given = lines(cell)
         if row.startswith("Q2") or not given or any(line.startswith("train.start") for line in given):
             continue  # calibration's; commands; another run's network
@@ -112,10 +116,28 @@ def cases() -> list[tuple[str, list[str]]]:
 
 def test_the_table_names_every_row_of_the_catalogue_and_tests_that_exist() -> None:
     assert {row for row, *_ in ROWS} >= {*(f"P{n}" for n in range(1, 14)), "D1", "D2", "D3", "Q3", "Q4"}
-    for _, method, _, file, test in ROWS:
-        paths = list((ROOT / "tests").rglob(file))
-        assert paths, method
-        assert any(f"def {test}(" in path.read_text() for path in paths), test
+    for _, method, _, cell in ROWS:
+        file, tests = "", 0
+        for name in re.findall(r"`(\S+?)`", cell):  # file::test, or another test of the file before
+            file, _, test = name.rpartition("::") if "::" in name else (file, "", name)
+            paths = list((ROOT / "tests").rglob(file))
+            assert any(f"def {test}(" in path.read_text() for path in paths), name
+            tests += 1
+        assert tests, method
+
+
+COMMANDS = [
+    command for _, _, cell, _ in ROWS for command in re.findall(r"`(deploy storage[^`]*|--levels [^`]*)`", cell)
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_of_a_row_runs(command: str, tmp_path: Path) -> None:
+    save_file({"a.weight": np.random.default_rng(0).normal(size=(40, 30)).astype("f4")}, tmp_path / "m.safetensors")
+    words = ["storage", str(tmp_path / "m.safetensors"), *re.findall(r"--\S+ \S+", command)[:1]]
+    done = CliRunner().invoke(app, " ".join(words).split())
+    assert done.exit_code == 0, done.output
+    assert "a.weight" in done.stdout
 
 
 @pytest.fixture(scope="module")

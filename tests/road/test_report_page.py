@@ -1,16 +1,21 @@
 """`report.html` in headless Chromium, as wide as a desk's and a phone's, in light and in dark."""
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pipeline.release import html
+from pipeline.release.report import SENSITIVITY
 from tests.browser import CHROMIUM, Browser, browser
 from tests.road.newcomer import Folder
 from tests.unit.test_report_forms import HOSTILE, N, deliver, record
+from tests.unit.test_report_pruned import FOUND, pruned
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +83,42 @@ def test_pictures_of_flipped_samples_show(chromium: Browser, tmp_path: Path, sha
     assert chromium.ask("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert chromium.ask("document.documentElement.scrollWidth") <= 390
     assert HOSTILE in chromium.ask("document.getElementById('verdict').innerText")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_was_pruned_and_what_layers_can_spare_fit(chromium: Browser, tmp_path: Path, width: int) -> None:
+    deep = [{"name": f"stages.{k}.blocks.0.attention.projection", "before": 512, "after": 40 + k} for k in range(20)]
+    (tmp_path / SENSITIVITY).write_text(json.dumps(FOUND))
+    file = tmp_path / "report.html"
+    file.write_text(html.page(pruned({"layers": deep}), tmp_path))
+    chromium.open(file.as_uri(), width)
+    assert chromium.complaints() == []
+    assert chromium.ask("document.documentElement.scrollWidth") <= width
+    assert chromium.ask("document.querySelectorAll('.widths tbody tr').length") == 20
+    bars = "[...document.querySelectorAll('.widths .fill')].map(bar => bar.getBoundingClientRect().width)"
+    lengths = chromium.ask(bars)
+    assert all(length > 0 for length in lengths)
+    assert lengths == sorted(lengths)
+    assert chromium.ask("document.querySelectorAll('.spark .curve').length") == 2
+    assert chromium.ask("document.querySelector('.spark .curve').getBoundingClientRect().height") > 5
+
+
+def test_curves_join_the_report_of_their_own_float_model_only(finished: Folder, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "bars")
+    shutil.copytree(finished.path, folder.path)
+    done = folder.deploy("sensitivity", "--ratio", "0.5", "--run", "deploy-out")
+    assert done.returncode == 0, done.stderr
+    page = (folder.path / "deploy-out" / "report.html").read_text()
+    assert "What each layer can spare" in page
+    (folder.path / "sensitivity.svg").unlink()
+    weights = load_file(folder.path / "float.safetensors")
+    save_file({name: value * 0.9 for name, value in weights.items()}, folder.path / "other.safetensors")
+    other = folder.deploy(
+        "sensitivity", "--ratio", "0.5", "--run", "deploy-out", "--set", "checkpoint=other.safetensors"
+    )
+    assert other.returncode == 2
+    assert "began from another float model than bars here" in other.stderr
+    assert not (folder.path / "sensitivity.svg").exists()
 
 
 def test_the_forms_are_made_again_from_what_was_delivered(finished: Folder, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def test_a_student_learns_from_two_teachers_and_a_changed_student_learns_anew(fo
 def test_what_was_delivered_starts_another_training(finished: Folder, folder: Folder) -> None:
     delivered = finished.path / "deploy-out" / "pytorch"
     assert json.loads((delivered / "edits.json").read_text())["steps"]
+    stored = json.loads(finished.deploy("storage", "deploy-out", "--json", DEPLOY_STORE="nowhere").stdout)
+    assert {row["name"] for row in stored["tensors"]} == set(load_file(delivered / "weights.safetensors"))
     recipe = folder.path / "deploy.toml"
     text = recipe.read_text().replace('checkpoint = "float.safetensors"\n', "")
     recipe.write_text(text + f'\n[train]\nepochs = 1\nlr = 1e-4\nstart = "{delivered}"\nfresh = ["11"]\n')

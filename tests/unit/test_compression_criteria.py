@@ -46,6 +46,17 @@ class Steps(nn.Module):
         return self.head(self.gru(torch.relu(self.a(x.transpose(1, 2))))[0][:, -1])
 
 
+class Parts(nn.Module):
+    """A convolution in two groups: what it reads goes in pairs, and so does what it makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.mid, self.head = nn.Conv1d(2, 6, 1), nn.Conv1d(6, 8, 3, padding=1, groups=2), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.mid(torch.relu(self.stem(x)))).mean(2))
+
+
 def seen(kind=Net, n=40, seed=0):
     torch.manual_seed(seed)
     model = kind()
@@ -89,7 +100,7 @@ def mean_loss(sight, model=None):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in (Net, Steps) for name in CRITERIA if (kind, name) != (Steps, "bn_scale")],
+    [(kind, name) for kind in (Net, Steps, Parts) for name in CRITERIA if kind is Net or name != "bn_scale"],
 )
 def test_every_criterion_scores_every_unit_and_leaves_the_model_as_it_was(name, kind):
     sight = seen(kind)
@@ -107,7 +118,7 @@ def test_every_criterion_scores_every_unit_and_leaves_the_model_as_it_was(name, 
     assert all(torch.equal(a, b) for a, b in zip(scores, again, strict=True))
 
 
-@pytest.mark.parametrize("kind", [Net, Plain, Steps])
+@pytest.mark.parametrize("kind", [Net, Plain, Steps, Parts])
 def test_contribution_is_the_loss_after_real_removal(kind):
     sight = seen(kind)
     scores = ablation.contribution(sight)
@@ -119,9 +130,10 @@ def test_contribution_is_the_loss_after_real_removal(kind):
             assert values[unit].item() == pytest.approx(expected.item(), abs=2e-6)
 
 
+@pytest.mark.parametrize("kind", [Net, Parts])
 @pytest.mark.parametrize("name", ["weight_gradient", "obd"])
-def test_sums_over_samples_are_those_of_autograd_one_sample_at_a_time(name):
-    sight = seen()
+def test_sums_over_samples_are_those_of_autograd_one_sample_at_a_time(name, kind):
+    sight = seen(kind)
     totals = {p: torch.zeros_like(p) for p in sight.model.parameters()}
     for i in range(len(sight.labels)):
         sight.model.zero_grad()
@@ -219,6 +231,14 @@ def test_activation_sparsity_and_entropy_are_their_definitions():
         counts = torch.histc(second[unit], 32, second[unit].min().item(), second[unit].max().item())
         shares = [c / counts.sum().item() for c in counts.tolist() if c]
         assert bits.item() == pytest.approx(-sum(s * math.log2(s) for s in shares), abs=0.02)
+
+
+def test_activations_of_one_unit_are_a_channel_of_each_convolution_group():
+    sight = seen(Parts)
+    with torch.no_grad():
+        read = torch.relu(sight.model.stem(sight.inputs[0])) > 0  # [n, 6, 8], read three by three
+    expected = torch.stack([read[:, [unit, unit + 3]].float().mean() for unit in range(3)])
+    torch.testing.assert_close(CRITERIA["activation_sparsity"].score(sight)[group_of(sight, "stem")], expected)
 
 
 def test_a_dead_unit_goes_first_by_every_criterion_of_activations():
@@ -340,10 +360,18 @@ def test_l0_counts_weights():
     assert counts.tolist() == [full, full - 12, full, full, full]
 
 
-def test_random_depends_on_the_seed_alone():
-    sight = seen()
-    other = Sight(sight.model, sight.groups, sight.inputs, sight.labels, seed=1)
-    assert not torch.equal(CRITERIA["random"].score(sight)[0], CRITERIA["random"].score(other)[0])
+def test_random_depends_on_the_seed_and_nothing_else():
+    one, other = seen(), seen(seed=1)  # other weights, samples and labels
+    shared = Sight(other.model, one.groups, other.inputs, other.labels)
+    first = CRITERIA["random"].score(one)
+    assert all(map(torch.equal, first, CRITERIA["random"].score(shared)))
+    drawn = [
+        torch.cat(CRITERIA["random"].score(Sight(one.model, one.groups, one.inputs, one.labels, seed)))
+        for seed in range(500)
+    ]
+    means = torch.stack(drawn).mean(0)  # uniform: 0.5 for every unit, with a spread of 0.013
+    assert bool(((means > 0.43) & (means < 0.57)).all())
+    assert bool(((torch.stack(drawn) >= 0) & (torch.stack(drawn) < 1)).all())
 
 
 def test_what_cannot_be_scored_is_said_in_one_line():

@@ -115,7 +115,7 @@ def made(name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_pruned_equals_the_original_whose_heads_say_nothing(name):
+def test_pruned_equals_the_original_whose_heads_and_mlp_units_say_nothing(name):
     model, x = made(name)
     with torch.no_grad():
         original = model(x)
@@ -126,13 +126,22 @@ def test_pruned_equals_the_original_whose_heads_say_nothing(name):
     attentions = [group for group in groups if group.width == HEADS]
     assert len(attentions) == 2
     assert not [one for one in kept if "attn" in one.name]
-    removed = list(zip(attentions, ([1, 2], [3]), strict=True))
+    wide = [group for group in groups if group.width == 48]
+    assert len(wide) == (2 if "Encoder" in name else 1)
+    removed = [*zip(attentions, ([1, 2], [3]), strict=True), *((group, [0, 7, 30]) for group in wide)]
     edits = structure.edits_for(model, removed)
     cut = copy.deepcopy(model)
     structure.apply(cut, edits)
 
-    # Independent of the edits' rows: silence the heads where they lie side by side, before the last projection.
-    for group, gone in removed:
+    # Independent of the edits' rows: silence the heads where they lie side by side, before the last projection, and
+    # what the second layer of an MLP reads.
+    for group, gone in removed[2:]:
+        second = next(member.module for member in group.members if member.axis == "in")
+        mask = torch.ones(48)
+        mask[gone] = 0
+        model.get_submodule(second).register_forward_pre_hook(lambda module, args, mask=mask: (args[0] * mask,))
+        assert cut.get_submodule(second).in_features == 45
+    for group, gone in removed[:2]:
         module = model.get_submodule(group.name)
         reader = [layer for layer in module.children() if isinstance(layer, nn.Linear)][-1]
         mask = torch.ones(HEADS, EACH)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.compression import optimizers
@@ -56,7 +57,7 @@ def test_it_learns_and_always_the_same(place, change):  # noqa: F811
     assert digest(place / "first") != digest(place / "plain")
 
 
-def test_what_the_teacher_said_once_teaches_the_same(place):  # noqa: F811
+def test_a_frozen_teacher_in_eval_mode_says_the_same_once_or_in_every_batch(place):  # noqa: F811
     taught = do(train, place, "float", FLOAT)
     do(prune, place, "small", PRUNE, {"model": "float", "float": "float"})
     asked = do(soft_labels, place, "soft-labels", {}, {"teacher": "float"})
@@ -66,6 +67,11 @@ def test_what_the_teacher_said_once_teaches_the_same(place):  # noqa: F811
     told = do(distill, place, "anew", settings, inputs)
     assert do(distill, place, "done", settings, inputs | {"soft_labels": "soft-labels"}) == told
     assert digest(place / "anew") == digest(place / "done")
+    # Asked for every batch while the student trains, it says the same: its dropout is off, its statistics stay.
+    do(distill, place, "each", settings | {"augment": "net:same"}, inputs)
+    once, each = (load_file(place / name / "weights.safetensors") for name in ("anew", "each"))
+    for name, values in once.items():
+        torch.testing.assert_close(each[name], values, atol=1e-4, rtol=1e-4)
     # Batches that are changed are new to the teacher; its answers to the others are of no use then.
     changed = do(distill, place, "changed", settings | {"augment": "net:flip"}, inputs)
     assert changed["metric"] > 0.7

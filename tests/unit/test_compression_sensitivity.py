@@ -70,7 +70,11 @@ def test_the_picture_holds_a_line_a_layer_and_hostile_names():
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("--ratio", "1.5"), "--ratio 1.5: shares that go, above 0 and below 1"), ((), "no recipe at deploy.toml")],
+    [
+        (("--ratio", "1.5"), "--ratio 1.5: shares that go, above 0 and below 1"),
+        (("--run", "nowhere"), "no finished run at nowhere"),
+        ((), "no recipe at deploy.toml"),
+    ],
 )
 def test_what_cannot_be_asked_is_one_line(tmp_path, arguments, words):
     if arguments:

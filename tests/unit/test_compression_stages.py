@@ -97,6 +97,9 @@ def nothing():
 def breaks():
     return nn.Linear(7, 3)
 
+def same(inputs, rng):
+    return inputs
+
 def flip(inputs, rng):
     return {"input": inputs["input"] * rng.choice([-1.0, 1.0])}
 """

@@ -143,11 +143,27 @@ def test_pruning_stops_at_a_drop_of_the_metric(place, granularity, build, drop):
         assert not (place / "none").exists()
 
 
-def test_pruning_stops_at_a_latency_measured_on_the_runtime(place):  # noqa: F811
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        ("onnxruntime", "float"),
+        pytest.param("onnxruntime", "int8", marks=pytest.mark.slow),
+        pytest.param("openvino", "int8", marks=pytest.mark.slow),
+        pytest.param("tflite", "int8", marks=pytest.mark.slow),
+    ],
+)
+def test_pruning_stops_at_a_latency_measured_on_the_runtime(place, target, precision):  # noqa: F811
     do(train, place, "float", FLOAT | {"epochs": 1})
-    told = on_target(place, "small", SIZED | TIMED | {"latency_ms": 1e6})  # any network is faster
-    assert told["stop"]["reached"] <= 1e6
+    there = TIMED | {"target": target, "precision": precision}
+    told = on_target(place, "small", SIZED | there | {"latency_ms": 1e6})  # any network is faster
+    assert 0 < told["stop"]["reached"] <= 1e6
+    assert told["stop"]["whole"] > 0
+    assert all(one["value"] > 0 for one in told["stop"]["tries"])
     assert told["macs"] < told["float_macs"]
+
+
+def test_a_latency_that_cannot_be_met_leaves_nothing(place):  # noqa: F811
+    do(train, place, "float", FLOAT | {"epochs": 1})
     with pytest.raises(UsageError, match=r"prune\.latency_ms = 1e-06 cannot be met: the nearest of 7 tries came to"):
         on_target(place, "none", SIZED | TIMED | {"latency_ms": 1e-6})
     assert not (place / "none").exists()
@@ -195,18 +211,20 @@ def test_a_heads_channels_count_for_its_alignment():
 
 
 @pytest.mark.slow
-def test_widths_come_from_a_profile_of_the_device(place):  # noqa: F811
-    """Without a stub: shapes are found, timed on ONNX Runtime, and the network is cut to what its kernels like."""
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tflite"])
+def test_widths_come_from_a_profile_of_the_device(place, target):  # noqa: F811
+    """Without a stub: shapes are found, timed on the runtime, and the network is cut to what its kernels like."""
     do(train, place, "float", FLOAT | {"epochs": 1})
+    there = TIMED | {"target": target}
     listed = do(shapes_stage, place, "shapes", {"granularity": ["channel"]}, {"model": "float"})
     assert [row["width"] for row in listed["shapes"]] == [48, 32]
     assert listed["groups"] == {"a": 1, "b": 0}
-    profile = Job("device-profile", TIMED | {"shapes": listed["shapes"]}, {}, place / "profile", 0)
+    profile = Job("device-profile", there | {"shapes": listed["shapes"]}, {}, place / "profile", 0)
     profile.out.mkdir()
     rows = device_profile.run(profile)["rows"]
     assert [sorted(row) for row in rows] == [["float", "int8"]] * 2
     assert all(ms > 0 for row in rows for table in row.values() for ms in table.values())
-    settings = SIZED | TIMED | {"align": "measured", "macs": 0.5, "shapes": listed}
+    settings = SIZED | there | {"align": "measured", "macs": 0.5, "shapes": listed}
     told = on_target(place, "small", settings, INPUTS | {"profile": "profile"})
     assert told["macs_share"] <= 0.5
     assert sorted(told["faster"]) == ["float", "int8"]

@@ -1,5 +1,7 @@
 """Storage: bit for bit in every format, sizes against their formulas, codebooks against definitions."""
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -208,11 +210,16 @@ def test_int8_and_levels_say_what_they_cost(checkpoint):
         (["{model}", "--levels", "kmeans:9"], "--levels kmeans:9: expected KIND:BITS"),
         (["{model}", "--out", "/nowhere/x"], "cannot write /nowhere/x"),
         (["{folder}"], "no finished run at"),
+        (["{several}"], "holds a network for each target: name one of "),
     ],
 )
 def test_bad_input_of_the_command_is_one_line(checkpoint, tmp_path, words, text):
-    (tmp_path / "empty").mkdir()
-    done = command(*[word.format(model=checkpoint[0], folder=tmp_path / "empty") for word in words])
+    places = {"model": checkpoint[0], "folder": tmp_path / "empty", "several": tmp_path / "several"}
+    places["folder"].mkdir()
+    for target in ("openvino", "tflite"):
+        (places["several"] / "pytorch" / target).mkdir(parents=True)
+        shutil.copy(checkpoint[0], places["several"] / "pytorch" / target / "weights.safetensors")
+    done = command(*[word.format(**places) for word in words])
     assert done.exit_code == 2
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -77,8 +77,58 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(torch.relu(x))[0][:, -1])
 
 
+class Grouped(nn.Module):
+    """ResNeXt's block, and one whose groups read as many channels as they make twice of."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.na = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24)
+        self.b, self.nb = nn.Conv2d(24, 24, 3, padding=1, groups=3), nn.BatchNorm2d(24)
+        self.c, self.d, self.head = nn.Conv2d(24, 16, 1), nn.Conv2d(16, 32, 3, groups=2), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        y = torch.relu(self.nb(self.b(torch.relu(self.na(self.a(x))))))
+        return self.head(torch.relu(self.d(x + self.c(y))).mean((2, 3)))
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation, by convolutions as in MobileNetV3 and by linear layers as in the paper."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.na, self.b = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 24, 3)
+        self.down, self.up = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 1)
+        self.less, self.more, self.head = nn.Linear(24, 6), nn.Linear(6, 24), nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = nn.functional.hardswish(self.na(self.a(x)))
+        x = x * nn.functional.hardsigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
+        x = torch.relu(self.b(x))
+        scale = torch.sigmoid(self.more(torch.relu(self.less(x.mean((2, 3))))))
+        return self.head((x * scale[:, :, None, None]).mean((2, 3)))
+
+
+class Twice(nn.Module):
+    """The same two layers run twice: shared weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Conv1d(4, 16, 1), nn.Conv1d(16, 24, 3, padding=1), nn.Conv1d(24, 16, 1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        for _ in range(2):
+            x = x + self.outer(torch.relu(self.inner(x)))
+        return self.head(x.mean(2))
+
+
 IMAGE, SIGNAL = (3, 16, 16), (4, 30)
-NETS = {Chain: IMAGE, Residual: SIGNAL, Depthwise: IMAGE, Concat: SIGNAL, Transposed: SIGNAL, Recurrent: SIGNAL}
+NETS = {
+    Chain: IMAGE, Residual: SIGNAL, Depthwise: IMAGE, Concat: SIGNAL, Transposed: SIGNAL, Recurrent: SIGNAL,
+    Grouped: IMAGE, Excited: IMAGE, Twice: SIGNAL,
+}  # fmt: skip
 
 
 def made(kind, shape):
@@ -108,12 +158,15 @@ def test_pruned_equals_the_original_whose_consumers_ignore_the_channels(kind, sh
         if edit["axis"] == "in":
             mask = torch.ones(edit["width"])
             mask[edit["removed"]] = 0
+            reader = model.get_submodule(edit["module"])
+            if getattr(reader, "groups", 1) > 1:  # a column of the weight is a channel of every group
+                mask = mask.repeat(reader.groups)
 
             def hook(module: nn.Module, args: tuple[Tensor], mask: Tensor = mask) -> tuple[Tensor]:
                 last = isinstance(module, (nn.RNNBase, nn.Linear))
                 return (args[0] * (mask if last else mask.view(1, -1, *[1] * (args[0].ndim - 2))),)
 
-            model.get_submodule(edit["module"]).register_forward_pre_hook(hook)
+            reader.register_forward_pre_hook(hook)
     with torch.no_grad():
         torch.testing.assert_close(cut(x), model(x), atol=1e-5, rtol=1e-5)
     assert sum(p.numel() for p in cut.parameters()) < sum(p.numel() for p in model.parameters())
@@ -201,13 +254,27 @@ class InputSkip(nn.Module):
         return self.b(x + self.a(x)).mean(2)
 
 
-class Grouped(nn.Module):
+class Multiplied(nn.Module):
+    """Depthwise, with two outputs of each channel."""
+
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c = nn.Conv1d(4, 16, 1), nn.Conv1d(16, 16, 1, groups=2), nn.Conv1d(16, 5, 1)
+        self.a, self.b, self.c = nn.Conv1d(4, 16, 1), nn.Conv1d(16, 32, 1, groups=16), nn.Conv1d(32, 5, 1)
 
     def forward(self, x):
         return self.c(self.b(self.a(x))).mean(2)
+
+
+class Parted(nn.Module):
+    """What one layer makes is read by one group of a convolution only."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.other = nn.Conv1d(4, 8, 1), nn.Conv1d(4, 8, 3, padding=1)
+        self.b, self.c = nn.Conv1d(16, 16, 1, groups=2), nn.Conv1d(16, 5, 1)
+
+    def forward(self, x):
+        return self.c(self.b(torch.cat([self.a(x), self.other(x)], 1))).mean(2)
 
 
 class Tied(nn.Module):
@@ -228,7 +295,8 @@ class Tied(nn.Module):
         (Flipped, SIGNAL, "a", "is not the same as zeroing"),
         (Hardcoded, SIGNAL, "a", "does not run: mat1 and mat2 shapes"),
         (InputSkip, SIGNAL, "a", "does not run: The size of tensor a (4)"),
-        (Grouped, SIGNAL, "a", "'b' (Conv1d), which cannot be cut"),
+        (Multiplied, SIGNAL, "a", "'b' (Conv1d), which cannot be cut"),
+        (Parted, SIGNAL, "a", "the groups of convolution 'b' read it and something else"),
         (Tied, (8,), "a", "shares a parameter with another layer"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),

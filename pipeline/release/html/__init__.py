@@ -20,6 +20,7 @@ from markupsafe import Markup
 from pipeline.release.html import arena, charts, flips, words
 from pipeline.release.html.explained import explained
 from pipeline.release.html.layers import layers
+from pipeline.release.html.pruned import prunings, sensitivity
 from pipeline.release.html.steps import steps
 from pipeline.release.report import Report, TargetRow
 
@@ -44,6 +45,8 @@ def page(report: Report, folder: Path) -> str:
         verdict=VERDICTS[report.verdict],
         marks={name: row[0] for name, row in VERDICTS.items()},
         steps=steps(report),
+        prunings=prunings(report),
+        sensitivity=sensitivity(folder),
         drops=charts.drops(report),
         races={name: _races(name, row, metric) for name, row in report.targets.items()},
         latencies={name: _latencies(folder, name, row) for name, row in report.targets.items() if row.shipped},
