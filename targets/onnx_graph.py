@@ -7,6 +7,7 @@ import math
 import re
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -139,17 +140,24 @@ def clamped(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def activations(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Float tensors that depend on an input, in execution order, inputs first. Shapes must have been inferred."""
+    """Float tensors that depend on an input, in execution order, inputs first; those that are made of its shape alone
+    (a class token, the first state of an unrolled cell) where they meet the others. Shapes must have been inferred.
+    """
     import onnx
 
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.value_info, *graph.output]}
-    names = [value.name for value in graph.input]
-    live = set(names)
+    live = {value.name for value in graph.input}
+    names = dict.fromkeys(value.name for value in graph.input)
+    shaped: dict[str, list[str]] = {}  # made of a shape -> all on the way to it
     for node in graph.node:
+        way = [name for one in node.input for name in shaped.get(one, ())]
         if live.intersection(node.input) and node.op_type not in ("Shape", "Size"):
             live.update(node.output)
-            names.extend(name for name in node.output if name)
+            names |= dict.fromkeys(way if node.op_type not in RECURRENT else ())
+            names |= dict.fromkeys(name for name in node.output if name)
+        elif way or live.intersection(node.input):
+            shaped |= {name: list(dict.fromkeys([*way, name])) for name in node.output}
     return tuple(name for name in names if types.get(name) == onnx.TensorProto.FLOAT)
 
 
@@ -284,6 +292,41 @@ def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.ClearField("node")
     graph.node.extend(nodes)
     return halved
+
+
+def own_weights(model: onnx.ModelProto) -> None:
+    """Give each convolution and product its own copy of int8 weights that several share.
+
+    With exact kernels on CPUs without VNNI ONNX Runtime makes other codes of them when it loads a file, names the result
+    after the weights, and breaks where that name is taken.
+    """
+    import onnx
+
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    rounded = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    taken: Counter[str] = Counter()
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        reader, ends = node, (1, 3)  # of the weights and their zero points
+        if node.op_type in WORK and (before := rounded.get(node.input[1])) is not None:
+            reader, ends = onnx.NodeProto(), (0, 2)
+            reader.CopyFrom(before)
+        weights = reader.input[ends[0]] if node.op_type in WORK else ""
+        if weights in stored and taken[weights]:
+            last = f"_{taken[weights]}"
+            for end in ends:
+                if len(reader.input) > end and (one := stored.get(reader.input[end])):
+                    graph.initializer.add().CopyFrom(one)
+                    graph.initializer[-1].name = reader.input[end] = one.name + last
+            if reader is not node:
+                reader.name, reader.output[0] = reader.name + last, reader.output[0] + last
+                node.input[1] = reader.output[0]
+                nodes.append(reader)
+        taken[weights] += 1
+        nodes.append(node)
+    graph.ClearField("node")
+    graph.node.extend(nodes)
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

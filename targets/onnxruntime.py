@@ -92,7 +92,7 @@ class OnnxRuntimeTarget:
     """See targets/base.py."""
 
     name = "onnxruntime"
-    version = "1"
+    version = "2"
     packages = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnxruntime"
     runtime = "onnxruntime"
@@ -201,6 +201,7 @@ class OnnxRuntimeTarget:
         graph = onnx_graph.load(path)
         if candidate.quantizer == "ours":
             onnx_placement.spare_float_readers(graph, left, source)
+        onnx_graph.own_weights(graph)
         onnx_graph.save(graph, path)
         return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
@@ -286,7 +287,9 @@ def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
             )
         except Exception as error:
             raise TargetError(f"onnxruntime cannot quantize {source} dynamically: {_line(error)}") from error
-    onnx_graph.save(onnx_graph.load(file), file)
+    graph = onnx_graph.load(file)
+    onnx_graph.own_weights(graph)
+    onnx_graph.save(graph, file)
 
 
 _WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT
