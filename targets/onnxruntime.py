@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity, Scheme
-from targets import agent, onnx_graph, onnx_placement
+from targets import agent, onnx_graph, onnx_placement, onnx_weights
 from targets.base import (
     Batch,
     Candidate,
@@ -148,7 +148,7 @@ class OnnxRuntimeTarget:
         names: transformers live on it.
         """
         if candidate.precision == "f16":
-            onnx_graph.save(onnx_graph.half_weights(onnx_graph.load(model.path)), out / FILE)
+            onnx_graph.save(onnx_weights.half_weights(onnx_graph.load(model.path)), out / FILE)
             return Model(out / FILE, model.inputs, model.outputs, model.tensors)
         takes = STATIC if candidate.quantizer == "ours" else (SCHEME, DYNAMIC)
         if candidate.scheme is None or candidate.scheme not in takes:
@@ -201,7 +201,7 @@ class OnnxRuntimeTarget:
         graph = onnx_graph.load(path)
         if candidate.quantizer == "ours":
             onnx_placement.spare_float_readers(graph, left, source)
-        onnx_graph.own_weights(graph)
+        onnx_weights.own_weights(graph)
         onnx_graph.save(graph, path)
         return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
@@ -234,7 +234,7 @@ class OnnxRuntimeTarget:
 
     def weight_bytes(self, model: Model) -> int:
         """Weights and biases of convolutions, products and recurrent layers."""
-        return onnx_graph.weight_bytes(onnx_graph.load(model.path))
+        return onnx_weights.weight_bytes(onnx_graph.load(model.path))
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
         """One thread; the file decides the precision, and whether fast kernels would be wrong."""
@@ -288,7 +288,7 @@ def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
         except Exception as error:
             raise TargetError(f"onnxruntime cannot quantize {source} dynamically: {_line(error)}") from error
     graph = onnx_graph.load(file)
-    onnx_graph.own_weights(graph)
+    onnx_weights.own_weights(graph)
     onnx_graph.save(graph, file)
 
 
