@@ -65,20 +65,22 @@ _INT8 = {
     "Concat": "cat",
     "MaxPool": "max_pool1d max_pool2d max_pool2d_with_indices",
     "AveragePool": "avg_pool1d avg_pool2d",
-    "GlobalAveragePool": "adaptive_avg_pool1d adaptive_avg_pool2d",
-    "Sigmoid": "sigmoid",
+    "GlobalAveragePool": "",
+    "Sigmoid": "sigmoid silu",
     "LeakyRelu": "leaky_relu",
     "Softmax": "softmax _softmax",
 }
 _MOVED = (
-    "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze expand slice select dropout clone contiguous"
+    "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze expand slice select dropout clone "
+    "contiguous embedding"
 )
 _FUSED = "relu relu6 hardtanh clamp"
 _FLOAT = {
-    "has no integer kernel in ONNX Runtime": "gelu layer_norm hardswish hardsigmoid silu tanh exp sub div "
-    "pow sqrt rsqrt mean sum conv_transpose1d conv_transpose2d conv_transpose2d scaled_dot_product_attention",
-    "recurrent cells stay float: quantize_static leaves them": "gru lstm rnn_tanh",
-    "looks up float rows": "embedding",
+    "has no integer kernel in ONNX Runtime": "gelu layer_norm hardswish hardsigmoid tanh exp sub div "
+    "pow sqrt rsqrt mean sum conv_transpose1d conv_transpose2d scaled_dot_product_attention",
+    "exported as a mean, which has no integer kernel in ONNX Runtime": "adaptive_avg_pool1d adaptive_avg_pool2d",
+    "recurrent cells stay float: quantize_static leaves them": "gru lstm",
+    "unrolled over time: its products are int8, all between them stays float": "rnn_tanh",
 }
 OPS: dict[str, Support] = {
     **{f"aten.{name}": Support("int8") for names in [*_INT8.values(), _MOVED] for name in names.split()},
