@@ -116,7 +116,7 @@ def test_free_lengths_are_verified_at_several_and_fixed_shapes_get_padding(place
     assert not report.targets["tflite"].lengths
     for one in explanations.explain(place / "out", store=Store(place / "store"), tapped=16):
         assert list(one.lengths) == ([] if one.target == "tflite" else [LOWEST, 4, 8, HIGHEST])
-        assert all(db > 15 for db in one.lengths.values()), one.lengths
+        assert one.target != "onnxruntime" or all(db > 30 for db in one.lengths.values()), one.lengths
         assert one.layers
         assert one.kept
     again = api.judge(place / "out", ["onnxruntime"])
