@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import recipe
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.data import Data
 
 TEMPLATE = """\
 # What `deploy --target all` does with this model. All keys: the README of edge-deploy.
@@ -19,14 +23,22 @@ stages = [{stages}]         # ["prune", "distill"]: first make it smaller; [] on
 # [prune]
 # macs = 0.5                  # share of the multiplications that may stay
 
+{task}
+# max_size_bytes = 500_000
+# max_latency_ms = 5.0
+"""
+CLASSES = """\
 # [task]                      # where accuracy does not fit
 # metric = "mae"              # with gate.margin, in its unit
 
 [gate]
-margin_points = 1.0           # of accuracy that may be lost, proven at 95 % confidence
-# max_size_bytes = 500_000
-# max_latency_ms = 5.0
-"""
+margin_points = 1.0           # of accuracy that may be lost, proven at 95 % confidence"""
+NUMBERS = """\
+[task]                        # the targets are numbers
+metric = "mae"                # or mse, rmse, ..., or module:function of your own
+
+[gate]
+margin = "5%"                 # of what float reaches that may be lost, proven at 95 % confidence"""
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -35,8 +47,12 @@ def check_free(folder: Path, force: bool) -> None:
         raise UsageError(f"{folder / recipe.FILE} exists: --force writes a new one over it")
 
 
-def write(folder: Path, model: str, data: str, targets: list[str]) -> Path:
-    """The recipe's file, in place of one that is there. Raises UsageError for a value that no recipe takes."""
+def write(folder: Path, model: str, data: str, targets: list[str]) -> tuple[Path, Data]:
+    """The recipe's file, in place of one that is there, and the data that it names. Raises UsageError, with nothing
+    written, for a value that no recipe takes and for data that cannot be read.
+    """
+    from pipeline import data as splits
+    from pipeline import data_files
     from targets import registry
 
     path = folder / recipe.FILE
@@ -45,6 +61,8 @@ def write(folder: Path, model: str, data: str, targets: list[str]) -> Path:
     program = model.endswith((".pt2", ".onnx"))
     table = {"model": model, "data": data, "targets": targets or installed}
     recipe.from_table(dict(table), folder, str(path))
+    read = splits.from_factory(data_files.read(data, folder), data)
+    numbers = read.splits["train"].labels.dtype.kind == "f"
     weights = (
         "" if program else '# checkpoint = "float.safetensors"   # or pretrained = true; without either it trains\n'
     )
@@ -55,23 +73,23 @@ def write(folder: Path, model: str, data: str, targets: list[str]) -> Path:
         weights=weights,
         targets=", ".join(f'"{name}"' for name in targets or installed),
         stages="" if program else '"prune", "distill"',
+        task=NUMBERS if numbers else CLASSES,
     )
     try:
         path.write_text(text.replace("\n\n\n", "\n\n"))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    return path
+    return path, read
 
 
-def check(path: Path) -> list[str]:
+def check(path: Path, splits: Data) -> list[str]:
     """What was found, in words. Raises UsageError with the first thing that would stop a run."""
     import tempfile
 
-    from pipeline import data, data_files, models, tasks
+    from pipeline import data, models, tasks
     from pipeline.compression import training
 
     found = recipe.load(path)
-    splits = data.from_factory(data_files.read(found.data, found.folder), found.data)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in splits.splits.items())
     told = [f"data: {counts}; no sample in two splits"]
     if found.program:

@@ -21,7 +21,8 @@ Outputs = Any  # a Tensor, or dict[str, Tensor] of several
 
 
 class Forward:
-    """Stands in for a module's `forward`: `*tensors` go to the parameters of the data's names, else in order.
+    """Stands in for a module's `forward`: `*tensors` go to the parameters of the data's names, else in order; where it
+    has one parameter and the data several inputs, it gets them as a dict.
 
     A mapping (also a transformers ModelOutput), tuple or list becomes {name: tensor}; what is None is left out, and a
     single tensor comes as it is. `flat` gives several as a tuple. `names` are those of the last call.
@@ -30,6 +31,7 @@ class Forward:
     def __init__(self, function: Callable[..., Any], inputs: Sequence[str]) -> None:
         self.function, self.inputs = function, tuple(inputs)
         self.keywords = _by_name(function, self.inputs)
+        self.together = len(self.inputs) > 1 and _takes_one(function)
         self.names: tuple[str, ...] = (OUTPUT,)
         self.flat = False
         self.rewrites: tuple[str, ...] = ()  # of pipeline/rewrites.py
@@ -58,6 +60,8 @@ class Forward:
         return tuple(outputs.values()) if self.flat else outputs
 
     def _called(self, *tensors: Any, **named: Any) -> Any:
+        if self.together:
+            return self.function(dict(zip(self.inputs, tensors, strict=True)), **named)
         if self.keywords:
             return self.function(**dict(zip(self.inputs, tensors, strict=False)), **named)
         return self.function(*tensors, **named)
@@ -124,6 +128,15 @@ def first(outputs: Outputs) -> Tensor:
     """The only output, or the first of several: the logits of a classification."""
     tensor: Tensor = next(iter(outputs.values())) if isinstance(outputs, Mapping) else outputs
     return tensor
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Is there one parameter, and no way to give it more?"""
+    try:
+        (one,) = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
 
 
 def _by_name(function: Callable[..., Any], inputs: tuple[str, ...]) -> bool:

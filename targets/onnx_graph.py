@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from targets.base import Program, Support, TargetError, TensorSpec
 
 if TYPE_CHECKING:
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 OPSET = 20
 FLOAT = 1  # onnx.TensorProto.FLOAT
 BATCH = "batch"  # the name of the free axis
-LARGE_CONSTANT = 64  # numbers; smaller constants are scalars and shapes
 LENGTH = re.compile(r"length_(\d+)_(\d+)")  # the name of an axis that varies, with its bounds
 LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need a second file
 
@@ -139,17 +136,24 @@ def clamped(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def activations(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Float tensors that depend on an input, in execution order, inputs first. Shapes must have been inferred."""
+    """Float tensors that depend on an input, in execution order, inputs first; those that are made of its shape alone
+    (a class token, the first state of an unrolled cell) where they meet the others. Shapes must have been inferred.
+    """
     import onnx
 
     graph = model.graph
     types = {v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.value_info, *graph.output]}
-    names = [value.name for value in graph.input]
-    live = set(names)
+    live = {value.name for value in graph.input}
+    names = dict.fromkeys(value.name for value in graph.input)
+    shaped: dict[str, list[str]] = {}  # made of a shape -> all on the way to it
     for node in graph.node:
+        way = [name for one in node.input for name in shaped.get(one, ())]
         if live.intersection(node.input) and node.op_type not in ("Shape", "Size"):
             live.update(node.output)
-            names.extend(name for name in node.output if name)
+            names |= dict.fromkeys(way if node.op_type not in RECURRENT else ())
+            names |= dict.fromkeys(name for name in node.output if name)
+        elif way or live.intersection(node.input):
+            shaped |= {name: list(dict.fromkeys([*way, name])) for name in node.output}
     return tuple(name for name in names if types.get(name) == onnx.TensorProto.FLOAT)
 
 
@@ -258,53 +262,6 @@ def _matmul(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int
 
 WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul, "MatMulInteger": _matmul}
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
-
-
-def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its larger float constants in half precision, behind a Cast each: the file shrinks.
-
-    A runtime folds the Cast when it loads the file, and computes in float32.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    halved = onnx.ModelProto()
-    halved.CopyFrom(model)
-    graph = halved.graph
-    casts = []
-    for one in graph.initializer:
-        if one.data_type != onnx.TensorProto.FLOAT or math.prod(one.dims) < LARGE_CONSTANT:
-            continue
-        name, stored = one.name, numpy_helper.to_array(one)
-        if np.abs(stored).max() > np.finfo(np.float16).max:
-            continue
-        one.CopyFrom(numpy_helper.from_array(stored.astype(np.float16), f"{name}_half"))
-        casts.append(helper.make_node("Cast", [one.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
-    return halved
-
-
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of the weights and biases of the ops of `macs`, as stored: float, or the integers that are dequantized."""
-    import onnx
-
-    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    used: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type not in WORK and node.op_type not in RECURRENT:
-            continue
-        for name in node.input[1:4]:
-            producer = producers.get(name)
-            through = producer is not None and producer.op_type in ("DequantizeLinear", "Cast")
-            used.add(producer.input[0] if producer is not None and through else name)
-    return sum(
-        math.prod(initializers[name].dims) * onnx.helper.tensor_dtype_to_np_dtype(initializers[name].data_type).itemsize
-        for name in used
-        if name in initializers
-    )
 
 
 def name_batch(model: onnx.ModelProto, first_input: str) -> None:

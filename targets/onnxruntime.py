@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity, Scheme
-from targets import agent, onnx_graph, onnx_placement
+from targets import agent, onnx_graph, onnx_placement, onnx_weights
 from targets.base import (
     Batch,
     Candidate,
@@ -65,20 +65,22 @@ _INT8 = {
     "Concat": "cat",
     "MaxPool": "max_pool1d max_pool2d max_pool2d_with_indices",
     "AveragePool": "avg_pool1d avg_pool2d",
-    "GlobalAveragePool": "adaptive_avg_pool1d adaptive_avg_pool2d",
-    "Sigmoid": "sigmoid",
+    "GlobalAveragePool": "",
+    "Sigmoid": "sigmoid silu",
     "LeakyRelu": "leaky_relu",
     "Softmax": "softmax _softmax",
 }
 _MOVED = (
-    "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze expand slice select dropout clone contiguous"
+    "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze expand slice select dropout clone "
+    "contiguous embedding"
 )
 _FUSED = "relu relu6 hardtanh clamp"
 _FLOAT = {
-    "has no integer kernel in ONNX Runtime": "gelu layer_norm hardswish hardsigmoid silu tanh exp sub div "
-    "pow sqrt rsqrt mean sum conv_transpose1d conv_transpose2d conv_transpose2d scaled_dot_product_attention",
-    "recurrent cells stay float: quantize_static leaves them": "gru lstm rnn_tanh",
-    "looks up float rows": "embedding",
+    "has no integer kernel in ONNX Runtime": "gelu layer_norm hardswish hardsigmoid tanh exp sub div "
+    "pow sqrt rsqrt mean sum conv_transpose1d conv_transpose2d scaled_dot_product_attention",
+    "exported as a mean, which has no integer kernel in ONNX Runtime": "adaptive_avg_pool1d adaptive_avg_pool2d",
+    "recurrent cells stay float: quantize_static leaves them": "gru lstm",
+    "unrolled over time: its products are int8, all between them stays float": "rnn_tanh",
 }
 OPS: dict[str, Support] = {
     **{f"aten.{name}": Support("int8") for names in [*_INT8.values(), _MOVED] for name in names.split()},
@@ -92,7 +94,7 @@ class OnnxRuntimeTarget:
     """See targets/base.py."""
 
     name = "onnxruntime"
-    version = "1"
+    version = "2"
     packages = ("onnx", "onnxscript", "onnxruntime")
     extra = "onnxruntime"
     runtime = "onnxruntime"
@@ -148,7 +150,7 @@ class OnnxRuntimeTarget:
         names: transformers live on it.
         """
         if candidate.precision == "f16":
-            onnx_graph.save(onnx_graph.half_weights(onnx_graph.load(model.path)), out / FILE)
+            onnx_graph.save(onnx_weights.half_weights(onnx_graph.load(model.path)), out / FILE)
             return Model(out / FILE, model.inputs, model.outputs, model.tensors)
         takes = STATIC if candidate.quantizer == "ours" else (SCHEME, DYNAMIC)
         if candidate.scheme is None or candidate.scheme not in takes:
@@ -201,6 +203,7 @@ class OnnxRuntimeTarget:
         graph = onnx_graph.load(path)
         if candidate.quantizer == "ours":
             onnx_placement.spare_float_readers(graph, left, source)
+        onnx_weights.own_weights(graph)
         onnx_graph.save(graph, path)
         return Model(path, model.inputs, model.outputs, tuple(onnx_graph.dequantized(graph)))
 
@@ -233,7 +236,7 @@ class OnnxRuntimeTarget:
 
     def weight_bytes(self, model: Model) -> int:
         """Weights and biases of convolutions, products and recurrent layers."""
-        return onnx_graph.weight_bytes(onnx_graph.load(model.path))
+        return onnx_weights.weight_bytes(onnx_graph.load(model.path))
 
     def options(self, candidate: Candidate) -> dict[str, Any]:
         """One thread; the file decides the precision, and whether fast kernels would be wrong."""
@@ -286,7 +289,9 @@ def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
             )
         except Exception as error:
             raise TargetError(f"onnxruntime cannot quantize {source} dynamically: {_line(error)}") from error
-    onnx_graph.save(onnx_graph.load(file), file)
+    graph = onnx_graph.load(file)
+    onnx_weights.own_weights(graph)
+    onnx_graph.save(graph, file)
 
 
 _WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT

@@ -66,24 +66,29 @@ LACKING = {
     "signed": "its FakeQuantize has limits and no signs: the plugin chooses",
 }
 
-_INT8 = "conv1d conv2d convolution conv_transpose1d conv_transpose2d linear addmm matmul mm bmm"
+_INT8 = "conv1d conv2d convolution linear addmm matmul mm"
+_SIGNS = "behind a ReLU; what has signs, and so a zero point, it reads in float"
 _MOVED = (
     "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze dropout clone contiguous "
     "max_pool1d max_pool2d max_pool2d_with_indices"
 )
-_FUSED = "relu relu6 hardtanh clamp batch_norm add"
+_FUSED = "relu relu6 hardtanh clamp batch_norm add gelu hardswish leaky_relu sigmoid silu sqrt tanh"
 _FLOAT = {
     "stays float between quantized ops": "mul sub div cat mean sum avg_pool1d avg_pool2d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d hardswish hardsigmoid silu sigmoid tanh exp pow sqrt rsqrt leaky_relu gelu softmax _softmax "
+    "adaptive_avg_pool2d hardsigmoid exp pow rsqrt softmax _softmax "
     "layer_norm expand slice select scaled_dot_product_attention",
-    "recurrent cells stay float": "gru lstm rnn_tanh",
+    "a product of two activations stays float": "bmm",
+    "recurrent cells stay float": "gru lstm",
     "looks up float rows": "embedding",
 }
 OPS: dict[str, Support] = {
     **{f"aten.{name}": Support("int8") for names in (_INT8, _MOVED) for name in names.split()},
     **{f"aten.{name}": Support("int8", "part of the op beside it") for name in _FUSED.split()},
     **{f"aten.{name}": Support("float", reason) for reason, names in _FLOAT.items() for name in names.split()},
+    "aten.conv_transpose1d": Support("int8", _SIGNS),
+    "aten.conv_transpose2d": Support("int8", _SIGNS),
     **onnx_graph.REFUSED,
+    "aten.rnn_tanh": Support("refused", "unrolled over time, it does not load in int8: use nn.GRU or nn.LSTM"),
 }
 
 

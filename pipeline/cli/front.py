@@ -29,9 +29,9 @@ def init(
         beginning.check_free(Path(), force)
         model = model or _ask("The model, module:function or a .pt2 or .onnx file", "--model")
         data = data or _ask("The data, module:function, a .npz file or a folder", "--data")
-        path = beginning.write(Path(), model, data, list(target or []))
+        path, splits = beginning.write(Path(), model, data, list(target or []))
         typer.echo(f"{path} written")
-        for line in beginning.check(path):
+        for line in beginning.check(path, splits):
             typer.echo(f"  {line}")
         typer.echo("next: deploy --target all")
 

@@ -186,25 +186,28 @@ def _stages(report: Report) -> Table:
 
 
 def _candidates(name: str, row: TargetRow) -> Table:
-    title = f"{name}: race on the selection split (points of drop, of these by int8; SQNR in dB)"
+    points = any(candidate.drop_points is not None for candidate in row.candidates)  # else the task has its own metric
+    told = "points of drop, of these by int8; " if points else ""
+    title = f"{name}: race on the selection split ({told}SQNR in dB)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("candidate", overflow="fold")
-    for header in ("bytes", "int8", "drop", "int8", "SQNR", "speed-up", "parity"):  # fits 80 columns
+    lost = ("drop", "int8") if points else ("metric",)
+    for header in ("bytes", "int8", *lost, "SQNR", "speed-up", "parity"):  # fits 80 columns
         table.add_column(header, justify="right", no_wrap=True)
     for candidate in row.candidates:
         style = "bold" if candidate.id == row.shipped else ""
-        table.add_row(*_candidate(candidate, candidate.id == row.shipped), style=style)
+        table.add_row(*_candidate(candidate, candidate.id == row.shipped, points), style=style)
     return table
 
 
-def _candidate(row: CandidateRow, shipped: bool) -> tuple[str, ...]:
+def _candidate(row: CandidateRow, shipped: bool, points: bool) -> tuple[str, ...]:
     speedup = row.speedup
+    drops = _number(row.drop_points, "+.2f"), _number(row.quant_drop_points, "+.2f")
     return (
         f"{row.id}{' *' if shipped else ''}",
         f"{row.size_bytes:,}" if row.size_bytes is not None else "-",
         _share(row.int8_mac_share, 0),
-        _number(row.drop_points, "+.2f"),
-        _number(row.quant_drop_points, "+.2f"),
+        *(drops if points else (_number(row.metric, ".4g"),)),
         "-" if row.quantizer == "none" and row.sqnr_db is None else _number(row.sqnr_db, ".1f"),
         f"{speedup.median:.2f} ({speedup.low:.2f}-{speedup.high:.2f})" if speedup else "-",
         row.verdict,

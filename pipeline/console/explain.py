@@ -26,6 +26,11 @@ def _target(one: Explanation) -> None:
     title = f"{one.target}: {one.candidate}{'' if one.shipped else ' (does not ship)'}"
     facts = f"{one.n} samples of the {one.split} split, SQNR {_db(one.sqnr_db)}, agreement {_share(one.agreement)}"
     OUT.print(f"[bold]{title}[/]: {facts}", soft_wrap=True)
+    each = {f"'{name}'": db for name, db in one.outputs.items()} | {f"length {n}": db for n, db in one.lengths.items()}
+    if each:
+        OUT.print(
+            f"  SQNR of {', '.join(f'{name} {_db(db)}' for name, db in each.items())}", markup=False, soft_wrap=True
+        )
     if one.note:
         OUT.print(f"  note: {one.note}", markup=False, soft_wrap=True)
     for cause in one.causes:

@@ -13,6 +13,7 @@ from calibration.errors import CalibrationError
 from calibration.metrics import sqnr_db
 from pipeline.explain import layers
 from pipeline.explain.causes import BATCH_DB, Facts
+from pipeline.lengths import Lengths
 from pipeline.stages.quantize import shares
 from targets import base, encodings
 from targets.base import Batch
@@ -35,16 +36,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gathered:
-    """`facts` for the rules; all outputs of both models for the same inputs."""
+    """`facts` for the rules; all outputs of both models for the same inputs. `lengths`: SQNR in dB of the worst output
+    at each length that exports are compared at, where an axis is free.
+    """
 
     facts: Facts
     inputs: Batch
     wanted: Batch
     found: Batch
+    lengths: dict[int, float]
 
 
-def gather(pair: Pair, inputs: Batch, classes: Sequence[str] = (), tapped: int = 64) -> Gathered:
-    """Both models on `inputs` (the program's layout, [n, ...]); layer by layer on the first `tapped` of them.
+def gather(
+    pair: Pair, inputs: Batch, classes: Sequence[str] = (), tapped: int = 64, varying: Lengths | None = None
+) -> Gathered:
+    """Both models on `inputs` (the program's layout, [n, ...]); layer by layer, and at other lengths where these are
+    `varying`, on the first `tapped` of them.
 
     Raises TargetError or ValueError where a model does not load or run.
     """
@@ -63,12 +70,17 @@ def gather(pair: Pair, inputs: Batch, classes: Sequence[str] = (), tapped: int =
         if names:
             rows = layers.compare(floating, quantized, names, _parts(some, step), ends_of(pair.quantized.path))
         wanted, found = _run(floating, inputs, step), _run(quantized, inputs, step)
+        at_lengths: dict[int, float] = {}
+        if varying is not None and any(spec.varies for spec in pair.floating.inputs):
+            for length in varying.compared:
+                cut = varying.cut(some, length)
+                at_lengths[length] = _worst_db(_run(floating, cut, step), _run(quantized, cut, step))
         free = pair.quantized.inputs[0].shape[0] is None
         together = quantized.run(some) if free else None
         few = {name: array[:8] for name, array in some.items()}
         alone_db = mixes_at = None
         if together is not None:
-            alone_db = min(_same_db(found[name][: len(together[name])], together[name]) for name in together)
+            alone_db = _worst_db({name: found[name][: len(array)] for name, array in together.items()}, together)
             if alone_db < BATCH_DB:
                 mixes_at = _mixes_at(quantized, names, few)
     if not outputs & set(names):  # a graph whose outputs no quantizer rounds
@@ -84,7 +96,7 @@ def gather(pair: Pair, inputs: Batch, classes: Sequence[str] = (), tapped: int =
         mixes_at=mixes_at,
         classes=classes,
     )
-    return Gathered(facts, inputs, wanted, found)
+    return Gathered(facts, inputs, wanted, found, at_lengths)
 
 
 def ends_of(path: Path) -> dict[str, tuple[float, float, float]]:
@@ -111,7 +123,12 @@ def _run(session: base.Session, inputs: Batch, step: int) -> Batch:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _same_db(one: Any, other: Any) -> float:
+def _worst_db(wanted: Batch, found: Batch) -> float:
+    return min(same_db(wanted[name], found[name]) for name in wanted)
+
+
+def same_db(one: Any, other: Any) -> float:
+    """SQNR; minus infinity where either is not finite."""
     return sqnr_db(one, other) if np.isfinite(one).all() and np.isfinite(other).all() else float("-inf")
 
 
@@ -120,7 +137,7 @@ def _mixes_at(session: base.Session, names: Sequence[str], batch: Batch) -> str 
     together = session.tap(batch, names)
     alone = [session.tap(part, names) for part in _parts(batch, 1)]
     for name in names:
-        if _same_db(np.concatenate([row[name] for row in alone]), together[name]) < BATCH_DB:
+        if same_db(np.concatenate([row[name] for row in alone]), together[name]) < BATCH_DB:
             return name
     return None
 

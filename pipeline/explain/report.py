@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import api, outcome, road
+from pipeline import api, lengths, outcome, road
 from pipeline.branch import Branch, model_folder
 from pipeline.errors import EvidenceError, StageError, UsageError
 from pipeline.explain import answers, causes, facts, layers, sensitivity
@@ -25,7 +25,8 @@ from pipeline.store import Store
 @dataclass(frozen=True)
 class Explanation:
     """One candidate of one target. Layers are in execution order, `kept` by what they gain; `split` names the samples
-    that were looked at: never the gate's, whose evidence gives `confusion` alone.
+    that were looked at: never the gate's, whose evidence gives `confusion` alone. `outputs`: SQNR in dB of each where
+    there are several; `lengths`: of the worst one at several lengths, where an axis is free.
     """
 
     target: str
@@ -43,6 +44,8 @@ class Explanation:
     kept: Sequence[sensitivity.Kept]
     worst: Sequence[answers.Sample]
     confusion: answers.Confusion | None
+    outputs: Mapping[str, float]
+    lengths: Mapping[int, float]
     note: str = ""
 
 
@@ -147,14 +150,15 @@ def _one(
         notes.append("the file is not the one that the report speaks of")
     kept: Sequence[sensitivity.Kept] = ()
     try:
-        seen = facts.gather(pair, dict(split.inputs), labels, tapped)
+        varying = lengths.load(travelled.data.path)
+        seen = facts.gather(pair, dict(split.inputs), labels, tapped, varying)
         if leave_one_out and pair.candidate.precision == "int8":
             some = {name: array[:tapped] for name, array in seen.inputs.items()}
             wanted = {name: array[:tapped] for name, array in seen.wanted.items()}
             kept = sensitivity.leave_one_out(_maker(branch, chosen, home), some, wanted)
     except (base.TargetError, ValueError) as error:
         raise StageError(f"explain {branch.name}: {error}") from error
-    first = floating.outputs[0].name
+    first, *others = (spec.name for spec in floating.outputs)
     one, other, n = seen.wanted[first], seen.found[first], len(seen.wanted[first])
     groups = None if split.groups is None else split.groups[:n]
     return Explanation(
@@ -173,6 +177,8 @@ def _one(
         kept=kept,
         worst=answers.worst(one, other, np.asarray(split.labels[:n]), labels, groups),
         confusion=_confusion(home / branch.name / outcome.EVIDENCE, row) if shipped else None,
+        outputs={name: facts.same_db(seen.wanted[name], seen.found[name]) for name in (first, *others) if others},
+        lengths=seen.lengths,
         note="; ".join(notes),
     )
 

@@ -200,8 +200,11 @@ def _check_shape(name: str, expected: Any, found: Any) -> None:
 def _onnxruntime(path: str, outputs: list[str], precision: str) -> Any:
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # else products may overflow without VNNI
     session = onnxruntime.InferenceSession(
         path,
+        options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["WeightBiasQuantization"],  # or it quantizes layers that were left in float
     )

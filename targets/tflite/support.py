@@ -38,9 +38,9 @@ FIXED: dict[str, dict[str, tuple[float, int]]] = {
 _INT8 = _words(
     "conv1d conv2d conv_transpose1d conv_transpose2d linear addmm mm bmm matmul einsum scaled_dot_product_attention "
     "batch_norm layer_norm group_norm instance_norm rms_norm "
-    "relu relu_ prelu gelu silu silu_ sigmoid tanh softmax hardsigmoid hardswish hardswish_ glu "
+    "relu prelu gelu silu sigmoid tanh softmax hardsigmoid hardswish glu "
     "max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "add add_ sub mul div neg pow square sqrt rsqrt maximum "
+    "add sub mul div neg pow square sqrt rsqrt maximum "
     "mean sum amin var std "
     "cat stack view reshape flatten unflatten permute transpose movedim squeeze unsqueeze slice select split chunk "
     "narrow expand repeat roll pad pixel_shuffle gather index_select im2col upsample_nearest2d upsample_bilinear2d "
@@ -50,7 +50,6 @@ _INT8 = _words(
 
 _NOTES = {
     "hardswish": "int8, but XNNPACK runs it apart from its neighbours: measured slower than float on x86",
-    "hardswish_": "int8, but XNNPACK runs it apart from its neighbours: measured slower than float on x86",
     "gelu": "int8, but far slower than float on x86, and unknown to TFLite Micro",
     "gru": "int8, unrolled over time: the file grows with the sequence's length",
     "lstm": "int8, unrolled over time: the file grows with the sequence's length",
@@ -102,7 +101,7 @@ _FLOAT = {
         }.items()
     },
     **dict.fromkeys(
-        ("relu6", "hardtanh", "hardtanh_", "clamp"),
+        ("relu6", "hardtanh", "clamp"),
         "int8 where it is fused into the layer before it (ReLU6 after a convolution); alone it stays float",
     ),
 }

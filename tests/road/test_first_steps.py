@@ -34,6 +34,25 @@ def test_a_recipe_is_written_and_checked(folder: Folder) -> None:
     assert "exists: --force writes a new one over it" in again.stderr
 
 
+def test_numbers_for_targets_get_a_metric_of_their_own(tmp_path: Path) -> None:
+    """Two inputs for a forward that takes a dict."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.end = nn.Linear(5, 1)\n\n    def forward(self, batch):\n"
+        "        return {'price': self.end(batch['rooms']) + batch['age'].sum(1, keepdim=True)}\n"
+    )
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\n\n\ndef splits():\n    rng = np.random.default_rng(0)\n"
+        "    x = lambda n: {'rooms': rng.normal(size=(n, 5)).astype('f'), 'age': rng.normal(size=(n, 2)).astype('f')}\n"
+        "    return {name: (x(20), np.ones(20, 'f')) for name in ('train', 'calibration', 'selection', 'gate')}\n"
+    )
+    done = Folder(tmp_path).deploy("init", "--model", "net:Net", "--data", "data:splits", "--target", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    assert "its outputs fit the data" in done.stdout
+    table = tomllib.loads((tmp_path / "deploy.toml").read_text())
+    assert (table["task"], table["gate"]) == ({"metric": "mae"}, {"margin": "5%"})
+
+
 @pytest.mark.parametrize(
     ("model", "data", "says"),
     [

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import api, recipe
 from pipeline.errors import UsageError
+from pipeline.explain import report as explanations
 from pipeline.release.report import Report
 from pipeline.store import Store
 
@@ -113,6 +114,11 @@ def test_free_lengths_are_verified_at_several_and_fixed_shapes_get_padding(place
             ([None, None], [1, LOWEST, HIGHEST]),
         ]
     assert not report.targets["tflite"].lengths
+    for one in explanations.explain(place / "out", store=Store(place / "store"), tapped=16):
+        assert list(one.lengths) == ([] if one.target == "tflite" else [LOWEST, 4, 8, HIGHEST])
+        assert one.target != "onnxruntime" or all(db > 30 for db in one.lengths.values()), one.lengths
+        assert one.layers
+        assert one.kept
     again = api.judge(place / "out", ["onnxruntime"])
     assert again.targets["onnxruntime"].verdict == "pass"
     sys.path.insert(0, str(place / "out" / "onnxruntime"))

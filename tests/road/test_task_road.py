@@ -1,6 +1,7 @@
 """A task without classes on the road: its own metric decides the race, the gate, its slices and the baseline."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_the_tasks_own_metric_decides(points: Folder) -> None:
     names = {check["name"] for check in row["checks"]}
     assert {"mae", "rmse", "data:near", "mae on tag:light=night", "age"} <= names
     assert "accuracy" not in names
+
+
+def test_the_page_speaks_of_the_metric_and_of_no_points(points: Folder) -> None:
+    page = (points.path / "deploy-out" / "report.html").read_text()
+    assert re.search(r" of 10\s% of float</dd>", page)  # the bound, beside the margin
+    assert "unavailable points" not in page
+    assert "by int8" not in page
 
 
 @pytest.mark.parametrize(

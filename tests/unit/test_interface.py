@@ -39,6 +39,18 @@ def test_other_names_go_in_order() -> None:
     assert torch.equal(interface.adapt(Plain(), ["one", "two"])(A, B), A - B)
 
 
+def test_a_forward_of_one_parameter_gets_several_inputs_as_a_dict() -> None:
+    class Together(nn.Module):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return batch["one"] - batch["two"]
+
+    model = interface.adapt(Together(), ["two", "one"])
+    assert torch.equal(model(B, A), A - B)
+    with torch.no_grad():
+        exported = torch.export.export(copy.deepcopy(model), (B, A))
+    assert torch.equal(exported.module()(B, A), A - B)
+
+
 def test_names_that_fit_in_part_are_refused() -> None:
     with pytest.raises(UsageError, match=r"no \['sideways'\]: name all inputs as forward does, or none"):
         interface.adapt(Two(), ["left", "sideways"])

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from calibration.metrics import sqnr_db
 from calibration.qparams import from_range
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
@@ -228,3 +229,34 @@ def test_a_recurrent_layer_uses_all_its_weights_at_each_step():
     node = helper.make_node("GRU", ["x", "w", "r"], ["", "h"], hidden_size=inside)
     graph = helper.make_graph([node], "g", [values[name] for name in "xwr"], [values["h"]])
     assert onnx_graph.macs(helper.make_model(graph)) == {"h": steps * 3 * inside * (width + inside)}
+
+
+class Repeats(nn.Module):
+    """A class token before the steps, one layer for all depths, and states that begin at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.token = nn.Linear(20, 8), nn.Parameter(torch.randn(1, 1, 8))
+        self.mix, self.cell, self.end = nn.Linear(8, 8), nn.RNN(8, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), self.first(x)], 1)
+        return self.end(self.cell(self.mix(torch.relu(self.mix(x))))[0].flatten(1)[:, :8])
+
+
+def test_shared_weights_and_what_is_made_of_a_shape_alone_are_quantized(data, tmp_path):
+    """With exact kernels on CPUs without VNNI shared int8 weights do not load; a class token has a range."""
+    torch.manual_seed(0)
+    net = Repeats()
+    model = TARGET.lower(exported(net, (4, 20), tmp_path), tmp_path)
+    statistics = Statistics(model.sha256)
+    with TARGET.open(model, FLOAT) as session:
+        statistics.update(session.tap({"input": data}, model.tensors))
+    seen = {"ours": solve(statistics, SCHEMES[SCHEME], "mse"), "vendor": None}
+    for name, candidate in {"ours": OURS, "vendor": VENDOR}.items():
+        (place := tmp_path / name).mkdir()
+        made = TARGET.quantize(model, candidate, seen[name], [{"input": data}], place)
+        ops = TARGET.inspect(made, candidate)  # it loads
+        assert sum(op.precision == "int8" for op in ops if op.macs) >= 4
+        with torch.no_grad(), TARGET.open(made, candidate) as session:
+            assert sqnr_db(net(torch.from_numpy(data)).numpy(), session.run({"input": data})["output"]) > 20

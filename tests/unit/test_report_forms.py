@@ -242,7 +242,7 @@ def test_only_a_few_of_each_kind_are_kept(tmp_path: Path) -> None:
 
 EXPLAINED = {
     "target": "tflite", "candidate": "ours", "n": 7, "sqnr_db": 12.5, "agreement": 0.75, "breaks_at": "conv<1>",
-    "note": "",
+    "note": "", "outputs": {"boxes": 31.25, HOSTILE: None}, "lengths": {"4": 8.5},
     "causes": [{"name": "dead channels", "layer": "conv<1>", "text": HOSTILE}],
     "layers": [{"name": "conv<1>", "sqnr_db": 3.25, "clipped": 0.5, "dead": [1, 2]},
                {"name": "same", "sqnr_db": None, "clipped": None, "dead": []}],
@@ -258,7 +258,7 @@ def test_an_explanation_beside_the_report_is_shown(tmp_path: Path) -> None:
     assert "tflite: gone" not in text  # not of this run
     assert "conv&lt;1&gt;" in text
     assert HOSTILE not in text
-    for said in ("12.5", "75.0", "dead channels", "+7.5", "identical", "50.00"):
+    for said in ("12.5", "75.0", "dead channels", "+7.5", "identical", "50.00", "31.2", "length 4 8.5"):
         assert said in text, said
     (tmp_path / "explain.json").write_text("{}")
     assert "Why int8 differs" not in html.page(record(), tmp_path)

@@ -27,8 +27,10 @@ def _known(report: Report, row: dict[str, Any]) -> bool:
 
 def _one(row: dict[str, Any]) -> dict[str, Any]:
     gains = [kept for kept in row["kept"] if kept["gain_db"] is not None]
+    lengths = {f"length {length}": db for length, db in row.get("lengths", {}).items()}
     return {
         **{key: row[key] for key in ("target", "candidate", "n", "sqnr_db", "agreement", "breaks_at", "note")},
+        "parts": {f"'{name}'": db for name, db in row.get("outputs", {}).items()} | lengths,
         "causes": [{key: one[key] for key in ("name", "layer", "text")} for one in row["causes"]],
         "layers": [{key: one[key] for key in ("name", "sqnr_db", "clipped", "dead")} for one in row["layers"]],
         "gains": sorted(gains, key=lambda kept: -kept["gain_db"])[:GAINS],

@@ -1,0 +1,109 @@
+"""What a target really makes of rows of its capability table: all of their networks in one file, read one at a time.
+
+Each row's op lies between a convolution and a product, which are int8 on every target, so what is float in its part of
+the file is its own doing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import interface
+from pipeline.data import Data, Split, save
+from pipeline.stages import Job, export
+from pipeline.stages.quantize import shares
+from targets.base import Batch, Candidate, Model, Target, TensorSpec
+
+from . import ops
+from .case import CALIBRATION, Case, Network
+
+PLAIN = "plain"  # the network without an op
+
+
+def network(names: Sequence[str], kind: str, folder: Path) -> Network:
+    """The rows' networks as one program of that kind, with an output each; noise for samples."""
+    rng = np.random.default_rng(0)
+    inputs: Batch = {"input": rng.standard_normal((CALIBRATION, *ops.SHAPE)).astype(np.float32)}
+    if not ops.TOKENS.isdisjoint(names):
+        inputs["ids"] = rng.integers(0, ops.TABLE, (CALIBRATION, ops.STEPS))
+    split = Split(inputs, np.zeros(CALIBRATION, np.int64))
+    save(Data({"calibration": split, "gate": split}), folder / "data")
+    programs = {"pt2": folder / "pt2", "onnx": folder / "onnx"}
+    for path in programs.values():
+        path.mkdir()
+    module = interface.adapt(ops.made(PLAIN, *names, end=True), tuple(inputs))
+    found = export.export(module, inputs, programs["pt2"])
+    if kind == "onnx":
+        export.onnx(Job("export", {}, {"program": programs["pt2"]}, programs["onnx"], 0))
+    return Network("rows", folder / "data", programs, np.empty(0), 0, 0, found["ops"])
+
+
+def levels(target: Target, made: Network, folder: Path) -> dict[str, str]:
+    """Row -> "int8", or "float: " and the types of the ops that the file of our own candidate leaves in float."""
+    case = Case(target, made, folder)
+    candidate = case.ours[0]
+    whole = case.artifact(candidate)
+    floats = {}
+    for spec in whole.outputs:
+        (place := folder / f"row-{spec.name}").mkdir()
+        floats[spec.name] = _floats(target, _part(whole, spec, place), candidate)
+    everywhere = floats.pop(PLAIN)
+    left = {name: sorted((found - everywhere).elements()) for name, found in floats.items()}
+    return {name: f"float: {', '.join(found)}" if found else "int8" for name, found in left.items()}
+
+
+def _floats(target: Target, model: Model, candidate: Candidate) -> Counter[str]:
+    return Counter(op.partition(" ")[0] for op in shares(target.inspect(model, candidate))["float_ops"])
+
+
+def _part(whole: Model, output: TensorSpec, folder: Path) -> Model:
+    """What makes one output, as a file of its own."""
+    path = folder / whole.path.name
+    _CUT[path.suffix](whole.path, output.name, path)
+    return replace(whole, path=path, outputs=(output,), tensors=())
+
+
+def _of_onnx(source: Path, output: str, path: Path) -> None:
+    import onnx
+
+    graph = onnx.load(source)
+    inside = onnx.utils.Extractor(graph).extract_model([value.name for value in graph.graph.input], [output])
+    onnx.save(inside, path)
+
+
+def _of_openvino(source: Path, output: str, path: Path) -> None:
+    from targets import agent
+
+    ov = agent.import_openvino()
+    graph = ov.Core().read_model(str(source))
+    (result,) = (port.get_node() for port in graph.outputs if output in port.get_names())
+    ov.save_model(ov.Model([result], graph.get_parameters()), str(path), compress_to_fp16=False)
+
+
+def _of_tflite(source: Path, output: str, path: Path) -> None:
+    from targets.tflite import flatbuffer
+
+    content = flatbuffer.read(source)
+    (graph,) = content.subgraphs
+    needed = {index for index in graph.outputs if graph.tensors[index].name.decode() == output}
+    assert len(needed) == 1
+    kept: list[Any] = []
+    for op in reversed(graph.operators):
+        if needed.intersection(op.outputs):
+            needed.update(op.inputs)
+            kept.insert(0, op)
+    graph.operators = kept
+    path.write_bytes(flatbuffer.pack(content))
+
+
+_CUT: dict[str, Callable[[Path, str, Path], None]] = {
+    ".onnx": _of_onnx,
+    ".xml": _of_openvino,
+    ".tflite": _of_tflite,
+}
