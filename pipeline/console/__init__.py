@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
-OUT = Console(highlight=False, width=WIDTH)
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+OUT = Console(highlight=False, emoji=False, width=WIDTH)
+ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def note(text: str) -> None:

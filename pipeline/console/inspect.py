@@ -12,7 +12,7 @@ MOST = 12  # rows of a list that are shown; --json has all
 
 def show(found: Mapping[str, Any]) -> None:
     """Facts, ops, islands, targets."""
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, emoji=False, soft_wrap=True)
 
     def say(text: str) -> None:
         out.print(text, markup=False)

@@ -1,8 +1,9 @@
 """Which candidate ships: a pure function of the race's figures.
 
 Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
-is below the margin. Among those that hold it the fastest ships (or the smallest); candidates whose speed-up intervals
-meet the best one's are tied, and of those within 5 % of the smallest the one with the highest SQNR does.
+is below the margin. Among those that hold it the fastest ships (or the smallest). Candidates are tied with it whose
+speed-up intervals meet its own, and those of its precision that take at most 3 % longer: nobody gives 10 dB for that. Of
+the tied within 5 % of the smallest the one with the highest SQNR ships.
 A board counts what it cannot time: there the fewest instructions win, and float, which it cannot run, never ships.
 """
 
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from pipeline.release.statistics import noninferior, samples_to_decide
 
-SIZE_TIE = 1.05
+SIZE_TIE, SPEED_TIE = 1.05, 0.97
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def choose(
         tied = [row for row in eligible if row["board"]["count"] == min(r["board"]["count"] for r in eligible)]
     elif prefer == "latency":
         best = max(eligible, key=lambda row: float(row["speedup"]["median"]))
-        tied = [row for row in eligible if row["speedup"]["high"] >= best["speedup"]["low"]]
+        tied = [row for row in eligible if _tied(row, best)]
     else:
         tied = eligible
     smallest = min(row["size_bytes"] for row in tied)
@@ -68,6 +69,12 @@ def untimed(
     return dict.fromkeys(failed, "not timed: it does not hold parity") | {
         row["id"]: f"not timed: {most} others are nearer to float (race.max_candidates)" for row in nearest[most:]
     }
+
+
+def _tied(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    """Across precisions only what cannot be told apart: int8 that is slower than float must not ship as its equal."""
+    alike = row["precision"] == best["precision"] and row["speedup"]["median"] >= SPEED_TIE * best["speedup"]["median"]
+    return alike or row["speedup"]["high"] >= best["speedup"]["low"]
 
 
 def _with(verdict: tuple[str, str], left: str) -> tuple[str, str]:

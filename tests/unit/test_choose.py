@@ -22,6 +22,11 @@ def row(name: str, speed: float, size: int = 100, sqnr: float | None = 30.0, **c
     return base | changes
 
 
+def fine(name: str, speed: float, **changes: Any) -> dict[str, Any]:
+    """Timed to half a percent."""
+    return row(name, speed, **changes) | {"speedup": {"median": speed, "low": speed - 0.005, "high": speed + 0.005}}
+
+
 FLOAT = row("float", 1.0, size=300, sqnr=None, precision="f32", quant_flips={"lost": 0, "gained": 0})
 BROKEN = {"quant_flips": {"lost": 200, "gained": 2}}
 
@@ -36,6 +41,9 @@ BROKEN = {"quant_flips": {"lost": 200, "gained": 2}}
         ([FLOAT, row("a", 0.5), row("b", 0.6)], "size", "b"),  # equal sizes and SQNR: the faster
         ([FLOAT, row("a", 0.98)], "latency", "a"),  # a tie with float: the smaller file
         ([FLOAT, row("a", 2.0, sqnr=20.0), row("b", 1.98, sqnr=33.0)], "latency", "b"),  # a tie: fidelity
+        ([FLOAT, fine("a", 2.0, sqnr=20.0), fine("b", 1.95, sqnr=33.0)], "latency", "b"),  # told apart, but by 2.5 %
+        ([FLOAT, fine("a", 2.0, sqnr=20.0), fine("b", 1.93, sqnr=33.0)], "latency", "a"),
+        ([fine("float", 1.0, sqnr=None, precision="f32"), fine("a", 0.98)], "latency", "float"),  # slower int8 is no tie
         ([FLOAT, row("a", 2.0, size=100), row("b", 1.98, size=200, sqnr=33.0)], "latency", "a"),  # a tie: size first
         ([FLOAT, row("a", 9.0, **BROKEN)], "latency", "float"),
     ],
@@ -65,11 +73,11 @@ def test_too_few_samples_to_show_parity_says_how_many_would() -> None:
     assert "selection samples would decide" in why
 
 
-def test_a_difference_below_what_timing_can_tell_is_a_tie() -> None:
+def test_a_difference_that_nobody_would_pay_for_in_fidelity_is_a_tie() -> None:
     near = row("near", 0, sqnr=38.7, speedup={"median": 1.275, "low": 1.265, "high": 1.285})
     first = row("first", 0, sqnr=17.9, speedup={"median": 1.285, "low": 1.28, "high": 1.29})
     assert choose([FLOAT, first, near], "latency", 1.0).shipped == "near"
-    ahead = first | {"speedup": {"median": 1.29, "low": 1.286, "high": 1.294}}
+    ahead = first | {"speedup": {"median": 1.32, "low": 1.31, "high": 1.33}}
     assert choose([FLOAT, ahead, near], "latency", 1.0).shipped == "first"
 
 
