@@ -66,7 +66,7 @@ LACKING = {
     "signed": "its FakeQuantize has limits and no signs: the plugin chooses",
 }
 
-_INT8 = "conv1d conv2d convolution linear addmm matmul mm"
+_INT8 = "conv1d conv2d convolution linear addmm mm"
 _SIGNS = "behind a ReLU; what has signs, and so a zero point, it reads in float"
 _MOVED = (
     "view reshape _unsafe_view flatten permute transpose squeeze unsqueeze dropout clone contiguous "
@@ -87,6 +87,7 @@ OPS: dict[str, Support] = {
     **{f"aten.{name}": Support("float", reason) for reason, names in _FLOAT.items() for name in names.split()},
     "aten.conv_transpose1d": Support("int8", _SIGNS),
     "aten.conv_transpose2d": Support("int8", _SIGNS),
+    "aten.matmul": Support("int8", "of what has signs, and more than two axes, the zero point is subtracted in float"),
     **onnx_graph.REFUSED,
     "aten.rnn_tanh": Support("refused", "unrolled over time, it does not load in int8: use nn.GRU or nn.LSTM"),
 }
