@@ -2,8 +2,8 @@
 
 Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
 is below the margin. Among those that hold it the fastest ships (or the smallest). Candidates are tied with it whose
-speed-up intervals meet its own, and those of its precision that take at most 3 % longer: nobody gives 10 dB for that. Of
-the tied within 5 % of the smallest the one with the highest SQNR ships.
+speed-up intervals meet its own, and those of its precision that take at most 3 % longer: nobody gives 10 dB for that.
+Of the tied within 5 % of the smallest the one with the highest SQNR ships.
 A board counts what it cannot time: there the fewest instructions win, and float, which it cannot run, never ships.
 """
 
@@ -74,7 +74,7 @@ def untimed(
 def _tied(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     """Across precisions only what cannot be told apart: int8 that is slower than float must not ship as its equal."""
     alike = row["precision"] == best["precision"] and row["speedup"]["median"] >= SPEED_TIE * best["speedup"]["median"]
-    return alike or row["speedup"]["high"] >= best["speedup"]["low"]
+    return bool(alike or row["speedup"]["high"] >= best["speedup"]["low"])
 
 
 def _with(verdict: tuple[str, str], left: str) -> tuple[str, str]:

@@ -38,6 +38,7 @@ def convert(program: Program) -> bytes:
             torch.set_num_threads(1)
             module = _flat(torch.export.load(program.path).module(check_guards=False))
             example = _example(module, program)
+            number_padding(module)
             fold_batch_norm(module)
             plain = torch.fx.GraphModule(module, module.graph).eval()  # without export's own input checks
             return bytes(litert_torch.convert(plain, example).model_content())
@@ -47,6 +48,32 @@ def convert(program: Program) -> bytes:
             raise TargetError(
                 f"tflite: {_reason(error)}", "unsupported" if _is_missing_op(error) else "failed"
             ) from error
+
+
+def number_padding(module: GraphModule) -> None:
+    """Convolutions with padding "same" or "valid" get numbers, which is all that the converter takes.
+
+    As PyTorch pads: d (k - 1) in all, the smaller half before, by an op of its own where the halves differ.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    named = {getattr(aten, name).padding: getattr(aten, name).default for name in ("conv1d", "conv2d", "conv3d")}
+    for node in [found for found in module.graph.nodes if found.target in named]:
+        given = list(node.args)
+        left_out: list[Any] = [None, [1], "valid", [1], 1][len(given) - 2 :]
+        data, weight, bias, stride, padding, dilation, groups = given + left_out
+        kernel = weight.meta["val"].shape[2:]
+        steps = (list(dilation) * len(kernel))[: len(kernel)]
+        whole = [step * (size - 1) if padding == "same" else 0 for step, size in zip(steps, kernel, strict=True)]
+        with module.graph.inserting_before(node):
+            if any(total % 2 for total in whole):
+                ends = [end for total in reversed(whole) for end in (total // 2, total - total // 2)]
+                data = module.graph.call_function(aten.constant_pad_nd.default, (data, ends, 0.0))
+                whole = [0] * len(whole)
+        node.args = (data, weight, bias, stride, [total // 2 for total in whole], dilation, groups)
+        node.target = named[node.target]
+    module.recompile()
 
 
 def fold_batch_norm(module: GraphModule) -> int:

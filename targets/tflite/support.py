@@ -38,17 +38,21 @@ FIXED: dict[str, dict[str, tuple[float, int]]] = {
 _INT8 = _words(
     "conv1d conv2d conv_transpose1d conv_transpose2d linear addmm mm bmm matmul einsum scaled_dot_product_attention "
     "batch_norm layer_norm group_norm instance_norm rms_norm "
-    "relu prelu gelu silu sigmoid tanh softmax hardsigmoid hardswish glu "
+    "relu relu6 hardtanh prelu gelu silu sigmoid tanh softmax hardsigmoid hardswish glu "
     "max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "add sub mul div neg pow square sqrt rsqrt maximum "
+    "add sub mul div neg reciprocal square sqrt rsqrt maximum where masked_fill "
     "mean sum amin var std "
     "cat stack view reshape flatten unflatten permute transpose movedim squeeze unsqueeze slice select split chunk "
     "narrow expand repeat roll pad pixel_shuffle gather index_select im2col upsample_nearest2d upsample_bilinear2d "
-    "upsample_bicubic2d grid_sampler gru lstm rnn_tanh "
+    "upsample_bicubic2d gru lstm rnn_tanh "
     "dropout contiguous clone to sym_size"
 )
 
+_FUSED = "int8 where it is fused into the layer before it (ReLU6 after a convolution); alone it stays float"
+_SELECTED = "int8 where its condition is no comparison of numbers, which stays float"
 _NOTES = {
+    **dict.fromkeys(("relu6", "hardtanh"), _FUSED),
+    **dict.fromkeys(("where", "masked_fill"), _SELECTED),
     "hardswish": "int8, but XNNPACK runs it apart from its neighbours: measured slower than float on x86",
     "gelu": "int8, but far slower than float on x86, and unknown to TFLite Micro",
     "gru": "int8, unrolled over time: the file grows with the sequence's length",
@@ -77,7 +81,8 @@ _FLOAT = {
             "log2": "LOG",
             "abs": "ABS",
             "linalg_vector_norm": "ABS",
-            "reciprocal": "ABS",
+            "pow": "POW",
+            "grid_sampler": "FLOOR and comparisons",
             "sin": "SIN",
             "atan": "ATAN2",
             "erf": "MINIMUM",
@@ -95,15 +100,10 @@ _FLOAT = {
             "fft_rfft": "RFFT2D",
             "gt": "GREATER",
             "lt": "LESS",
-            "where": "the comparison before SELECT",
-            "masked_fill": "the comparison before SELECT",
             "threshold": "the comparison before SELECT",
         }.items()
     },
-    **dict.fromkeys(
-        ("relu6", "hardtanh", "clamp"),
-        "int8 where it is fused into the layer before it (ReLU6 after a convolution); alone it stays float",
-    ),
+    "clamp": _FUSED,
 }
 
 _NO_LOWERING = "litert-torch has no lowering for it"

@@ -43,7 +43,11 @@ BROKEN = {"quant_flips": {"lost": 200, "gained": 2}}
         ([FLOAT, row("a", 2.0, sqnr=20.0), row("b", 1.98, sqnr=33.0)], "latency", "b"),  # a tie: fidelity
         ([FLOAT, fine("a", 2.0, sqnr=20.0), fine("b", 1.95, sqnr=33.0)], "latency", "b"),  # told apart, but by 2.5 %
         ([FLOAT, fine("a", 2.0, sqnr=20.0), fine("b", 1.93, sqnr=33.0)], "latency", "a"),
-        ([fine("float", 1.0, sqnr=None, precision="f32"), fine("a", 0.98)], "latency", "float"),  # slower int8 is no tie
+        (
+            [fine("float", 1.0, sqnr=None, precision="f32"), fine("a", 0.98)],
+            "latency",
+            "float",
+        ),  # slower: no tie
         ([FLOAT, row("a", 2.0, size=100), row("b", 1.98, size=200, sqnr=33.0)], "latency", "a"),  # a tie: size first
         ([FLOAT, row("a", 9.0, **BROKEN)], "latency", "float"),
     ],

@@ -436,3 +436,21 @@ def test_importing_the_target_imports_nothing_heavy():
     code = f"import sys, targets.tflite; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (torch.nn.Conv1d(4, 6, 3, padding="same"), (2, 4, 11)),
+        (torch.nn.Conv1d(4, 4, 4, padding="same", dilation=3, groups=4), (2, 4, 11)),  # one more behind than before
+        (torch.nn.Conv2d(3, 4, (3, 4), padding="same", dilation=(2, 1), bias=False), (2, 3, 9, 8)),
+        (torch.nn.Conv2d(3, 4, 3, padding="valid", stride=2), (2, 3, 9, 8)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+def test_padding_by_name_is_padding_by_numbers(layer, shape):
+    samples = torch.randn(shape)
+    module = torch.export.export(torch.nn.Sequential(layer), (samples,)).module(check_guards=False)
+    lowering.number_padding(module)
+    assert "padding" not in {getattr(node.target, "_overloadname", "") for node in module.graph.nodes}
+    torch.testing.assert_close(module(samples), layer(samples))
