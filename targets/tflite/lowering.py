@@ -41,6 +41,8 @@ def convert(program: Program) -> bytes:
             number_padding(module)
             fold_batch_norm(module)
             plain = torch.fx.GraphModule(module, module.graph).eval()  # without export's own input checks
+            for weights in (*plain.parameters(), *plain.buffers()):
+                weights.data = weights.data.contiguous()  # the converter reads channels-last ones in the wrong order
             return bytes(litert_torch.convert(plain, example).model_content())
         except TargetError:
             raise

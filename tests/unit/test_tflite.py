@@ -18,6 +18,7 @@ from torch.nn import functional
 from calibration.metrics import sqnr_db
 from calibration.qparams import QParams, from_range, limits, quantize
 from calibration.schemes import SCHEMES
+from pipeline.recipes.fashion.net import FashionNet
 from targets import agent
 from targets.base import Candidate, Model, Program, TargetError, TensorSpec
 from targets.tflite import TARGET, flatbuffer, lowering, quantization, support
@@ -285,6 +286,16 @@ def test_several_inputs_and_outputs_keep_their_order_and_layouts(tmp_path):
     for name, expected in zip(("output0", "output1"), net(*map(torch.from_numpy, data.values())), strict=True):
         assert outputs[name].shape == tuple(expected.shape)
         assert sqnr_db(expected.detach().numpy(), outputs[name]) >= 100
+
+
+@pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")  # torch.export.save's own
+def test_weights_may_lie_channels_last(tmp_path):
+    torch.manual_seed(0)
+    samples = np.random.default_rng(0).standard_normal((4, 1, 28, 28), np.float32)
+    net = FashionNet().eval().to(memory_format=torch.channels_last)
+    model = TARGET.lower(program(net, {"x": samples}, tmp_path), tmp_path)
+    with torch.no_grad(), TARGET.open(model, CANDIDATES["float"]) as session:
+        assert sqnr_db(net(torch.from_numpy(samples)).numpy(), session.run({"x": samples})["output0"]) >= 100
 
 
 def test_integer_inputs_are_cast(tmp_path):
