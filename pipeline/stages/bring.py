@@ -32,13 +32,13 @@ def run(job: Job) -> dict[str, Any]:
     names = list(load_split(job.inputs["data"], "gate").inputs)
     program, answer, facts = (_pt2 if path.suffix == ".pt2" else _onnx)(path, names, job.out)
     task = tasks.of(job.settings, job.user)
-    for name in SPLITS:
-        split = load_split(job.inputs["data"], name)
+    splits = {name: load_split(job.inputs["data"], name) for name in SPLITS}
+    for name, split in splits.items():
         outputs = _all(program, answer, split, len(split), path)
         save_named(job.out / f"{name}.npz", outputs)
         metric = round(tasks.value(task, outputs, split.labels), 6)
         facts[name] = {"n": len(split), "metric": metric, "groups": by_group(task, split, outputs)}
-    facts["chance"] = tasks.chance(task, load_split(job.inputs["data"], "selection").labels)
+    facts["chance"] = tasks.chance(task, splits["selection"].labels)
     calibration = load_split(job.inputs["data"], "calibration")
     save_named(job.out / "expected.npz", _all(program, answer, calibration, EXPECTED, path))
     return {**write_program(program, facts.pop("ops")), **facts}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibration.weights import same_padding
 from targets.base import Program, TargetError, TensorSpec
 from targets.tflite.quiet import quiet
 
@@ -55,7 +56,7 @@ def convert(program: Program) -> bytes:
 def number_padding(module: GraphModule) -> None:
     """Convolutions with padding "same" or "valid" get numbers, which is all that the converter takes.
 
-    As PyTorch pads: d (k - 1) in all, the smaller half before, by an op of its own where the halves differ.
+    Where "same" needs one more behind than before, an op of its own pads.
     """
     import torch
 
@@ -67,13 +68,13 @@ def number_padding(module: GraphModule) -> None:
         data, weight, bias, stride, padding, dilation, groups = given + left_out
         kernel = weight.meta["val"].shape[2:]
         steps = (list(dilation) * len(kernel))[: len(kernel)]
-        whole = [step * (size - 1) if padding == "same" else 0 for step, size in zip(steps, kernel, strict=True)]
-        with module.graph.inserting_before(node):
-            if any(total % 2 for total in whole):
-                ends = [end for total in reversed(whole) for end in (total // 2, total - total // 2)]
-                data = module.graph.call_function(aten.constant_pad_nd.default, (data, ends, 0.0))
-                whole = [0] * len(whole)
-        node.args = (data, weight, bias, stride, [total // 2 for total in whole], dilation, groups)
+        ends = same_padding(kernel, steps) if padding == "same" else ((0, 0),) * len(kernel)
+        if any(before != after for before, after in ends):
+            with module.graph.inserting_before(node):
+                last_first = [end for both in reversed(ends) for end in both]
+                data = module.graph.call_function(aten.constant_pad_nd.default, (data, last_first, 0.0))
+            ends = ((0, 0),) * len(kernel)
+        node.args = (data, weight, bias, stride, [before for before, _ in ends], dilation, groups)
         node.target = named[node.target]
     module.recompile()
 
