@@ -280,16 +280,15 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         return
     rows, policy = rows_of(branch), recipe.policy(branch.name)
     margin = _margin(recipe, branch.name, next(row for row in rows if row["precision"] == "f32"))
-    branch.untimed = choose.untimed(
-        rows, margin, policy["confidence"], recipe.race.max_candidates, keep_failed=recipe.race.time_failed
-    )
+    most, all_timed = recipe.race.max_candidates, recipe.race.time_failed
+    branch.untimed = choose.untimed(rows, margin, policy["confidence"], most, keep_failed=all_timed, policy=policy)
     runners = [name for name in branch.candidates if name not in branch.untimed]
     branch.race = do(
         "race",
         {**common, **{key: models[key] for key in (f"candidate:{name}" for name in runners)}},
         {**measured, **timing, "candidates": runners} | race,
     )
-    branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"])
+    branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"], policy)
     if not wanted("verify"):
         return
     shipped = model_of(branch.candidates[branch.choice.shipped], lowered)

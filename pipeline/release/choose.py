@@ -1,9 +1,10 @@
 """Which candidate ships: a pure function of the race's figures.
 
 Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
-is below the margin. Among those that hold it the fastest ships (or the smallest). Candidates are tied with it whose
-speed-up intervals meet its own, and those of its precision that take at most 3 % longer: nobody gives 10 dB for that.
-Of the tied within 5 % of the smallest the one with the highest SQNR ships.
+is below the margin. Of those that hold it, what breaks a budget of the gate that the file alone decides is left out,
+unless all of them do: then the gate says so. Among the rest the fastest ships (or the smallest). Candidates are tied
+with it whose speed-up intervals meet its own, and those of its precision that take at most 3 % longer: nobody gives
+10 dB for that. Of the tied within 5 % of the smallest the one with the highest SQNR ships.
 A board counts what it cannot time: there the fewest instructions win, and float, which it cannot run, never ships.
 """
 
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
+from pipeline.release.evidence import BUDGETS
 from pipeline.release.statistics import noninferior, samples_to_decide
 
 SIZE_TIE, SPEED_TIE = 1.05, 0.97
@@ -32,16 +35,23 @@ def choose(
     prefer: Literal["latency", "size"],
     margin_points: float,
     confidence: float = 0.95,
+    policy: Mapping[str, Any] = MappingProxyType({}),
 ) -> Choice:
-    """`rows`: one a candidate, as the race measured it, with size_bytes and precision. A float row is among them."""
+    """`rows`: one a candidate, as the race measured it, with size_bytes and precision. A float row is among them.
+
+    `policy`: the gate's, limit by name (`max_size_bytes`).
+    """
     verdicts = {row["id"]: parity(row, margin_points, confidence) for row in rows}
+    broken = {row["id"]: why for row in rows if (why := over_budget(row, policy))}
     counted = [row for row in rows if row.get("board")]
     eligible = [row for row in counted or rows if verdicts[row["id"]][0] == "pass"]
     if prefer == "latency" and not counted:
         eligible = [row for row in eligible if row["speedup"]]
-    verdicts |= {row["id"]: _with(verdicts[row["id"]], row["left"]) for row in rows if row.get("left")}
+    eligible = [row for row in eligible if row["id"] not in broken] or eligible
+    left = {row["id"]: row["left"] for row in rows if row.get("left")}
+    verdicts |= {name: _with(verdicts[name], why) for name, why in {**broken, **left}.items()}
     if not eligible:
-        raise ValueError(_says({}, rows, verdicts) + ", and no float model runs on a board")
+        raise ValueError(_says({}, rows, verdicts, broken) + ", and no float model runs on a board")
     if prefer == "latency" and counted:
         tied = [row for row in eligible if row["board"]["count"] == min(r["board"]["count"] for r in eligible)]
     elif prefer == "latency":
@@ -52,23 +62,47 @@ def choose(
     smallest = min(row["size_bytes"] for row in tied)
     close = [row for row in tied if row["size_bytes"] <= SIZE_TIE * smallest]
     shipped = max(close, key=lambda row: (_fidelity(row), row["speedup"]["median"] if row["speedup"] else 0, row["id"]))
-    return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts))
+    return Choice(shipped["id"], verdicts, _says(shipped, rows, verdicts, broken))
 
 
 def untimed(
-    rows: Sequence[Mapping[str, Any]], margin: float, confidence: float, most: int, keep_failed: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    margin: float,
+    confidence: float,
+    most: int,
+    keep_failed: bool = False,
+    policy: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Candidate -> why it is not timed: the cheap evidence, answers on the selection split, comes first.
 
-    Those that are shown to lose parity cannot ship (`keep_failed`: timed all the same). Of the others at most `most`
-    are timed, float among them, those nearest to float first.
+    Those that are shown to lose parity, or that break a budget others keep, cannot ship (`keep_failed`: timed all the
+    same). Of the others at most `most` are timed, float among them, those nearest to float first.
     """
-    verdicts = {row["id"]: parity(row, margin, confidence) for row in rows}
-    failed = [] if keep_failed else [row["id"] for row in rows if verdicts[row["id"]][0] == "fail"]
-    nearest = sorted((row for row in rows if row["id"] not in failed), key=lambda row: -_fidelity(row))
-    return dict.fromkeys(failed, "not timed: it does not hold parity") | {
+    why: dict[str, str] = {}
+    if not keep_failed:
+        lost = [row["id"] for row in rows if parity(row, margin, confidence)[0] == "fail"]
+        others = [row for row in rows if row["id"] not in lost]
+        broken = {row["id"]: over_budget(row, policy) for row in others}
+        if not all(broken.values()):  # float is what the others are compared with
+            why = {row["id"]: f"not timed: {broken[row['id']]}" for row in others if row["precision"] != "f32"}
+            why = {name: text for name, text in why.items() if broken[name]}
+        why |= dict.fromkeys(lost, "not timed: it does not hold parity")
+    nearest = sorted((row for row in rows if row["id"] not in why), key=lambda row: -_fidelity(row))
+    return why | {
         row["id"]: f"not timed: {most} others are nearer to float (race.max_candidates)" for row in nearest[most:]
     }
+
+
+def over_budget(row: Mapping[str, Any], policy: Mapping[str, Any]) -> str:
+    """Which budget of the gate a candidate's file breaks, in words; empty if none."""
+    for budget in BUDGETS:
+        limit, value = policy.get(budget.limit), row.get(budget.field)
+        if budget.scope != "file" or limit is None or value is None:
+            continue
+        if value > limit if budget.relation == "<=" else value < limit:
+            unit, breaks = "" if budget.unit == "share" else f" {budget.unit}", ">" if budget.relation == "<=" else "<"
+            return f"{budget.name} {value:,}{unit} {breaks} {budget.limit} {limit:,}"
+    return ""
 
 
 def _tied(row: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
@@ -113,7 +147,10 @@ def _fidelity(row: Mapping[str, Any]) -> float:
 
 
 def _says(
-    shipped: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, tuple[str, str]]
+    shipped: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    verdicts: Mapping[str, tuple[str, str]],
+    broken: Mapping[str, str],
 ) -> str:
     """The outcome in words, also when int8 brings nothing."""
     integers = [row for row in rows if row["precision"] == "int8"]
@@ -131,7 +168,10 @@ def _says(
     speedup = row["speedup"]
     figure = f"{speedup['median']:.2f} ({speedup['low']:.2f}-{speedup['high']:.2f})"
     if speedup["low"] > 1:
-        return f"int8 is faster than float here: {figure} times"
-    if speedup["high"] < 1:
-        return f"int8 is slower than float here: {figure} times its speed"
-    return f"int8 is not faster here: {figure}"
+        says = f"int8 is faster than float here: {figure} times"
+    elif speedup["high"] < 1:
+        says = f"int8 is slower than float here: {figure} times its speed"
+    else:
+        says = f"int8 is not faster here: {figure}"
+    floats = [broken[other["id"]] for other in rows if other["precision"] == "f32" and other["id"] in broken]
+    return f"{says}, but float cannot ship: {floats[0]}" if floats and shipped["id"] not in broken else says

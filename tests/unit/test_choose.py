@@ -85,6 +85,42 @@ def test_a_difference_that_nobody_would_pay_for_in_fidelity_is_a_tie() -> None:
     assert choose([FLOAT, ahead, near], "latency", 1.0).shipped == "first"
 
 
+BUDGET = {"max_size_bytes": 200}
+
+
+def test_what_breaks_a_budget_of_the_gate_does_not_ship_while_another_keeps_it() -> None:
+    slow = row("a", 0.8)
+    found = choose([FLOAT, slow], "latency", 1.0, policy=BUDGET)
+    assert found.shipped == "a"
+    assert found.verdicts["float"] == (
+        "pass",
+        "the runtime's own float; file size 300 bytes > max_size_bytes 200",
+    )
+    assert found.says == (
+        "int8 is slower than float here: 0.80 (0.75-0.85) times its speed, "
+        "but float cannot ship: file size 300 bytes > max_size_bytes 200"
+    )
+    assert choose([FLOAT, slow], "latency", 1.0, policy={"max_size_bytes": 300}).shipped == "float"
+    assert choose([FLOAT, slow], "latency", 1.0, policy={"max_size_bytes": 50}).shipped == "float"  # all break it
+    assert choose([FLOAT, slow | BROKEN], "latency", 1.0, policy=BUDGET).shipped == "float"  # nothing else holds parity
+    wide = row("wide", 3.0, size=250)
+    assert choose([FLOAT, slow, wide], "latency", 1.0, policy=BUDGET).shipped == "a"
+
+
+def test_a_share_of_int8_that_the_gate_asks_for_keeps_float_out() -> None:
+    rows = [FLOAT | {"int8_mac_share": 0.0}, row("a", 0.8, int8_mac_share=0.95)]
+    assert choose(rows, "latency", 1.0, policy={"min_int8_mac_share": 0.9}).shipped == "a"
+    assert choose(rows, "latency", 1.0, policy={"min_int8_mac_share": 0.99}).shipped == "float"
+
+
+def test_what_breaks_a_budget_is_not_timed_and_takes_no_place() -> None:
+    rows = [FLOAT, row("wide", 3.0, size=250, sqnr=40.0), row("a", 2.0), row("b", 2.0, sqnr=20.0)]
+    left = {"wide": "not timed: file size 250 bytes > max_size_bytes 200"}
+    assert untimed(rows, 1.0, 0.95, most=3, policy=BUDGET) == left
+    assert untimed(rows, 1.0, 0.95, most=4, keep_failed=True, policy=BUDGET) == {}
+    assert untimed(rows, 1.0, 0.95, most=4, policy={"max_size_bytes": 50}) == {}
+
+
 def test_only_what_can_ship_is_timed_and_the_nearest_to_float_first() -> None:
     rows = [FLOAT, row("a", 2.0, sqnr=20.0), row("b", 1.9, sqnr=30.0), row("c", 3.0, sqnr=40.0, **BROKEN)]
     lost = "not timed: it does not hold parity"

@@ -53,7 +53,7 @@ def peer(share: float) -> Path:
     owner = run.job("fashion", "", {}, TEACHER, 0).user
     cut = run.peer(models.load(owner, TEACHER), first, share).eval()
     file = run.BUILD / "fashion" / f"torch-pruning-{share:g}.pt2"
-    torch.export.save(torch.export.export(cut, (first,), dynamic_shapes=({0: torch.export.Dim("n")},)), file)
+    torch.export.save(torch.export.export(cut, (first,), dynamic_shapes=(({0: torch.export.Dim("n")},),)), file)
     return file
 
 
