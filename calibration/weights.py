@@ -9,7 +9,8 @@ patches that the kernel sees, padding included, over samples and positions:
 
 Codes are chosen among the two neighbours of w / scale by coordinate descent on e' C e (the objective of Nagel et al.
 2020, "Up or Down? Adaptive Rounding", arXiv:2004.10568, eq. 13, without training). The largest code of a channel stays
-+-127, so a converter that computes max |w| / 127 for itself finds the same scale and the very same codes.
++-127, so a converter that computes max |w| / 127 for itself finds the same scale and the very same codes. Weights of
+half the range, for CPUs that add pairs of products in 16 bits, have +-64 in its place.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from calibration.qparams import SMALLEST_SCALE, Float32, Float64
 Codes = npt.NDArray[np.int8]
 
 LARGEST_CODE = 127
+HALF_RANGE_CODE = 64  # twice 255 * 64 fits in 16 bits
 DAMPING = 1e-2  # of the mean variance, added to every input's: few samples must not make a direction look free
 SWEEPS = 8  # at most; a sweep without a change ends the descent earlier
 
@@ -118,8 +120,8 @@ class Moments:
         return self.raw - mean[:, :, None] * mean[:, None, :]
 
 
-def scales(weight: npt.ArrayLike) -> Float32:
-    """max |w| / 127 of each output channel (axis 0): float32 [channels]. A channel of zeros gets the scale 1.
+def scales(weight: npt.ArrayLike, largest: int = LARGEST_CODE) -> Float32:
+    """max |w| / largest code of each output channel (axis 0): float32 [channels]. A channel of zeros gets the scale 1.
 
     Raises CalibrationError for NaN and infinity.
     """
@@ -127,13 +129,13 @@ def scales(weight: npt.ArrayLike) -> Float32:
     if not np.isfinite(array).all():
         raise CalibrationError(f"{int((~np.isfinite(array)).sum())} of {array.size} weights are NaN or infinite")
     most = np.abs(array).reshape(len(array), -1).max(axis=1)
-    return np.where(most > 0, np.maximum(most / np.float32(LARGEST_CODE), SMALLEST_SCALE), 1.0).astype(np.float32)
+    return np.where(most > 0, np.maximum(most / np.float32(largest), SMALLEST_SCALE), 1.0).astype(np.float32)
 
 
-def nearest(weight: npt.ArrayLike) -> Codes:
+def nearest(weight: npt.ArrayLike, largest: int = LARGEST_CODE) -> Codes:
     """Each weight's nearest code, what every runtime does by itself: int8, same shape."""
     array = np.asarray(weight, np.float32)
-    codes = np.clip(np.rint(array / _spread(scales(array), array.ndim)), -LARGEST_CODE, LARGEST_CODE)
+    codes = np.clip(np.rint(array / _spread(scales(array, largest), array.ndim)), -largest, largest)
     return np.asarray(codes, np.int8)
 
 
@@ -142,20 +144,20 @@ def dequantized(codes: Codes, scale: Float32) -> Float32:
     return np.asarray(codes.astype(np.float32) * _spread(scale, codes.ndim), np.float32)
 
 
-def rounded(weight: npt.ArrayLike, second: Float64) -> Codes:
+def rounded(weight: npt.ArrayLike, second: Float64, largest: int = LARGEST_CODE) -> Codes:
     """Codes whose error e has a small e' S e: int8, same shape. Never worse than `nearest` on that objective.
 
     `weight`: [out, K...]; `second`: S, [groups, K, K], symmetric. Coordinate descent from the nearest codes: a code may
-    move to the other neighbour of w / scale where that lowers the objective; +-127 neither moves nor is moved to.
+    move to the other neighbour of w / scale where that lowers the objective; +-largest neither moves nor is moved to.
     """
     array = np.asarray(weight, np.float32)
-    scale = scales(array)
+    scale = scales(array, largest)
     groups, inputs = second.shape[:2]
     if array.size != len(array) * inputs or len(array) % groups:
         raise CalibrationError(f"weights {list(array.shape)} do not fit moments {list(second.shape)}")
     exact = (array / _spread(scale, array.ndim)).astype(np.float64).reshape(groups, -1, inputs)
     code = np.rint(exact)
-    frozen = np.abs(code) >= LARGEST_CODE
+    frozen = np.abs(code) >= largest
     diagonal = np.diagonal(second, axis1=1, axis2=2)
     damping = DAMPING * diagonal.mean(axis=1)
     curve = diagonal + damping[:, None]  # what one step of a code costs by itself
@@ -167,7 +169,7 @@ def rounded(weight: npt.ArrayLike, second: Float64) -> Codes:
             # The other neighbour lies one step against the sign of the error.
             step = -np.sign(error[:, :, j])
             gain = step * gradient[:, :, j] + curve[:, None, j] / 2 < -1e-12 * curve[:, None, j]
-            free = gain & ~frozen[:, :, j] & (np.abs(code[:, :, j] + step) < LARGEST_CODE)
+            free = gain & ~frozen[:, :, j] & (np.abs(code[:, :, j] + step) < largest)
             group, channel = np.nonzero(free)
             if len(group) == 0:
                 continue

@@ -15,7 +15,10 @@ from pipeline.runner import Runner, attached_device
 if TYPE_CHECKING:
     from targets.base import Candidate
 
-COARSE = ("per_tensor", "half_range")  # strategies that round weights to other codes than the weight step's
+# What candidates with our ranges start from, where it is not the program after the weight step: their strategies round
+# weights to other codes. Half the range has a step of its own, where there is a step.
+PLAIN, HALF = "ours-plain", "ours-half"
+STARTS = {"per_tensor": PLAIN, "half_range": HALF}
 KEPT = "-keep"  # as targets.base.KEPT, whose module brings numpy: how those with layers left in float end
 OURS = "ours-"  # as targets.base.OURS: how the ids of candidates with our ranges begin
 ENCODINGS = "encodings"  # the "observer" of a candidate whose ranges are the user's
@@ -51,8 +54,8 @@ def quantize(
         if candidate.observer == ENCODINGS:
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
-        kind = "ours-plain" if is_coarse(name) else candidate.quantizer
-        if kind == "ours-plain":
+        kind = start_of(name, candidate)
+        if kind == PLAIN:
             settings["weights"] = "none"
         given = inputs.get(kind, vendors)
         branch.made[name] = (given, settings)
@@ -139,9 +142,9 @@ def observer_kind(recipe: Recipe) -> str:
         raise UsageError(f"quantize.candidates: {error}") from error
 
 
-def is_coarse(name: str) -> bool:
-    """Does this candidate round weights to other codes than the weight step did?"""
-    return name.partition("@")[0].endswith(COARSE)
+def start_of(name: str, candidate: Candidate) -> str:
+    """What a candidate starts from: PLAIN, HALF, or by the name of its quantizer."""
+    return STARTS.get(_strategy(name.removeprefix(OURS).partition("@")[0]), candidate.quantizer)
 
 
 def keep(branch: Branch, lowered: Artifact, runner: Runner, asked: Mapping[str, Any]) -> None:
@@ -149,7 +152,8 @@ def keep(branch: Branch, lowered: Artifact, runner: Runner, asked: Mapping[str, 
     ours = [name for name in branch.candidates if name.startswith(OURS)]
     if not ours:
         return
-    name = min(ours, key=lambda one: (is_coarse(one), "mse" not in one))  # the nearest to float, as a rule
+    coarse = tuple(STARTS)
+    name = min(ours, key=lambda one: (one.partition("@")[0].endswith(coarse), "mse" not in one))  # nearest, as a rule
     given, settings = branch.made[name]
     title = f"{branch.name}/{name}-keep"
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.road import base_name
+from pipeline.op_table import base_name
 
 RUNTIMES = {".tflite": "tflite", ".onnx": "onnxruntime", ".xml": "openvino"}  # file -> whose compiled graph says what
 
@@ -201,6 +201,9 @@ def _words(tensor: Any, free: bool = False) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {sizes}".replace("'", "")
 
 
+_LEVELS = {"refused": "refused", "depends": "int8, if these have the form", "float": "int8, some ops in float"}
+
+
 def _could(ops: Mapping[str, str]) -> dict[str, Any]:
     """Each target's capability table on the program's ops: refused, or with which ops in float or untested."""
     from targets import registry
@@ -208,14 +211,14 @@ def _could(ops: Mapping[str, str]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name in registry.names():
         table = registry.load(name).capabilities.ops
-        found: dict[str, list[str]] = {"refused": [], "float": [], "untested": []}
+        found: dict[str, list[str]] = {"refused": [], "depends": [], "float": [], "untested": []}
         for op, line in ops.items():
             support, place = table.get(base_name(op)), f" ({line})" if line else ""
             if support is None:
                 found["untested"].append(base_name(op) + place)
             elif support.level != "int8":
                 found[support.level].append(f"{base_name(op)}{place}: {support.reason}")
-        level = "refused" if found["refused"] else "int8, some ops in float" if found["float"] else "int8"
-        reasons = found["refused"] or found["float"]
+        level = next((words for level, words in _LEVELS.items() if found[level]), "int8")
+        reasons = found["refused"] or found["depends"] + found["float"]
         rows[name] = {"level": level, "reasons": list(dict.fromkeys(reasons)), "untested": found["untested"]}
     return rows

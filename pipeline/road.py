@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from pipeline import candidates, lengths, side_by_side, source, training_road
+from pipeline import candidates, lengths, side_by_side, source, training_road, weight_road
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
 from pipeline.errors import DeployError, UsageError
+from pipeline.op_table import check_ops
 from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
@@ -148,7 +149,7 @@ def _export(
         inputs = {"model": road.floating, "data": data}
         original = runner.do("export-pt2", inputs, settings, branches=targets, label=f"original {way}".strip())
     if wanted("weights") and recipe.weights.method != "none":
-        return Exported(program, _stepped(recipe, data, program, targets, runner, label), original)
+        return Exported(program, weight_road.of_targets(recipe, data, program, targets, runner, label), original)
     return Exported(program, {}, original)
 
 
@@ -170,34 +171,8 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, t
     )
     stepped: Mapping[str, Artifact] = {}
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
-        stepped = _stepped(recipe, road.data, brought, everyone, runner, "")
+        stepped = weight_road.of_targets(recipe, road.data, brought, everyone, runner, "")
     road.network = Network(brought, {FIXED: Exported(brought, stepped)})
-
-
-def _stepped(
-    recipe: Recipe, data: Artifact, program: Artifact, targets: tuple[str, ...], runner: Runner, label: str
-) -> dict[str, Artifact]:
-    """Of each target, the program after the weight step; one for all that keep the same ops in int8."""
-    inputs = {"program": program, "data": data}
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name in targets:
-        groups.setdefault(beyond(name, program.metadata["ops"]), []).append(name)
-    made: dict[str, Artifact] = {}
-    for ops, names in groups.items():
-        settings = {**recipe.weights.model_dump(), "beyond": list(ops)}
-        title = " ".join(filter(None, (label, *(names if len(groups) > 1 else ()))))
-        made |= dict.fromkeys(names, runner.do("weights", inputs, settings, branches=tuple(names), label=title))
-    return made
-
-
-def beyond(target: str, ops: Iterable[str]) -> tuple[str, ...]:
-    """Of a program's ops, those beside convolutions and fully connected layers whose weights the target has in int8."""
-    from pipeline.stages.weights import BEYOND
-    from targets import registry
-
-    table = registry.load(target).capabilities.ops
-    there = {base_name(op) for op in ops}
-    return tuple(op for op in BEYOND if op in there and op in table and table[op].level == "int8")
 
 
 def _there(road: Road, target: str) -> dict[str, Any]:
@@ -228,10 +203,8 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     task = {"task": recipe.task.model_dump()}
     graphs: dict[str, Artifact] = {}
     programs = {"": exported, "stepped": stepped} | ({"original": made.original} if made.original else {})
-    for label, start in programs.items():
-        if label and start is exported:  # no weight step: one graph is both
-            graphs[label] = graphs[""]
-            continue
+
+    def lower(label: str, start: Artifact) -> None:
         program = start
         if start.metadata["kind"] == "onnx" and target.capabilities.program != "onnx":
             raise UsageError(f"{branch.name}: no road from ONNX: it lowers .{target.capabilities.program} programs")
@@ -240,24 +213,42 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         if wanted("lower"):
             inputs = {"program": program, "expected": start, "data": data}
             graphs[label] = do("lower", inputs, on_target, label=f"{branch.name} {label}".strip())
+
+    for label, start in programs.items():
+        if label and start is exported:  # no weight step: one graph is both
+            graphs[label] = graphs[""]
+        else:
+            lower(label, start)
     if not wanted("lower"):
         return
     branch.lowered, branch.stepped = graphs[""], graphs["stepped"]
     lowered = branch.lowered
     if not wanted("observe"):
         return
-    do = partial(do, label=branch.name)
     samples = {"samples": recipe.calibrate.samples, "kind": candidates.observer_kind(recipe)}
-    branch.observed = observed = do("observe", {"float": graphs["stepped"], "data": data}, {**on_target, **samples})
+
+    def observed(graph: Artifact, label: str = "") -> dict[str, Artifact]:
+        inputs = {"float": graph, "data": data}
+        told = do("observe", inputs, {**on_target, **samples}, label=f"{branch.name} {label}".strip())
+        return {**inputs, "statistics": told}
+
+    starts = {"ours": observed(graphs["stepped"])}
+    branch.observed = starts["ours"]["statistics"]
     if not wanted("quantize"):
         return
     vendors = {"float": lowered, "data": data}
-    starts = {"ours": {"float": graphs["stepped"], "data": data, "statistics": observed}}
     device = _device(road, branch.name)
     chosen = candidates.choose(branch, lowered, recipe, candidates.strategies(recipe, branch.name, device))
-    if any(map(candidates.is_coarse, chosen)):
-        plain = do("observe", vendors, {**on_target, **samples}, label=f"{branch.name} plain")
-        starts["ours-plain"] = {**vendors, "statistics": plain}
+    kinds = {candidates.start_of(name, candidate) for name, candidate in chosen.items()}
+    if stepped is exported:
+        starts |= dict.fromkeys((candidates.PLAIN, candidates.HALF), starts["ours"])
+    else:
+        if candidates.HALF in kinds:
+            lower("half range", weight_road.half_range(recipe, data, exported, branch.name, sharing, runner))
+            starts[candidates.HALF] = observed(graphs["half range"], "half range")
+        if candidates.PLAIN in kinds:
+            starts[candidates.PLAIN] = observed(lowered, "plain")
+    do = partial(do, label=branch.name)
     candidates.quantize(branch, chosen, starts, vendors, runner, recipe)
     measured = _there(road, branch.name)
     timing = {"warmup_s": 0.5, "max_rounds": 20000, "batch": recipe.batch}
@@ -361,20 +352,3 @@ def _check_strategies(target: str, able: Capabilities, strategies: Sequence[str]
                 f"calibrate.strategies: {target} has no '{strategy}': its schemes are {', '.join(sorted(able.schemes))}"
                 + (f"; {able.lacking[strategy]}" if strategy in able.lacking else "")
             )
-
-
-def check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
-    """Raise UsageError with the reasons of a target's capability table for ops that it refuses; op -> source line."""
-    refused = [
-        f"{op}{f' ({line})' if line else ''}: {table[base_name(op)].reason}"
-        for op, line in ops.items()
-        if base_name(op) in table and table[base_name(op)].level == "refused"
-    ]
-    if refused:
-        raise UsageError(f"{target} cannot run {'; '.join(refused)}")
-
-
-def base_name(op: str) -> str:
-    """`aten.conv1d.default` and `aten.conv1d` are one row of the capability table; so are in-place forms."""
-    namespace, _, rest = op.partition(".")
-    return f"{namespace}.{rest.partition('.')[0].rstrip('_')}"

@@ -131,9 +131,12 @@ class OpInfo:
 
 @dataclass(frozen=True)
 class Support:
-    """One row of a capability table: what becomes of an op, and why (the same text is check, message, document)."""
+    """One row of a capability table: what becomes of an op, and why (the same text is check, message, document).
 
-    level: Literal["int8", "float", "refused"]
+    "depends": int8 in the forms that `reason` names, refused in others, which only the quantized file shows.
+    """
+
+    level: Literal["int8", "float", "refused", "depends"]
     reason: str = ""
 
 

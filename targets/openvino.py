@@ -18,6 +18,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity
+from calibration.weights import HALF_RANGE_CODE, LARGEST_CODE
 from targets import agent, onnx_graph, openvino_graph
 from targets.base import (
     Batch,
@@ -241,11 +242,12 @@ class OpenVinoTarget:
 def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> Any:
     """One FakeQuantize a tensor, shared by its readers; weights symmetric, by the candidate's scheme.
 
-    Weights of half the range have codes within +-63 of the same 255 levels: the plugin knows no others.
+    Weights of half the range have codes within +-64 of the same 255 levels: the plugin knows no others.
     """
     scheme = SCHEMES[candidate.scheme or ""]
     if ranges is None:
         raise TargetError(f"candidate '{candidate.id}' needs ranges: run the observers first")
+    largest = HALF_RANGE_CODE if scheme.weight.bits == 7 else LARGEST_CODE
     wrong = [name for name, qparams in ranges.items() if qparams.scheme != scheme.activation]
     if wrong:
         raise TargetError(f"ranges of {wrong[:3]} are not of {scheme.id}, which the candidate asks for", "unsupported")
@@ -274,7 +276,7 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
         channels = () if whole else openvino_graph.channels_of(node, weight.data.ndim)
         others = tuple(axis for axis in range(weight.data.ndim) if axis not in channels)
         most = np.abs(weight.data).max(axis=others, keepdims=True)
-        high = (np.where(most > 0, most, 1) * (127 / scheme.weight.qmax)).astype(np.float32)
+        high = (np.where(most > 0, most, 1) * (127 / largest)).astype(np.float32)
         low_high = [opset13.constant(end) for end in (-high, high)]
         node.input(1).replace_source_output(opset13.fake_quantize(port, *low_high, *low_high, 255).output(0))
     graph.validate_nodes_and_infer_types()

@@ -19,19 +19,19 @@ PENALTY = 0.2
 SHARPNESS = 20.0, 2.0  # beta, from first to last; the first fifth of the steps goes without a penalty
 
 
-def rounded(weight: np.ndarray, second: Float64, steps: int = STEPS) -> Codes:
+def rounded(weight: np.ndarray, second: Float64, largest: int = LARGEST_CODE, steps: int = STEPS) -> Codes:
     """Codes whose error e has a small e' S e: int8, same shape; no channel worse than `nearest` by it.
 
-    `weight` [out, K...], `second` [groups, K, K] as in calibration.weights.rounded. +-127 stays, and is not moved to.
+    `weight` [out, K...], `second` [groups, K, K] and `largest` as in calibration.weights.rounded.
     """
     groups, inputs = second.shape[:2]
     array = np.asarray(weight, np.float32)
-    plain = nearest(array).astype(np.float64).reshape(groups, -1, inputs)
-    exact = torch.from_numpy((array.reshape(len(array), -1) / scales(array)[:, None]).reshape(plain.shape))
+    plain = nearest(array, largest).astype(np.float64).reshape(groups, -1, inputs)
+    exact = torch.from_numpy((array.reshape(len(array), -1) / scales(array, largest)[:, None]).reshape(plain.shape))
     size = np.maximum(np.diagonal(second, axis1=1, axis2=2).mean(axis=1), 1e-30)[:, None, None]
     moments = torch.from_numpy((second / size + DAMPING * np.eye(inputs)).astype(np.float32))
     floor = exact.floor()
-    free = torch.from_numpy(np.abs(plain) < LARGEST_CODE) & (floor >= 1 - LARGEST_CODE) & (floor + 1 < LARGEST_CODE)
+    free = torch.from_numpy(np.abs(plain) < largest) & (floor >= 1 - largest) & (floor + 1 < largest)
     zeta, gamma = STRETCH
     start = ((exact - floor - gamma) / (zeta - gamma)).clamp(1e-4, 1 - 1e-4)
     variable = torch.log(start / (1 - start)).requires_grad_()

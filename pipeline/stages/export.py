@@ -152,10 +152,19 @@ def onnx(job: Job) -> dict[str, Any]:
 
 
 def ops_of(exported: Any) -> dict[str, str]:
-    """ATen op -> the source line that calls it, of an exported program."""
+    """ATen op -> the source line that calls it, of an exported program.
+
+    Ops on weights alone are left out: every converter computes them once, and no runtime sees them.
+    """
+    import torch
+
     found: dict[str, str] = {}
+    varying = {node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs}
     for node in exported.graph.nodes:
-        if node.op == "call_function" and hasattr(node.target, "_schema"):
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if random or not varying.isdisjoint(node.all_input_nodes):
+            varying.add(node)
+        if node in varying and node.op == "call_function" and hasattr(node.target, "_schema"):
             name = node.target._schema.name.replace("::", ".")
             found.setdefault(name, _source_line(node.meta.get("stack_trace") or ""))
     return dict(sorted(found.items()))

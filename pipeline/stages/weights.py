@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibration.weights import LARGEST_CODE
 from pipeline.data import Array, Split
 from pipeline.stages import Job
 from pipeline.stages.equalized import equalized
@@ -33,7 +34,8 @@ State = Mapping[str, Array]
 
 def run(job: Job) -> dict[str, Any]:
     """Inputs: program (pt2), data. Files: `program.pt2`. Settings: method ("bias" | "rounding" | "adaround"), samples
-    (of the calibration split), equalize, beyond (ops of BEYOND that a target keeps int8).
+    (of the calibration split), equalize, beyond (ops of BEYOND that a target keeps int8), largest_code (127 unless
+    given).
 
     Metadata: `passes` that were tried before it (pipeline/stages/equalized.py); `weight_sqnr_db`, of the logits on the
     selection split with weights in int8 and everything else in float (a simulation: nearest codes, then what the step
@@ -61,10 +63,11 @@ def run(job: Job) -> dict[str, Any]:
     near: dict[str, Array] = {}
     stepped: dict[str, Array] = {}
     rows: dict[str, dict[str, Any]] = {}
+    largest = settings.get("largest_code", LARGEST_CODE)
     for chosen, second in _passes(found, state, settings["method"] in ROUNDED):
         moments = _moments(job, module, chosen, second, calibration, samples)
         for layer in chosen:
-            plain, made, rows[layer.name] = _step(layer, state, moments[layer.name], settings["method"])
+            plain, made, rows[layer.name] = _step(layer, state, moments[layer.name], settings["method"], largest)
             near[layer.weight] = layer.put(near.get(layer.weight, state[layer.weight]), plain)
             for key, array in made.items():
                 stepped[key] = layer.put(stepped.get(key, state[key]), array)
@@ -123,7 +126,9 @@ def _moments(
     return moments
 
 
-def _step(layer: Layer, state: State, moments: Moments, method: str) -> tuple[Array, dict[str, Array], dict[str, Any]]:
+def _step(
+    layer: Layer, state: State, moments: Moments, method: str, largest: int
+) -> tuple[Array, dict[str, Array], dict[str, Any]]:
     """The layer's kernel at its nearest codes; what the step makes of the layer's part of weights and bias, by key; and
     its row.
     """
@@ -131,14 +136,14 @@ def _step(layer: Layer, state: State, moments: Moments, method: str) -> tuple[Ar
     from pipeline.compression import adaround
 
     kernel = layer.kernel(state[layer.weight])
-    scale = weights.scales(kernel)
-    plain = made = weights.dequantized(weights.nearest(kernel), scale)
+    scale = weights.scales(kernel, largest)
+    plain = made = weights.dequantized(weights.nearest(kernel, largest), scale)
     row: dict[str, Any] = {"name": layer.label, "inputs": int(moments.mean.shape[1]), "gain_db": None}
     if moments.second:
         # Where the mean error can be taken off the bias, only the variance is left to be made small.
         objective = moments.covariance if layer.shift else moments.raw
         way = adaround.rounded if method == "adaround" else weights.rounded
-        made = weights.dequantized(way(kernel, objective), scale)
+        made = weights.dequantized(way(kernel, objective, largest), scale)
         before, after = weights.error_power(kernel, plain, moments.raw), weights.error_power(kernel, made, objective)
         row["gain_db"] = round(float(10 * np.log10(before / after)), 2) if before > 0 and after > 0 else None
     changed = {layer.weight: made}

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, Support, TargetError
+from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, TargetError
+from targets.cortex_m.capabilities import rows
 from targets.tflite import SCHEME
 from targets.tflite import TARGET as MAKER
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from calibration.qparams import Ranges
 
 DEVICE = "qemu://mps2-an386"
-_REFUSED = {"aten.gelu": 'TFLite Micro has no GELU: rewrite = ["gelu"] in the recipe makes it x * sigmoid(1.702 x)'}
 
 
 class CortexM:
@@ -36,7 +36,7 @@ class CortexM:
         MAKER.capabilities,
         batch="fixed",
         schemes=frozenset({SCHEME}),
-        ops={**MAKER.capabilities.ops, **{op: Support("refused", why) for op, why in _REFUSED.items()}},
+        ops=rows(MAKER.capabilities.ops),
     )
 
     def lower(self, program: Program, out: Path) -> Model:

@@ -197,7 +197,7 @@ REFUSED = {
 }
 
 
-_LEFT_IN_FLOAT = {  # by ai-edge-quantizer -> what to do
+LEFT_IN_FLOAT = {  # by ai-edge-quantizer -> what to do
     "LEAKY_RELU": 'rewrite = ["leaky_relu"] in the recipe makes it of two RELUs',
     **dict.fromkeys(("MINIMUM", "RELU_N1_TO_1"), 'rewrite = ["clamp"] in the recipe makes a clamp of two RELUs'),
     "RELU6": "only behind a convolution, a dense layer or an addition is it int8: use ReLU here",
@@ -207,7 +207,7 @@ _LEFT_IN_FLOAT = {  # by ai-edge-quantizer -> what to do
 def problem(node: Node) -> str | None:
     """Why a node cannot be generated, None where it can."""
     if node.op not in REFUSED and any(v.type == "FLOAT32" for v in node.outputs):
-        hint = _LEFT_IN_FLOAT.get(node.op, "quantize the whole file to int8, and put another op where it cannot be")
+        hint = LEFT_IN_FLOAT.get(node.op, "quantize the whole file to int8, and put another op where it cannot be")
         return f"it computes in float: {hint}"
     if node.op not in OPS:
         return REFUSED.get(node.op, f"it is not supported; supported are {', '.join(sorted(OPS))}")

@@ -34,7 +34,7 @@ class Given:
     program: Path
     onnx: Path
     floating: Path
-    stepped: Path  # the runtime's float model after the weight step
+    stepped: Path  # the runtime's float model after the weight step; for weights of half the range, after theirs
     data: Path
     samples: int
     weights: dict[str, Any]  # settings of the weight step
@@ -184,6 +184,9 @@ TOOLS: dict[str, dict[str, Tool]] = {
     "tflite": {"ai-edge-quantizer, default": lambda given: vendor(given, "aeq")},
 }
 STEP = ", weights "  # between our observer and another weight step than the default's
+HALF = ", half range"  # for CPUs that add pairs of products in 16 bits
+for runtime in ("onnxruntime", "openvino"):
+    TOOLS[runtime][f"ours, mse{HALF}"] = lambda given: ours(given, "ours-mse-half_range")
 for rows in TOOLS.values():
     rows["ours, minmax"] = lambda given: ours(given, "ours-minmax")
     rows["ours, mse"] = lambda given: ours(given, "ours-mse")

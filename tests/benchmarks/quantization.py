@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import recipe, road, tasks
+from calibration.weights import HALF_RANGE_CODE, LARGEST_CODE
+from pipeline import op_table, recipe, road, tasks
 from pipeline.api import default_store
 from pipeline.branch import FIXED, Branch
 from pipeline.data import load_named, load_split
@@ -41,20 +42,23 @@ EXAMPLES = {"watch": recipe.EXAMPLE, "fashion": recipe.EXAMPLE.parents[1] / "fas
 RUNTIMES = tuple(peers.TOOLS)
 TIMED = {"warmup_s": 0.5, "budget_s": 4.0, "min_rounds": 20, "max_rounds": 20000}
 KEY = ("model", "runtime", "tool")
+OURS = ["ours-mse", "ours-mse-half_range"]  # TFLite has the first alone
 
 
 def recipe_of(model: str, method: str) -> Recipe:
     """The recipe of one of the models, with a weight step of its own for an example ("": the default)."""
     if model in EXAMPLES:
-        return recipe.load(EXAMPLES[model], [f"weights.method={method}"] if method else [])
-    return from_table({"name": model, **COMMON, **NETWORKS[model]}, HERE / "networks", model)
+        changes = [f"weights.method={method}"] if method else []
+        return recipe.load(EXAMPLES[model], [*changes, f"quantize.candidates={json.dumps(OURS)}"])
+    made = {"name": model, **COMMON, **NETWORKS[model], "quantize": {"candidates": OURS}}
+    return from_table(made, HERE / "networks", model)
 
 
 def travelled(loaded: Recipe, runtimes: Sequence[str]) -> tuple[road.Road, Path]:
-    """The road up to the statistics, and the program as the exporter leaves it: from the store what is there."""
+    """The road up to our candidates, and the program as the exporter leaves it: from the store what is there."""
     factories = {"model": loaded.model, "data": loaded.data}
     runner = Runner(default_store(), loaded.folder, factories, loaded.cache_key, loaded.seed)
-    gone = road.travel(loaded, runtimes, runner, only="observe")
+    gone = road.travel(loaded, runtimes, runner, only="quantize")
     program = gone.network.exports[FIXED].program
     return gone, runner.do("export-onnx", {"program": program}, {}, branches=("onnxruntime",)).path
 
@@ -64,10 +68,9 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
     assert gone.data
     assert gone.reference
     assert branch.lowered
-    assert branch.stepped
     target, loaded = registry.load(branch.name), gone.recipe
     program = gone.network.exports[FIXED].program
-    identity = {"model": model, "runtime": branch.name, "tool": tool}
+    identity, half = {"model": model, "runtime": branch.name, "tool": tool}, tool.endswith(peers.HALF)
     with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
         out = Path(folder)
         told = {
@@ -75,12 +78,13 @@ def row_of(gone: road.Road, onnx: Path, branch: Branch, model: str, tool: str, t
             "program": str(program.path),
             "onnx": str(onnx),
             "floating": str(branch.lowered.path),
-            "stepped": str(branch.stepped.path),
+            "stepped": str(branch.made[OURS[half]][0]["float"].path),
             "data": str(gone.data.path),
             "samples": loaded.calibrate.samples,
             "weights": {
                 **loaded.weights.model_dump(),
-                "beyond": road.beyond(branch.name, program.metadata["ops"]),
+                "beyond": op_table.beyond(branch.name, program.metadata["ops"]),
+                "largest_code": HALF_RANGE_CODE if half else LARGEST_CODE,
             },
             "metric": loaded.task.metric,
             "out": folder,

@@ -18,7 +18,7 @@ import numpy as np
 from calibration.metrics import sqnr_db
 from pipeline.errors import UsageError
 from pipeline.lengths import Lengths, check_target
-from pipeline.road import check_ops
+from pipeline.op_table import check_ops
 from pipeline.stages.quantize import shares
 from targets import registry
 from targets.base import Batch, Target, TargetError

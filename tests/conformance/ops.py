@@ -180,6 +180,25 @@ OPS: dict[str, Op] = {
     "where": lambda m, x: torch.where(m.mask, x, m.conv(x)),
 }
 
+# For rows that depend on the op's form, forms that are int8: row__form.
+FORMS: dict[str, Op] = {
+    "clamp__to_6": lambda m, x: m.conv(x).clamp(0, 6),
+    "clamp__from_0": lambda m, x: x.clamp(min=0.0),
+    "clamp__to_1": lambda m, x: m.conv(x).clamp(-1, 1),
+    "div__by_a_number": lambda m, x: x / 3.0,
+    "expand__one": lambda m, x: m.one(x).expand(-1, 1, -1, -1),
+    "expand__a_class_token": lambda m, x: torch.cat(
+        [m.bias[None, None, :8].expand(x.shape[0], -1, -1), x.flatten(1, 2)], 1
+    ),
+    "index_select__neighbours": lambda m, x: x.index_select(1, torch.tensor([1, 2, 3])),
+    "max__of_two": lambda m, x: torch.max(x, m.conv(x)),
+    "pow__2": lambda m, x: x**2,
+    "pow__minus_half": lambda m, x: m.high(x) ** -0.5,
+    "repeat__a_class_token": lambda m, x: torch.cat(
+        [m.bias[None, None, :8].repeat(x.shape[0], 1, 1), x.flatten(1, 2)], 1
+    ),
+}
+
 
 class Example(nn.Module):
     """A convolution, one op on what it makes, and, with `end`, a product that reads that."""
@@ -209,7 +228,7 @@ class Rows(nn.Module):
 
     def __init__(self, names: Sequence[str], end: bool) -> None:
         super().__init__()
-        self.names, self.rows = names, nn.ModuleList(Example(OPS[name], end) for name in names)
+        self.names, self.rows = names, nn.ModuleList(Example({**OPS, **FORMS}[name], end) for name in names)
 
     def forward(self, input: Tensor, ids: Tensor | None = None) -> dict[str, Tensor]:
         rows = zip(self.names, self.rows, strict=True)

@@ -18,7 +18,10 @@ from pipeline import interface
 from pipeline.data import Data, Split, save
 from pipeline.stages import Job, export
 from pipeline.stages.quantize import shares
-from targets.base import Batch, Candidate, Model, Target, TensorSpec
+from targets import tflite
+from targets.base import Batch, Candidate, Model, Target, TargetError, TensorSpec
+from targets.cortex_m import CortexM
+from targets.cortex_m.program import compile_file
 
 from . import ops
 from .case import CALIBRATION, Case, Network
@@ -42,6 +45,28 @@ def network(names: Sequence[str], kind: str, folder: Path) -> Network:
     if kind == "onnx":
         export.onnx(Job("export", {}, {"program": programs["pt2"]}, programs["onnx"], 0))
     return Network("rows", folder / "data", programs, np.empty(0), 0, 0, found["ops"])
+
+
+def generated(made: Network, folder: Path) -> dict[str, str]:
+    """Row -> why its part of the file cannot become C, empty where it can. Quantized as the tflite target does it."""
+
+    class Unchecked(CortexM):
+        """Hands on what cannot become C as a whole."""
+
+        def quantize(self, *arguments: Any) -> Model:
+            return tflite.TARGET.quantize(*arguments)
+
+    case = Case(Unchecked(), made, folder)
+    whole, found = case.artifact(case.ours[0]), {}
+    for spec in whole.outputs:
+        (place := folder / f"row-{spec.name}").mkdir()
+        try:
+            compile_file(_part(whole, spec, place).path)
+        except TargetError as error:
+            found[spec.name] = str(error)
+        else:
+            found[spec.name] = ""
+    return found
 
 
 def levels(target: Target, made: Network, folder: Path) -> dict[str, str]:
@@ -91,14 +116,17 @@ def _of_tflite(source: Path, output: str, path: Path) -> None:
 
     content = flatbuffer.read(source)
     (graph,) = content.subgraphs
-    needed = {index for index in graph.outputs if graph.tensors[index].name.decode() == output}
-    assert len(needed) == 1
+    graph.outputs = [index for index in graph.outputs if graph.tensors[index].name.decode() == output]
+    assert len(graph.outputs) == 1
+    needed = set(graph.outputs)
     kept: list[Any] = []
     for op in reversed(graph.operators):
         if needed.intersection(op.outputs):
             needed.update(op.inputs)
             kept.insert(0, op)
     graph.operators = kept
+    graph.inputs = [index for index in graph.inputs if index in needed]
+    content.signatureDefs = None
     path.write_bytes(flatbuffer.pack(content))
 
 

@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from pipeline.errors import UsageError
-from pipeline.road import base_name, check_ops
+from pipeline.op_table import base_name, check_ops
 from pipeline.stages.export import ops_of
 from targets import registry
 from targets.base import Target
+from tests.benchmarks import figures
 
 from . import ops, rows
 from .case import Network
 
 ROWS = {name: registry.load(name).capabilities.ops for name in registry.names()}
 CELLS = [(name, op, row.level) for name, table in ROWS.items() for op, row in table.items()]
-CHECKED = [name for name in ROWS if name != "cortex-m"]  # it plans TFLite's file; tests/mcu runs each of its ops
+CHECKED = [name for name in ROWS if name != "cortex-m"]  # what it makes is C: a test of its own
 REFUSED = [(name, op) for name, op, level in CELLS if level == "refused"]
 
 
@@ -46,6 +47,11 @@ def test_every_row_has_its_network() -> None:
 def test_the_rows_name_is_what_export_calls_the_op(op: str) -> None:
     """A row that no program can have would never be looked up."""
     assert f"aten.{op}" in {base_name(found) for found in exported(op)}
+
+
+def test_the_readme_counts_the_rows() -> None:
+    text = figures.README.read_text()
+    assert figures.targets() in text, "write what tests/benchmarks/figures.py counts between its marks"
 
 
 @pytest.mark.parametrize(("target", "op"), REFUSED)
@@ -93,3 +99,17 @@ def test_the_file_holds_what_each_row_says(
     assert found.keys() == said.keys()
     wrong = {op: f"{level} in the table, {found[op]}" for op, level in said.items() if not found[op].startswith(level)}
     assert wrong == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cortex-m"])
+def test_what_becomes_c_is_what_each_row_says(
+    network_of_rows: Callable[..., Network], tmp_path_factory: pytest.TempPathFactory, target: str
+) -> None:
+    levels = {op.removeprefix("aten."): row.level for op, row in ROWS[target].items()}
+    lowered = [op.removeprefix("aten.") for op, row in ROWS["tflite"].items() if row.level != "refused"]
+    found = rows.generated(network_of_rows("pt2", *sorted(lowered), *ops.FORMS), tmp_path_factory.mktemp("rows-c"))
+    problems = {op: found[op] for op in lowered if (found[op] == "") != (levels[op] == "int8")}
+    assert problems == {}
+    assert {form: found[form] for form in ops.FORMS if found[form]} == {}
+    assert {form.partition("__")[0] for form in ops.FORMS} == {op for op, level in levels.items() if level == "depends"}

@@ -23,28 +23,31 @@ def layers(draw: st.DrawFn) -> tuple[Float32, Float64]:
     return weight, np.matmul(seen.transpose(0, 2, 1), seen) / samples
 
 
-def costs(weight: Float32, codes: Codes, second: Float64) -> Float64:
+def costs(weight: Float32, codes: Codes, second: Float64, largest: int) -> Float64:
     """e' S e of each output channel, in steps of its scale."""
     groups, inputs = second.shape[:2]
-    error = (codes - weight / weights.scales(weight)[:, None]).astype(np.float64).reshape(groups, -1, inputs)
+    error = (codes - weight / weights.scales(weight, largest)[:, None]).astype(np.float64).reshape(groups, -1, inputs)
     return np.asarray((np.matmul(error, second) * error).sum(axis=2).reshape(-1))
 
 
-@given(layers())
+LARGEST = st.sampled_from((weights.LARGEST_CODE, weights.HALF_RANGE_CODE))
+
+
+@given(layers(), LARGEST)
 @settings(deadline=None)
-def test_rounding_is_never_worse_than_nearest(layer: tuple[Float32, Float64]) -> None:
+def test_rounding_is_never_worse_than_nearest(layer: tuple[Float32, Float64], largest: int) -> None:
     weight, second = layer
-    codes, nearest = weights.rounded(weight, second), weights.nearest(weight)
+    codes, nearest = weights.rounded(weight, second, largest), weights.nearest(weight, largest)
     mean = np.trace(second, axis1=1, axis2=2) / second.shape[1]
     damped = second + DAMPING * mean[:, None, None] * np.eye(second.shape[1])
-    assert (costs(weight, codes, damped) <= costs(weight, nearest, damped) * (1 + 1e-9)).all()
+    assert (costs(weight, codes, damped, largest) <= costs(weight, nearest, damped, largest) * (1 + 1e-9)).all()
     np.testing.assert_array_equal(np.abs(codes).max(axis=1), np.abs(nearest).max(axis=1))  # the scale stays
 
 
-@given(layers())
+@given(layers(), LARGEST)
 @settings(deadline=None, max_examples=25)
-def test_adaround_is_never_worse_than_nearest(layer: tuple[Float32, Float64]) -> None:
+def test_adaround_is_never_worse_than_nearest(layer: tuple[Float32, Float64], largest: int) -> None:
     weight, second = layer
-    codes, nearest = adaround.rounded(weight, second, steps=40), weights.nearest(weight)
-    assert (costs(weight, codes, second) <= costs(weight, nearest, second) * (1 + 1e-6)).all()
+    codes, nearest = adaround.rounded(weight, second, largest, steps=40), weights.nearest(weight, largest)
+    assert (costs(weight, codes, second, largest) <= costs(weight, nearest, second, largest) * (1 + 1e-6)).all()
     np.testing.assert_array_equal(np.abs(codes).max(axis=1), np.abs(nearest).max(axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.road.newcomer import Folder
 
 PAIRS = {
     "onnxruntime": ("onnxruntime, pre-processed, per channel, U8S8", "ours, mse"),
-    "openvino": ("nncf, TRANSFORMER", "ours, mse"),
+    "openvino": ("nncf, TRANSFORMER", "ours, mse, half range"),
     "tflite": ("ai-edge-quantizer, default", "ours, mse"),
 }
 
@@ -20,7 +21,8 @@ PAIRS = {
 @pytest.mark.slow
 def test_rows_are_of_one_form_and_ours_is_near_float(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.path)
-    loaded = recipe.load(Path("deploy.toml"), ["stages=[]", "calibrate.samples=32", "weights.samples=16"])
+    changes = ["stages=[]", "calibrate.samples=32", "weights.samples=16"]
+    loaded = recipe.load(Path("deploy.toml"), [*changes, f"quantize.candidates={json.dumps(bench.OURS)}"])
     gone, onnx = bench.travelled(loaded, bench.RUNTIMES)
     rows = [
         bench.row_of(gone, onnx, gone.branches[runtime], "bars", tool, times=False)

@@ -19,8 +19,8 @@ from pipeline.compression import adaround, program
 from pipeline.data import Data, Split, save
 from pipeline.stages import Job, export
 from pipeline.stages import weights as stage
+from targets import base, registry
 from targets import codes as codes_in
-from targets import registry
 from targets.base import Program, TensorSpec
 
 SETTINGS: dict[str, Any] = {"method": "rounding", "samples": 64, "equalize": False, "beyond": []}
@@ -150,6 +150,7 @@ ANY = ("onnxruntime", "openvino", "tflite")
 STORED: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, Any], tuple[str, ...]]] = {
     "plain": (Plain(), (3, 12, 10), {"equalize": True}, ANY),
     "equalized": (Mixer(), (6, 24), {"equalize": True}, ANY),
+    "half range": (Plain(), (3, 12, 10), {"largest_code": weights.HALF_RANGE_CODE}, ("onnxruntime", "openvino")),
     "series": (Series(), (6, 20), {}, ANY),
     "across": (Across(), (6, 12), {}, ANY),
     "transposed": (Up(), (3, 12, 10), {"beyond": ["aten.conv_transpose2d"]}, ANY[1:]),
@@ -385,13 +386,13 @@ def test_every_runtime_stores_the_very_codes(run: Run, key: str, name: str) -> N
     facts, folder = run(model, shape, **settings)
     assert any(row["used"] for row in facts["passes"]) == bool(settings.get("equalize"))
     assert facts["left"] == {}
-    stepped = state(folder / "out")
+    stepped, largest = state(folder / "out"), settings.get("largest_code", weights.LARGEST_CODE)
 
     def codes_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         found = {key: array for key, array in arrays.items() if array.ndim > 1}
         if key == "across":
             found |= {f"part {i}": part for i, part in enumerate(np.split(found.pop("mix.in_proj_weight"), 3))}
-        return {k: weights.nearest(a.swapaxes(0, 1) if k == "up.weight" else a) for k, a in found.items()}
+        return {k: weights.nearest(a.swapaxes(0, 1) if k == "up.weight" else a, largest) for k, a in found.items()}
 
     wanted, plain = codes_of(stepped), codes_of(state(folder / "program"))
     assert sum((wanted[key] != plain[key]).sum() for key in wanted) > 20  # rounding moved some
@@ -399,7 +400,8 @@ def test_every_runtime_stores_the_very_codes(run: Run, key: str, name: str) -> N
     (folder / "float").mkdir()
     (folder / "int8").mkdir()
     floats = target.lower(export.read_program(folder / "out"), folder / "float")
-    candidate = next(c for c in target.candidates(floats) if c.id == "ours-minmax")
+    half = largest == weights.HALF_RANGE_CODE
+    candidate = base.find(target, floats, "ours-minmax-half_range" if half else "ours-minmax")
     assert candidate.scheme is not None
     statistics = Statistics(floats.sha256)
     x = np.load(folder / "data" / "calibration" / "inputs" / "input.npy")

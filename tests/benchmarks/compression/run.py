@@ -152,7 +152,7 @@ def peer(model: torch.nn.Module, example: torch.Tensor, share: float) -> torch.n
     import torch_pruning
 
     budget = share * macs.count(model, (example,)).macs
-    for ratio in np.arange(0.3, 0.99, 0.0025):
+    for ratio in np.arange(0.02, 0.99, 0.0025):
         cut = copy.deepcopy(model)
         importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
         torch_pruning.pruner.BasePruner(
