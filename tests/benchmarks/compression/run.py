@@ -231,18 +231,23 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def write(written: dict[str, Any]) -> None:
-    """The results, with what they were measured with."""
+def read() -> dict[str, Any]:
+    """The results so far."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
+    return found
+
+
+def write(changed: dict[str, Any]) -> None:
+    """Put these into the results, with what they were measured with."""
     measured_with = {key: value for key, value in environment().items() if key != "platform"}
     aside = RESULTS.with_suffix(".aside")
-    aside.write_text(json.dumps(written | {"environment": measured_with}, indent=1) + "\n")
+    aside.write_text(json.dumps(read() | changed | {"environment": measured_with}, indent=1) + "\n")
     aside.replace(RESULTS)
 
 
 def main() -> None:
     """Make what is not made yet, and write after each row."""
-    written = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": []}
-    done = {row["id"]: row for row in written["rows"]}
+    done = {row["id"]: row for row in read()["rows"]}
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     for name, row in rows().items():
         if name in done or not name.startswith(wanted):
@@ -251,7 +256,7 @@ def main() -> None:
         done[name] = {"id": name, **make(row, out)}
         shutil.rmtree(out)
         print(name, done[name]["accuracy"], done[name]["seconds"], file=sys.stderr, flush=True)
-        write(written | {"rows": list(done.values())})
+        write({"rows": list(done.values())})
 
 
 if __name__ == "__main__":
