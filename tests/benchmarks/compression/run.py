@@ -99,7 +99,7 @@ def rows() -> dict[str, dict[str, Any]]:
         "T 4, alpha 0.1": {"recover": OURS | {"temperature": 4.0, "alpha": 0.1}},
         "EMA 0.998": {"recover": OURS | {"ema": 0.998}},
         "no warm-up": {"recover": OURS | {"warmup": 0.0}},
-        **{f"align {width}": {"prune": {"align": width}} for width in (1, 4)},
+        **{f"align {width}": {"prune": {"align": width}, "model": "net:contiguous"} for width in (1, 4)},
         **{f"schedule {name}": {"prune": {"schedule": name}} for name in ("global",)},
         **{
             f"criterion {name}": {"prune": {"criterion": name}}
@@ -116,10 +116,12 @@ def rows() -> dict[str, dict[str, Any]]:
     return found
 
 
-def job(example: str, stage: str, settings: dict[str, Any], out: Path, seed: int, **inputs: Path) -> Job:
-    """A stage's job in the example's folder of build/compression."""
+def job(
+    example: str, stage: str, settings: dict[str, Any], out: Path, seed: int, built: str = "", **inputs: Path
+) -> Job:
+    """A stage's job in the example's folder of build/compression. `built`: the factory, if not the example's."""
     about = EXAMPLES[example]
-    owner = {"model": about["model"], "folder": str(about["folder"])}
+    owner = {"model": built or about["model"], "folder": str(about["folder"])}
     return Job(stage, settings, {"data": BUILD / example / "data"} | inputs, out, seed, owner, silent, out / "scratch")
 
 
@@ -191,13 +193,14 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
     about, place = EXAMPLES[example], BUILD / example
     taught_by = seed % about["teachers"]
     floating, began = teacher(example, taught_by), time.monotonic()
-    owner = job(example, "", {}, place, seed).user
+    built = row.get("model", about["model"])
+    owner = job(example, "", {}, place, seed, built).user
     share = row.get("macs", about["macs"])
     first = training.tensors(split(example, "train").inputs, slice(0, 2))
     with training.deterministic(seed):
         if row["tool"] == "ours":
             settings = PRUNE | {"macs": share} | row.get("prune", {})
-            prune.run(job(example, "prune", settings, out, seed, model=floating, float=floating))
+            prune.run(job(example, "prune", settings, out, seed, built, model=floating, float=floating))
             model = models.load(owner, out)
         else:
             model = peer(models.load(owner, floating), first[0], share)
@@ -209,7 +212,7 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
                     module.reset_parameters()
         if row["tool"] == "ours" and not row.get("fresh"):
             inputs = {"model": out, "teacher": floating, "soft_labels": place / f"said-{taught_by}"}
-            told = distill.run(job(example, "distill", recovery_of(row), out / "done", seed, **inputs))
+            told = distill.run(job(example, "distill", recovery_of(row), out / "done", seed, built, **inputs))
             model, selection = models.load(owner, out / "done"), told["metric"]
         else:
             torch.manual_seed(seed)
