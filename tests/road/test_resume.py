@@ -32,6 +32,7 @@ def interrupt(folder: Folder, stage: str, by: signal.Signals) -> tuple[int, str]
         stderr=subprocess.PIPE,
         text=True,
         env=clean_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
