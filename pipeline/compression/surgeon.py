@@ -69,7 +69,9 @@ def update(sight: Sight, removed: Sequence[Sequence[int]]) -> None:
             force = torch.linalg.solve(inverse[:, columns][:, :, columns], weights[:, columns])
             weights -= (inverse[:, :, columns] @ force[..., None])[..., 0]
             weights[:, columns] = 0.0
-            block.parameter.data.view(-1)[piece.flatten()] = weights.flatten().to(block.parameter.dtype)
+            flat = block.parameter.data.flatten()  # a copy where the layout in memory is another
+            flat[piece.flatten()] = weights.flatten().to(flat.dtype)
+            block.parameter.data.copy_(flat.reshape(block.parameter.shape))
 
 
 def inverse_fisher(rows: Tensor) -> Tensor:

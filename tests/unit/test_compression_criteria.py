@@ -318,6 +318,21 @@ def test_obs_reaches_convolutions_and_flattened_maps_and_its_update_lowers_the_l
     assert sizes == {(5, 6, 3), (3, 6, 8)}
 
 
+def test_the_update_of_obs_does_not_depend_on_the_layout_in_memory():
+    sight = seen(n=40)
+    removed = [[0] for _ in sight.groups]
+    plain, turned = copy.deepcopy(sight.model), copy.deepcopy(sight.model)
+    for parameter in turned.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.transpose(0, 1).contiguous().transpose(0, 1)
+    assert not turned.outer.weight.is_contiguous()
+    for model in (plain, turned):
+        surgeon.update(Sight(model, sight.groups, sight.inputs, sight.labels), removed)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(turned.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(plain.outer.weight, sight.model.outer.weight)
+
+
 def test_blocks_split_wide_rows(monkeypatch):
     monkeypatch.setattr(surgeon, "BLOCK", 16)
     sight = seen()
