@@ -69,7 +69,7 @@ def update(sight: Sight, removed: Sequence[Sequence[int]]) -> None:
             force = torch.linalg.solve(inverse[:, columns][:, :, columns], weights[:, columns])
             weights -= (inverse[:, :, columns] @ force[..., None])[..., 0]
             weights[:, columns] = 0.0
-            flat = block.parameter.data.flatten()  # a copy where the layout in memory is another
+            flat = block.parameter.data.flatten().clone()  # the layout in memory may be another
             flat[piece.flatten()] = weights.flatten().to(flat.dtype)
             block.parameter.data.copy_(flat.reshape(block.parameter.shape))
 
