@@ -54,7 +54,7 @@ def quantize(
         if candidate.observer == ENCODINGS:
             settings["observer"] = recipe.calibrate.observers[0]
             settings[ENCODINGS] = _encodings(recipe, branch.name)
-        kind = start_of(name, candidate)
+        kind = start_of(name) or candidate.quantizer
         if kind == PLAIN:
             settings["weights"] = "none"
         given = inputs.get(kind, vendors)
@@ -142,9 +142,9 @@ def observer_kind(recipe: Recipe) -> str:
         raise UsageError(f"quantize.candidates: {error}") from error
 
 
-def start_of(name: str, candidate: Candidate) -> str:
-    """What a candidate starts from: PLAIN, HALF, or by the name of its quantizer."""
-    return STARTS.get(_strategy(name.removeprefix(OURS).partition("@")[0]), candidate.quantizer)
+def start_of(name: str) -> str:
+    """What a candidate starts from: PLAIN or HALF; empty where its quantizer alone decides."""
+    return STARTS.get(_strategy(name.removeprefix(OURS).partition("@")[0]), "")
 
 
 def keep(branch: Branch, lowered: Artifact, runner: Runner, asked: Mapping[str, Any]) -> None:
@@ -152,8 +152,7 @@ def keep(branch: Branch, lowered: Artifact, runner: Runner, asked: Mapping[str, 
     ours = [name for name in branch.candidates if name.startswith(OURS)]
     if not ours:
         return
-    coarse = tuple(STARTS)
-    name = min(ours, key=lambda one: (one.partition("@")[0].endswith(coarse), "mse" not in one))  # nearest, as a rule
+    name = min(ours, key=lambda one: (start_of(one) != "", "mse" not in one))  # the nearest to float, as a rule
     given, settings = branch.made[name]
     title = f"{branch.name}/{name}-keep"
     try:

@@ -239,7 +239,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     vendors = {"float": lowered, "data": data}
     device = _device(road, branch.name)
     chosen = candidates.choose(branch, lowered, recipe, candidates.strategies(recipe, branch.name, device))
-    kinds = {candidates.start_of(name, candidate) for name, candidate in chosen.items()}
+    kinds = set(map(candidates.start_of, chosen))
     if stepped is exported:
         starts |= dict.fromkeys((candidates.PLAIN, candidates.HALF), starts["ours"])
     else:

@@ -69,9 +69,8 @@ def update(sight: Sight, removed: Sequence[Sequence[int]]) -> None:
             force = torch.linalg.solve(inverse[:, columns][:, :, columns], weights[:, columns])
             weights -= (inverse[:, :, columns] @ force[..., None])[..., 0]
             weights[:, columns] = 0.0
-            flat = block.parameter.data.flatten().clone()  # the layout in memory may be another
-            flat[piece.flatten()] = weights.flatten().to(flat.dtype)
-            block.parameter.data.copy_(flat.reshape(block.parameter.shape))
+            place = torch.unravel_index(piece.flatten(), block.parameter.shape)  # the layout in memory may be any
+            block.parameter.data[place] = weights.flatten().to(block.parameter.dtype)
 
 
 def inverse_fisher(rows: Tensor) -> Tensor:

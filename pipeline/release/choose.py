@@ -99,9 +99,9 @@ def over_budget(row: Mapping[str, Any], policy: Mapping[str, Any]) -> str:
         limit, value = policy.get(budget.limit), row.get(budget.field)
         if budget.scope != "file" or limit is None or value is None:
             continue
-        if value > limit if budget.relation == "<=" else value < limit:
-            unit, breaks = "" if budget.unit == "share" else f" {budget.unit}", ">" if budget.relation == "<=" else "<"
-            return f"{budget.name} {value:,}{unit} {breaks} {budget.limit} {limit:,}"
+        if not budget.holds(value, limit):
+            unit = "" if budget.unit == "share" else f" {budget.unit}"
+            return f"{budget.name} {value:,}{unit} {budget.broken} {budget.limit} {limit:,}"
     return ""
 
 

@@ -284,6 +284,15 @@ class Budget:
     unit: str
     scope: str  # "file", "deployment" (the run at the deployment batch), "every run"
 
+    def holds(self, value: float, limit: float) -> bool:
+        """Is the budget kept?"""
+        return value <= limit if self.relation == "<=" else value >= limit
+
+    @property
+    def broken(self) -> str:
+        """The relation where it is not."""
+        return ">" if self.relation == "<=" else "<"
+
 
 BUDGETS = (
     Budget("file size", "size_bytes", "max_size_bytes", "<=", "bytes", "file"),

@@ -214,14 +214,11 @@ def _budgets(policy: Policy, measured: Evidence | Run, batch: int | None, scope:
         elif not is_number(value) or not low <= value <= high:  # NaN is in no range
             text, value = f"{value}{unit} is no measurement", None
         else:
-            holds = value <= limit if budget.relation == "<=" else value >= limit
+            holds = budget.holds(value, limit)
             verdict = "pass" if holds else "fail"
             shown, bound = apart(value, limit)
-            text = f"{shown}{unit} {budget.relation if holds else _OPPOSITE[budget.relation]} budget {bound}{unit}"
+            text = f"{shown}{unit} {budget.relation if holds else budget.broken} budget {bound}{unit}"
         yield check(budget.name, verdict, text, batch, value, limit, budget.unit)
-
-
-_OPPOSITE = {"<=": ">", ">=": "<"}
 
 
 def _nan_fields(record: Any) -> list[str]:

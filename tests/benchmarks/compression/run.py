@@ -193,7 +193,7 @@ def make(row: dict[str, Any], out: Path) -> dict[str, Any]:
     about, place = EXAMPLES[example], BUILD / example
     taught_by = seed % about["teachers"]
     floating, began = teacher(example, taught_by), time.monotonic()
-    built = row.get("model", about["model"])
+    built = row.get("model", "")
     owner = job(example, "", {}, place, seed, built).user
     share = row.get("macs", about["macs"])
     first = training.tensors(split(example, "train").inputs, slice(0, 2))
