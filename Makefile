@@ -4,6 +4,9 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 EXAMPLE := pipeline/recipes/watch/requirements.txt
+# Tests run in two processes, which take what is left from each other; WORKERS=0 runs them in one.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # Debian packages, brought with apt where one is lacking.
 apt = ! dpkg-query -W -f '$${Status}\n' $(1) 2>&1 | grep -qv ' ok installed' || \
@@ -36,16 +39,16 @@ tflite-runtime: .venv/.test .venv/.tflite-runtime
 
 # Everything that CI's core lane checks; boards and ways to devices have lanes of their own, below.
 test: .venv/.test .venv/.browser .venv/.tflite-runtime lint
-	BROWSER_REQUIRED=1 TFLITE_RUNTIME_REQUIRED=1 $(BIN)/pytest --ignore=tests/mcu --ignore=tests/devices -k 'not cortex-m'
+	BROWSER_REQUIRED=1 TFLITE_RUNTIME_REQUIRED=1 $(PYTEST) --ignore=tests/mcu --ignore=tests/devices -k 'not cortex-m'
 
 # Without the slow tests: a few minutes.
 test-fast: .venv/.test
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 # The generated C against TFLite Micro. Brings the compilers with apt where they are lacking.
 test-mcu: .venv/.test-mcu
-	MCU_REQUIRED=1 $(BIN)/pytest tests/mcu
-	$(BIN)/pytest tests/conformance -k cortex-m
+	MCU_REQUIRED=1 $(PYTEST) tests/mcu
+	$(PYTEST) tests/conformance -k cortex-m
 
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices

@@ -26,13 +26,13 @@ def clean_environment() -> dict[str, str]:
 def interrupt(folder: Folder, stage: str, by: signal.Signals) -> tuple[int, str]:
     """Run until `stage` has begun, let it work for a moment, then send a signal: exit code, what stderr said after."""
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "pipeline.cli", *ARGUMENTS],
+        # a test run in a shell's background ignores ctrl-C, and so would what it starts
+        ["env", "--default-signal=INT", sys.executable, "-u", "-m", "pipeline.cli", *ARGUMENTS],
         cwd=folder.path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env=clean_environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
