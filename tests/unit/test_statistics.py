@@ -172,7 +172,7 @@ def test_coverage_by_enumeration(record_property: pytest.RecordProperty) -> None
                 covered = sum(chance[t] for t, bound in bounds.items() if bound >= lost_rate - gained_rate - 1e-12)
                 worst = min(worst, (covered, n, lost_rate, gained_rate))
     print("least coverage {:.4f} at n = {}, lost {}, gained {}".format(*worst))
-    record_property("least_coverage", worst[0])
+    record_property("least_coverage", float(worst[0]))
     assert worst[0] >= 0.92
 
 
