@@ -138,8 +138,9 @@ FIGURES = (
 
 
 def lacking(rows: Sequence[dict[str, Any]], model: str, times: bool) -> list[tuple[str, str]]:
-    """(runtime, tool) of the model's rows that are not there, or there without the time that is asked for."""
-    there = {tuple(row[key] for key in KEY) for row in rows if not times or row["speedup"] or row.get("failed")}
+    """(runtime, tool) of the model's rows that are not there, or there without the memory, or the time asked for."""
+    whole = [row for row in rows if row.get("failed") or (row["peak_rss_bytes"] and (row["speedup"] or not times))]
+    there = {tuple(row[key] for key in KEY) for row in whole}
     pairs = [(name, tool) for name in RUNTIMES for tool in peers.TOOLS[name] if model in EXAMPLES or not _method(tool)]
     return [(name, tool) for name, tool in pairs if (model, name, tool) not in there]
 
@@ -164,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             "-" if row["agreement"] is None else f"{100 * row['agreement']:.1f}",
             "-" if row["speedup"] is None else f"{row['speedup']['median']:.2f}",
             f"{row['quantize_seconds']:.0f}",
-            f"{row['peak_rss_bytes'] / 1e6:,.0f}",
+            f"{row['peak_rss_bytes'] / 1e6:,.0f}" if row["peak_rss_bytes"] else "-",
         ]
         lines.append(f"| {row['model']} | {row['runtime']} | {row['tool']} | {' | '.join(cells)} |")
     return "\n".join(lines)
