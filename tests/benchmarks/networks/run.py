@@ -45,6 +45,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "all-MiniLM-L6-v2": {
         "model": "net:minilm",
         "data": "data:sentences",
+        "weights": {"samples": 48},  # a sentence has fewer tokens than its layers have inputs
         "task": {"metric": "cosine"},
         "gate": {"margin": 2.0},
     },
