@@ -185,7 +185,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if row.get("failed"):
             lines.append(f"| {row['model']} | {row['runtime']} | {row['tool']} | breaks | - | - | - | - |")
             continue
-        ratio = "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+        ratio = "as float" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"  # not a bit differs: it went back
         cells = [
             f"**{ratio}**" if row["sqnr_db"] == best else ratio,
             "-" if row["agreement"] is None else f"{100 * row['agreement']:.1f}",
