@@ -196,6 +196,7 @@ STEP = ", weights "  # between our observer and another weight step than the def
 HALF = ", half range"  # for CPUs that add pairs of products in 16 bits
 for runtime in ("onnxruntime", "openvino"):
     TOOLS[runtime][f"ours, mse{HALF}"] = lambda given: ours(given, "ours-mse-half_range")
+    TOOLS[runtime][f"ours, minmax{HALF}"] = lambda given: ours(given, "ours-minmax-half_range")
 for rows in TOOLS.values():
     rows["ours, minmax"] = lambda given: ours(given, "ours-minmax")
     rows["ours, mse"] = lambda given: ours(given, "ours-mse")
