@@ -45,8 +45,23 @@ def test_rows_are_of_one_form_and_ours_is_near_float(folder: Folder, monkeypatch
     assert ("tflite", "ai-edge-quantizer, default") in bench.lacking(rows, "bars", times=True)
     for row in rows:
         assert row["tool"] in bench.table(rows)
+    assert bench.summary(rows).count("| bars |") == len(PAIRS)
 
 
 def test_a_tool_that_breaks_is_a_row_that_says_how() -> None:
     row = {"model": "m", "runtime": "tflite", "tool": "t", **dict.fromkeys(bench.FIGURES), "failed": "ValueError: no"}
     assert "| breaks |" in bench.table([row])
+
+
+def test_the_summary_compares_with_the_best_other_tool_of_any_runtime() -> None:
+    figures = {"ours, mse": 30.0, "ours, minmax": 20.0, "ours, mse, weights none": 50.0, "b": 25.0, "c": 10.0}
+    rows = [
+        {"model": "m", "runtime": runtime, "tool": tool, **dict.fromkeys(bench.FIGURES), "sqnr_db": db + more}
+        for runtime, more in (("tflite", 0.0), ("openvino", 7.0))
+        for tool, db in figures.items()
+    ]
+    rows[0]["speedup"] = {"median": 1.5, "low": 1.4, "high": 1.6}
+    assert bench.summary(rows).splitlines()[2:] == [
+        "| m | tflite | 30.0, 1.50 (mse) | 25.0, - (b) | 32.0 |",
+        "| m | openvino | **37.0, -** (mse) | 32.0, - (b) | 32.0 |",
+    ]
