@@ -322,6 +322,10 @@ def store(rows: list[dict[str, Any]], root: Path) -> None:
     OUT.print(table)
 
 
+# What stands beside the formats, which need some bytes to say how long they are.
+TOTALS = {"dense_bytes": "values alone", "smallest_bytes": "smallest of each", "bound_bytes": "entropy bound"}
+
+
 def storage(
     rows: Sequence[Row], totals: Mapping[str, float], sqnr_db: float | None, saves: Mapping[str, Mapping[str, str]]
 ) -> None:
@@ -337,7 +341,7 @@ def storage(
         table.add_row(row.name, shape, row.dtype, f"{row.zeros:.0%}", *sizes, row.best)
     OUT.print(table)
     for name, size in totals.items():
-        OUT.print(f"  {name.replace('_bytes', ''):<14} {size:>12,.0f} B", markup=False)
+        OUT.print(f"  {TOTALS.get(name, name):<16} {size:>12,.0f} B", markup=False)
     if sqnr_db is not None:
         OUT.print(f"  the weights changed: SQNR {sqnr_db:.1f} dB", markup=False)
     for target, told in saves.items():

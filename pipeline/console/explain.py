@@ -43,7 +43,7 @@ def _target(one: Explanation) -> None:
         OUT.print(_kept(one))
     for sample in one.worst:
         classes = f", '{sample.label}': {sample.float_class} -> {sample.deployed_class}" if sample.label else ""
-        group = f" of {sample.group}" if sample.group else ""
+        group = f" (group {sample.group})" if sample.group else ""
         OUT.print(f"  sample {sample.index}{group}: noise {sample.error_db:.1f} dB{classes}", markup=False)
     if one.confusion is not None:
         for line in _confusion(one.confusion):
