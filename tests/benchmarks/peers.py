@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import sys
 import time
 import warnings
@@ -23,7 +22,7 @@ import numpy as np
 from pipeline.data import Split, load_split
 from pipeline.stages import Job, observe, quantize, weights
 from pipeline.stages.export import read_program
-from targets import base, registry
+from targets import agent, base, registry
 
 
 @dataclass(frozen=True)
@@ -204,13 +203,6 @@ for rows in TOOLS.values():
         rows[f"ours, mse{STEP}{method}"] = lambda given: ours(given, "ours-mse")
 
 
-def peak_rss_bytes() -> int:
-    """This program's own peak, on Linux. getrusage's begins at that of the process which started it."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found, "/proc/self/status has no VmHWM"
-    return int(found[1]) * 1024
-
-
 def main(text: str) -> None:
     """Make the model of one row; `text`: JSON of Given and `tool`. The model's manifest goes to `out`."""
     told = json.loads(text)
@@ -224,7 +216,7 @@ def main(text: str) -> None:
         made = TOOLS[given.runtime][told["tool"]](given)
     seconds = time.perf_counter() - began
     base.write_manifest(made)
-    print(json.dumps({"quantize_seconds": round(seconds, 1), "peak_rss_bytes": peak_rss_bytes()}))
+    print(json.dumps({"quantize_seconds": round(seconds, 1), "peak_rss_bytes": agent.memory("VmHWM")}))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ EXAMPLES = {"watch": recipe.EXAMPLE, "fashion": recipe.EXAMPLE.parents[1] / "fas
 RUNTIMES = tuple(peers.TOOLS)
 TIMED = {"warmup_s": 0.5, "budget_s": 4.0, "min_rounds": 20, "max_rounds": 20000}
 KEY = ("model", "runtime", "tool")
+OWN = "ours, "  # how the names of our tools begin
 OURS = ["ours-mse", "ours-mse-half_range"]  # TFLite has the first alone
 
 
@@ -150,29 +151,28 @@ def _method(tool: str) -> str:
     return tool.partition(peers.STEP)[2]
 
 
+def _times(row: dict[str, Any]) -> str:
+    return f"{row['speedup']['median']:.2f}" if row["speedup"] else "-"
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: of each model and runtime the best of ours beside the best of the others', there and anywhere."""
     lines = ["| Model | Runtime | Ours: dB, speed-up | Best other tool there: dB, speed-up | Anywhere: dB |"]
     lines += ["|---" * 5 + "|"]
     known = [row for row in rows if row["sqnr_db"] is not None and not _method(row["tool"])]
+    rising = sorted(known, key=lambda row: float(row["sqnr_db"]))
+    others = [row for row in rising if not row["tool"].startswith(OWN)]
+    mine = {(row["model"], row["runtime"]): row for row in rising if row["tool"].startswith(OWN)}  # the last one stays
+    theirs = {(row["model"], row["runtime"]): row for row in others}
     for model, runtime in dict.fromkeys((row["model"], row["runtime"]) for row in known):
-        of_model = [row for row in known if row["model"] == model]
-        peers_of = [row for row in of_model if not row["tool"].startswith("ours")]
-        ours_there = [row for row in of_model if row["runtime"] == runtime and row not in peers_of]
-        there = [row for row in peers_of if row["runtime"] == runtime]
-        if not ours_there or not there:
+        one, other = mine.get((model, runtime)), theirs.get((model, runtime))
+        if one is None or other is None:
             continue
-        one, other = (max(those, key=lambda row: float(row["sqnr_db"])) for those in (ours_there, there))
-        anywhere = max(row["sqnr_db"] for row in peers_of)
-        figures = [
-            f"{row['sqnr_db']:.1f}, {row['speedup']['median']:.2f}" if row["speedup"] else f"{row['sqnr_db']:.1f}, -"
-            for row in (one, other)
-        ]
-        if one["sqnr_db"] > anywhere:
-            figures[0] = f"**{figures[0]}**"
-        tools = one["tool"].removeprefix("ours, "), other["tool"]
-        cells = [f"{figure} ({tool})" for figure, tool in zip(figures, tools, strict=True)]
-        lines.append(f"| {model} | {runtime} | {' | '.join(cells)} | {anywhere:.1f} |")
+        anywhere = max(row["sqnr_db"] for row in others if row["model"] == model)
+        ahead = "**" if one["sqnr_db"] > anywhere else ""
+        ours = f"{ahead}{one['sqnr_db']:.1f}, {_times(one)}{ahead} ({one['tool'].removeprefix(OWN)})"
+        best = f"{other['sqnr_db']:.1f}, {_times(other)} ({other['tool']})"
+        lines.append(f"| {model} | {runtime} | {ours} | {best} | {anywhere:.1f} |")
     return "\n".join(lines)
 
 
@@ -189,7 +189,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = [
             f"**{ratio}**" if row["sqnr_db"] == best else ratio,
             "-" if row["agreement"] is None else f"{100 * row['agreement']:.1f}",
-            "-" if row["speedup"] is None else f"{row['speedup']['median']:.2f}",
+            _times(row),
             f"{row['quantize_seconds']:.0f}",
             f"{row['peak_rss_bytes'] / 1e6:,.0f}" if row["peak_rss_bytes"] else "-",
         ]

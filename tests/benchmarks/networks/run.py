@@ -46,7 +46,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "model": "net:minilm",
         "data": "data:sentences",
         "weights": {"samples": 48},  # a sentence has fewer tokens than its layers have inputs
-        "calibrate": {"samples": 48, "observers": ["minmax", "mse"]},
+        "calibrate": COMMON["calibrate"] | {"observers": ["minmax", "mse"]},
         "task": {"metric": "cosine"},
         "gate": {"margin": 2.0},
     },
