@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import helpers, source
-from pipeline.artifact import Artifact, canonical_json, sha256_json
+from pipeline.artifact import Artifact, canonical_json, sha256_file, sha256_json
 from pipeline.errors import DeviceError, UsageError
 from pipeline.stages import Emit, Job, silent
 from pipeline.stages.table import STAGES, StageInfo
@@ -102,9 +102,8 @@ class Runner:
         packages = [*info.packages]
         code = [code_digest(info.function.partition(":")[0])]
         if "target" in settings:
-            entry = target_entry(settings["target"])
             packages += target_packages(settings["target"])
-            code.append(code_digest(entry.value.partition(":")[0]))
+            code += target_code(settings["target"])
         attached = settings.get("device")
         record: dict[str, Any] = {
             "stage": stage,
@@ -128,7 +127,9 @@ class Runner:
     def _digest(self, role: str) -> Any:
         """Of the code that a role's function can reach, or of the files that it names."""
         module, colon, _ = self.factories[role].partition(":")
-        return source.digest(module, self._roots(role)) if colon else source.digest_files([module], self.folder)
+        if colon:
+            return source.digest(module, self._roots(role))
+        return source.digest_path(self.folder / module, self.folder)
 
     def _roots(self, role: str) -> list[Path]:
         """The recipe's folder, and for an installed package the folder that holds it."""
@@ -136,10 +137,7 @@ class Runner:
         roots = [self.folder]
         if source.locate(top, roots) is None:
             with contextlib.suppress(ImportError, ValueError):
-                spec = importlib.util.find_spec(top)
-                if spec and spec.origin:
-                    file = Path(spec.origin)
-                    roots.append(file.parent.parent if file.name == "__init__.py" else file.parent)
+                roots += filter(None, [_root(top)])
         return roots
 
     def _make(
@@ -181,15 +179,35 @@ def version(distribution: str) -> str:
 
 @cache
 def code_digest(module: str) -> str:
-    """Digest of the code of ours (or of a target's own package) that a module can reach."""
+    """Digest of the code of ours (or of a target's own package) that a module can reach; of ours, its meaning."""
     top = module.partition(".")[0]
     if top in OUR_PACKAGES:
-        return source.digest(module, [OURS], OUR_PACKAGES)
-    spec = importlib.util.find_spec(top)
+        return source.digest(module, [OURS], OUR_PACKAGES, meaning=True)
+    root = _root(top)
+    return "missing" if root is None else source.digest(module, [root], (top,))
+
+
+def _root(package: str) -> Path | None:
+    """The folder in which a package or module lies; None where there is none of that name."""
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        return "missing"
+        return None
     file = Path(spec.origin)
-    return source.digest(module, [file.parent.parent if file.name == "__init__.py" else file.parent], (top,))
+    return file.parent.parent if file.name == "__init__.py" else file.parent
+
+
+@cache
+def target_code(name: str) -> tuple[str, ...]:
+    """Digests of a target's code: its own module, and the adapter that the agent opens by its path."""
+    from targets import registry
+
+    module = registry.entry(name).value.partition(":")[0]  # not imported for its name
+    adapter, root = Path(registry.load(name).runtime), _root(module.partition(".")[0])
+    if not adapter.is_file():  # one of the agent's own, by name
+        return (code_digest(module),)
+    if root is None or not adapter.is_relative_to(root):
+        return code_digest(module), sha256_file(adapter)
+    return code_digest(module), code_digest(".".join(adapter.relative_to(root).with_suffix("").parts))
 
 
 @cache
@@ -219,14 +237,6 @@ def target_device(name: str) -> str | None:
     from targets import registry
 
     return getattr(registry.load(name), "device", None)
-
-
-@cache
-def target_entry(name: str) -> importlib.metadata.EntryPoint:
-    """The entry point of a target, without importing it."""
-    from targets import registry
-
-    return registry.entry(name)
 
 
 @cache

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import source
 from pipeline.artifact import Artifact, sha256_json
-from pipeline.runner import Runner
+from pipeline.runner import OUR_PACKAGES, OURS, Runner, target_code
+from pipeline.stages.table import STAGES
 from pipeline.store import Store
 
 VALUES = st.recursive(
@@ -67,3 +69,94 @@ def test_the_users_source_counts_and_what_it_does_not_reach_does_not(tmp_path: P
 def test_nan_is_no_setting(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"NaN|Out of range float"):
         key(tmp_path, "0" * 64, {"lr": float("nan")})
+
+
+def test_the_data_file_counts_whatever_its_name_is(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("all[1].npz", "*.npz", str(tmp_path / "elsewhere" / "all.npz")):
+        (tmp_path / name).write_bytes(b"1")
+        first = Runner(Store(tmp_path / "s"), tmp_path, {"model": "net:build", "data": name}, "", 0).key(
+            "data", {}, {}, {}
+        )
+        (tmp_path / name).write_bytes(b"2")
+        again = Runner(Store(tmp_path / "s"), tmp_path, {"model": "net:build", "data": name}, "", 0).key(
+            "data", {}, {}, {}
+        )
+        assert first != again
+
+
+# What of ours is in a stage's key, beside the plain modules and stages of `pipeline`: a change there makes it again, and
+# nothing else does. It is small on purpose: what is not there, such as reports and the command line, is not in it.
+NETWORKS = {"pipeline.compression"}
+SCORES = {"pipeline.release.evidence", "pipeline.release.scores", "pipeline.release.statistics"}
+TASKS = NETWORKS | SCORES
+PROGRAMS = NETWORKS | {"calibration"}
+SAYS = {"pipeline.release.bootstrap", "pipeline.release.metrics", "pipeline.release.samples"}
+MEASURES = SCORES | SAYS | {"calibration", "targets.channels"}
+CALIBRATES = {"calibration", "pipeline.explain", "targets.tflite"}
+REACH = {
+    "data": set(),
+    "bring": TASKS | {"calibration"},
+    "load": TASKS,
+    "train": TASKS,
+    "reference": TASKS,
+    "rewrite": TASKS,
+    "sensitivity": TASKS,
+    "prune": TASKS | MEASURES,
+    "soft-labels": TASKS,
+    "shapes": TASKS,
+    "device-profile": TASKS | MEASURES,
+    "prune-measured": TASKS | MEASURES,
+    "distill": TASKS,
+    "export-pt2": PROGRAMS,
+    "weights": PROGRAMS,
+    "export-onnx": PROGRAMS,
+    "lower": PROGRAMS,
+    "observe": CALIBRATES,
+    "quantize": CALIBRATES,
+    "keep": CALIBRATES | MEASURES,
+    "screen": MEASURES,
+    "race": MEASURES,
+    "verify": TASKS | MEASURES,
+    "older-cpus": MEASURES,
+    "profile": MEASURES,
+}
+EVERYWHERE = {"pipeline", "pipeline.loader", "pipeline.release", "pipeline.stages", "targets"}
+
+
+def reached(stage: str) -> dict[str, Path]:
+    return source.reachable(STAGES[stage].function.partition(":")[0], [OURS], OUR_PACKAGES)
+
+
+def area(module: str) -> str:
+    """The package that a module is in; of what judges, the module."""
+    return module if module.startswith("pipeline.release.") else ".".join(module.split(".")[:-1]) or module
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_key_of_a_stage_holds_these_parts_of_ours_and_no_others(stage: str) -> None:
+    found = reached(stage)
+    assert {area(module) for module in found} - EVERYWHERE == REACH[stage]
+    assert STAGES[stage].function.partition(":")[0] in found
+
+
+def test_a_change_in_what_people_see_makes_no_stage_again() -> None:
+    seen = (
+        "pipeline.cli",
+        "pipeline.console",
+        "pipeline.release.html",
+        "pipeline.release.report",
+        "pipeline.release.gate",
+    )
+    for stage in STAGES:
+        assert not [module for module in reached(stage) if module.startswith(seen)]
+    assert len(reached("data")) < 20
+    assert len(reached("train")) < 40
+
+
+def test_a_target_counts_with_its_adapter_and_its_kernels() -> None:
+    board = source.reachable("targets.cortex_m", [OURS], OUR_PACKAGES)
+    assert not [module for module in board if module.startswith("targets.onnxruntime")]
+    assert {path.suffix for path in source.native(board["targets.cortex_m"].parent)} == {".c", ".h", ".ld"}
+    assert len(target_code("cortex-m")) == 2  # its adapter is opened by its path: no import says so
+    assert len(target_code("openvino")) == 1
