@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import outcome, road
+from pipeline import order, outcome, road
 from pipeline import recipe as recipes
 from pipeline.errors import EvidenceError, UsageError
 from pipeline.recipe import Recipe
@@ -15,7 +15,6 @@ from pipeline.release import report as reports
 from pipeline.release.report import Report
 from pipeline.runner import Runner, attached_device, target_device
 from pipeline.stages import Emit, silent
-from pipeline.stages.table import ORDER
 from pipeline.store import Store
 
 OUT = Path("deploy-out")
@@ -48,14 +47,13 @@ def run(
     DeployError (its `exit_code` is the command's) for what concerns the whole run; a target that fails alone is in the
     report.
     """
-    for name in (only, refresh_from):
-        if name is not None and name not in ORDER:
-            raise UsageError(f"no stage '{name}': the stages are {', '.join(ORDER)}")
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(Path(recipe), overrides)
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     names = chosen_targets(recipe, targets)
+    stages = order.of(recipe, names, only)
+    refresh = stages.since(refresh_from) if refresh_from else frozenset[str]()
     device = next(iter(devices), None)
     if devices[1:]:
         further = {name: tuple(dict.fromkeys((*recipe.also.get(name, ()), *devices[1:]))) for name in names}
@@ -63,7 +61,6 @@ def run(
     for uri in (*([device] if device else map(target_device, names)), *_also(recipe, names)):
         reach(uri)
     _writable(Path(out))
-    refresh = frozenset(ORDER[ORDER.index(refresh_from) :]) if refresh_from else frozenset[str]()
     runner = runner_of(recipe, store, emit, refresh)
     began = time.perf_counter()
     travelled = road.travel(recipe, names, runner, only, device)
@@ -71,6 +68,8 @@ def run(
     if errors and (only is not None or len(travelled.branches) == 1):
         raise errors[0]
     if only is not None:
+        if only not in runner.ran:
+            raise UsageError(f"--only {only}: it had nothing to do in this run")
         return None
     result = outcome.conclude(travelled, runner, overrides)
     outcome.deliver(travelled, result, Path(out), report_file)

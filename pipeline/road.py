@@ -8,16 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from pipeline import candidates, lengths, side_by_side, source, training_road, weight_road
+from pipeline import candidates, lengths, order, side_by_side, source, training_road, weight_road
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
 from pipeline.errors import DeployError, UsageError
 from pipeline.op_table import check_ops
+from pipeline.order import Order
 from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
-from pipeline.stages.table import ORDER
 
 if TYPE_CHECKING:
     from targets.base import Capabilities
@@ -41,28 +41,23 @@ class Road:
 def travel(
     recipe: Recipe, targets: Sequence[str], runner: Runner, only: str | None = None, device: str | None = None
 ) -> Road:
-    """Run the stages in order; race, verify and profile on `device`. A target that fails ends its own branch only.
+    """Run the stages in order, to `only` and none after it; race, verify and profile on `device`.
 
-    Raises DeployError for shared stages.
+    A target that fails ends its own branch only. Raises DeployError for shared stages, UsageError where the recipe has
+    no stage `only`.
     """
     road = Road(recipe, device)
-    last = ORDER.index(only) if only else len(ORDER)
-
-    def wanted(stage: str) -> bool:
-        return ORDER.index(stage) <= last
-
+    wanted = order.of(recipe, targets, only)
     _shared(road, tuple(targets), runner, wanted)
     for name in targets:
         branch = road.branches[name] = Branch(name, road.network)
-        if not wanted("prune" if parts(recipe) else "export-onnx"):
+        if not wanted.after("bring" if recipe.program else "reference"):
             continue
         try:
             if parts(recipe):
                 branch.network = _network(
                     road, {_way(road, name): (name,)}, runner, wanted, _there(road, name) | {"batch": recipe.batch}
                 )
-            if not wanted("export-onnx"):
-                continue
             _branch(road, branch, tuple(targets), runner, wanted)
         except DeployError as error:
             branch.error = error
@@ -70,7 +65,7 @@ def travel(
     return road
 
 
-def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
+def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Order) -> None:
     from pipeline.data import input_names  # numpy comes with these
     from targets import registry
 
@@ -89,7 +84,7 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
         if recipe.calibrate.strategies is not None:
             _check_strategies(name, able, recipe.calibrate.strategies)
     candidates.check_names(recipe, everyone)
-    if not wanted("load"):
+    if not wanted.after("data"):
         return
     task = {"task": recipe.task.model_dump()}
     if recipe.program:
@@ -101,7 +96,7 @@ def _shared(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any) 
     road.floating = road.network.model = floating
     if wanted("reference"):
         road.reference = runner.do("reference", {"model": floating, "data": data}, task, branches=everyone)
-    if not parts(recipe):
+    if wanted.after("reference") and not parts(recipe):
         road.network = _network(road, ways, runner, wanted)
 
 
@@ -119,7 +114,7 @@ def _way(road: Road, target: str) -> str:
 
 
 def _network(
-    road: Road, ways: Ways, runner: Runner, wanted: Any, measuring: Mapping[str, Any] | None = None
+    road: Road, ways: Ways, runner: Runner, wanted: Order, measuring: Mapping[str, Any] | None = None
 ) -> Network:
     """What becomes of the float model. `measuring`: settings of what measures, where it is pruned for one branch."""
     assert road.data is not None
@@ -136,7 +131,7 @@ def _network(
 
 
 def _export(
-    road: Road, model: Artifact, runner: Runner, way: str, targets: tuple[str, ...], label: str, wanted: Any
+    road: Road, model: Artifact, runner: Runner, way: str, targets: tuple[str, ...], label: str, wanted: Order
 ) -> Exported:
     """The model as a program for the targets that have varying lengths that way."""
     assert road.data is not None
@@ -153,7 +148,7 @@ def _export(
     return Exported(program, {}, original)
 
 
-def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Any, task: Mapping[str, Any]) -> None:
+def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Order, task: Mapping[str, Any]) -> None:
     """A model that comes as a program: its own answers are the reference, and no stage of torch runs."""
     recipe = road.recipe
     path = recipe.folder / recipe.model
@@ -182,14 +177,16 @@ def _there(road: Road, target: str) -> dict[str, Any]:
     return {"target": target, **named, "threads": road.recipe.profile.threads}
 
 
-def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Any) -> None:
+def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runner, wanted: Order) -> None:
     from targets import registry  # numpy comes with it
 
     recipe, data, reference = road.recipe, road.data, road.reference
     assert data is not None
     assert reference is not None
     target = registry.load(branch.name)
-    made = branch.network.exports[_way(road, branch.name)]
+    made = branch.network.exports.get(_way(road, branch.name))
+    if made is None or not (wanted("export-onnx") or wanted("lower")):  # the run ends before
+        return
     exported = made.program
     stepped = made.stepped.get(branch.name, exported)
 
@@ -215,12 +212,11 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
             graphs[label] = do("lower", inputs, on_target, label=f"{branch.name} {label}".strip())
 
     for label, start in programs.items():
-        if label and start is exported:  # no weight step: one graph is both
-            graphs[label] = graphs[""]
-        else:
+        if not label or start is not exported:
             lower(label, start)
     if not wanted("lower"):
         return
+    graphs |= {label: graphs[""] for label in programs if label not in graphs}  # no weight step: one graph is both
     branch.lowered, branch.stepped = graphs[""], graphs["stepped"]
     lowered = branch.lowered
     if not wanted("observe"):

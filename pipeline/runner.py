@@ -94,6 +94,11 @@ class Runner:
         self.emit({"event": "done", **event, **row, "metadata": dict(artifact.metadata)})
         return artifact
 
+    @property
+    def ran(self) -> set[str]:
+        """The stages whose results this run has, made now or stored."""
+        return {row["name"].split(" ")[0] for row in self.rows}
+
     def key(
         self, stage: str, inputs: Mapping[str, Artifact], settings: Mapping[str, Any], extra: Mapping[str, Any]
     ) -> str:

@@ -165,7 +165,7 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 
 def _type_checking(tree: ast.Module) -> frozenset[str]:
     """How a module spells typing.TYPE_CHECKING, which is False when it runs: `TYPE_CHECKING`, `t.TYPE_CHECKING`."""
-    found, others = set(), set()
+    found, others = set[str](), set[str]()
     for node in _statements(tree):
         if isinstance(node, ast.Import):
             found |= {f"{a.asname or a.name}.TYPE_CHECKING" for a in node.names if a.name in _TYPING}

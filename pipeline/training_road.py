@@ -59,7 +59,7 @@ def compressed(
     sequence = recipe.sequence()
     done = {"prune": 0, "distill": 0}
     for stage in sequence:
-        if not wanted(stage):
+        if not any(map(wanted, (MEASURED if device else ("prune",)) if stage == "prune" else ("soft-labels", stage))):
             break
         done[stage] += 1
         count = str(done[stage]) if sequence.count(stage) > 1 else ""
@@ -70,11 +70,10 @@ def compressed(
             part = done["prune"] / sequence.count("prune")
             settings = {**_pruning(recipe), "part": part, "sparsity": 1 - (1 - recipe.prune.sparsity) ** part, **task}
             inputs["float"] = floating
-            model = (
-                _measured(runner, inputs, settings, device, branches, label)
-                if device
-                else runner.do("prune", inputs, settings, branches=branches, label=label)
-            )
+            if device:
+                model = _measured(runner, inputs, settings, device, branches, label, wanted)
+            else:
+                model = runner.do("prune", inputs, settings, branches=branches, label=label)
             continue
         settings = {**recipe.distill.model_dump(exclude={"student", "teachers"}), **task}
         taught_by = teachers or {"teacher": floating}
@@ -83,10 +82,13 @@ def compressed(
             asked = task | ({"temperature": recipe.distill.temperature} if len(taught_by) > 1 else {})
             role = {**taught_by, "data": data}
             inputs["soft_labels"] = runner.do("soft-labels", role, asked, branches=branches, extra=learned_from)
+        if not wanted(stage):
+            break
         model = runner.do(stage, inputs, settings, branches=branches, label=label, extra=learned_from)
     return model
 
 
+MEASURED = ("shapes", "device-profile", "prune-measured")  # the stages of a pruning that is measured on a target
 TIMING = {"warmup_s": 0.2, "budget_s": 1.5, "min_rounds": 50, "max_rounds": 20000}  # of a measurement among several
 
 
@@ -97,16 +99,24 @@ def _measured(
     device: Mapping[str, Any],
     branches: tuple[str, ...],
     label: str,
+    wanted: Wanted,
 ) -> Artifact:
-    """A pruning that is measured on a target; its kernels are looked at first where they say the widths."""
+    """A pruning that is measured on a target; its kernels are looked at first where they say the widths.
+
+    The network as it was where the run ends before it is pruned.
+    """
     there = {**device, **TIMING}
     if settings["align"] == "measured":
         of = {name: inputs[name] for name in ("model", "data")}
         found = runner.do("shapes", of, {"granularity": settings["granularity"]}, branches=branches, label=label)
+        if not wanted("device-profile"):
+            return inputs["model"]
         shapes = found.metadata["shapes"]
         profile = runner.do("device-profile", {}, {**there, "shapes": shapes}, branches=branches, label=label)
         inputs = {**inputs, "profile": profile}
         settings = {**settings, "shapes": {name: found.metadata[name] for name in ("shapes", "groups")}}
+    if not wanted("prune-measured"):
+        return inputs["model"]
     return runner.do("prune-measured", inputs, {**settings, **there}, branches=branches, label=label)
 
 

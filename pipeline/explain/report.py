@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import api, lengths, outcome, road
+from pipeline import api, lengths, order, outcome, road
 from pipeline.branch import Branch, model_folder
 from pipeline.errors import EvidenceError, StageError, UsageError
 from pipeline.explain import answers, causes, facts, layers, sensitivity
@@ -73,7 +73,8 @@ def explain(
     names = [name for name in api.chosen_targets(recipe, names) if name in before.targets]
     runner = api.runner_of(recipe, store, emit)
     runner.stored_only = True
-    travelled = road.travel(recipe, names, runner, only="keep")
+    last = "keep" if "keep" in order.of(recipe, names).stages else "quantize"
+    travelled = road.travel(recipe, names, runner, only=last)
     found = []
     for name, branch in travelled.branches.items():
         if branch.error:

@@ -85,7 +85,7 @@ def test_the_data_file_counts_whatever_its_name_is(tmp_path: Path) -> None:
         assert first != again
 
 
-# What of ours is in a stage's key, beside the plain modules and stages of `pipeline`: a change there makes it again, and
+# What of ours is in a stage's key, beside the plain modules and stages of `pipeline`: a change there makes it again,
 # nothing else does. It is small on purpose: what is not there, such as reports and the command line, is not in it.
 NETWORKS = {"pipeline.compression"}
 SCORES = {"pipeline.release.evidence", "pipeline.release.scores", "pipeline.release.statistics"}

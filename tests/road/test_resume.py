@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pipeline import api, order, recipe
+from pipeline.store import Store
 from tests.road.newcomer import Folder
 
 pytestmark = pytest.mark.slow
@@ -145,3 +147,17 @@ def test_ctrl_c_exits_130_and_keeps_what_is_done(folder: Folder) -> None:
     assert "Traceback" not in rest
     again = folder.deploy("--target", TARGET, "--only", "prune", "-v")
     assert "prune ..." not in again.stderr
+
+
+def test_only_ends_with_the_stage_that_it_names_and_says_so_of_no_other(finished: Folder, tmp_path: Path) -> None:
+    asked = recipe.load(finished.path / "deploy.toml")
+    stages = order.of(asked, asked.targets).stages
+    for at, stage in enumerate(stages):
+        if stage == "older-cpus":  # only where int8 ships
+            continue
+        events: list[dict[str, Any]] = []
+        store = Store(finished.path / ".deploy")
+        assert api.run(asked, only=stage, store=store, out=tmp_path, emit=events.append) is None
+        made = [event["stage"] for event in events if event["event"] == "done"]
+        assert stage in made
+        assert set(made) <= set(stages[: at + 1])
