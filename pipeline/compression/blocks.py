@@ -6,7 +6,6 @@ known architectures is needed, and taking the block out is then what zeroing it 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression import gradients, structure
+from pipeline.compression.copies import copied
 from pipeline.compression.macs import count
 from pipeline.compression.sight import Sight
 from pipeline.compression.structure import LAYER, Edit, Kept
@@ -100,7 +100,7 @@ def _in_order(
     sight: Sight, example: Sequence[Tensor], criterion: str, greedy: bool
 ) -> Iterator[tuple[str, nn.Module, int]]:
     """The block that goes next, the model without it and those before, and how often was scored."""
-    cut = copy.deepcopy(sight.model)
+    cut = copied(sight.model)
     left, _ = find(cut, example)
     rounds = 0
     order: list[str] = []
@@ -124,7 +124,7 @@ def _contribution(sight: Sight, names: Sequence[str]) -> list[float]:
         base = loss(sight.model)
         found = []
         for name in names:
-            cut = copy.deepcopy(sight.model)
+            cut = copied(sight.model)
             structure.apply(cut, edits_for([name]))
             found.append(loss(cut) - base)
     return found
@@ -206,7 +206,7 @@ def _reason(model: nn.Module, name: str, calls: Sequence[_Call], example: Sequen
         return "it is not called by itself"
     if any(id(weight) in structure.shared(model) for weight in _weights(model, name)):
         return "it shares a parameter with another layer"
-    zeroed = copy.deepcopy(model.get_submodule(name))
+    zeroed = copied(model.get_submodule(name))
     for parameter in zeroed.parameters():
         parameter.zero_()
     for call in calls:
@@ -217,7 +217,7 @@ def _reason(model: nn.Module, name: str, calls: Sequence[_Call], example: Sequen
             return f"it changes the shape from {list(given.shape)} to {list(call.output.shape)}"
         if not structure.difference(zeroed(*call.args, **call.kwargs), given) <= structure.TOLERANCE:
             return "it is not x + f(x): with its weights zero it does not say what it is given"
-    cut, silent = copy.deepcopy(model), copy.deepcopy(model)
+    cut, silent = copied(model), copied(model)
     for parameter in silent.get_submodule(name).parameters():
         parameter.zero_()
     try:

@@ -1,8 +1,8 @@
 """Channels of convolutions and linear layers that can only go together, by torch-pruning's dependency graph.
 
-The graph says which slices of which layers fall when one channel goes. The slicing is ours (`structure`): a group that
-reaches anything that its table does not know stays whole and is named. Each group is then tried on real inputs, so a
-graph that the tracer misread cannot do harm.
+The graph says which slices of which layers fall when one channel goes; where it cannot be made, they are found by
+trying (`probing`). The slicing is ours (`structure`): a group that reaches anything that its table does not know stays
+whole and is named. Each group is then tried on real inputs, so a graph that was misread cannot do harm.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pipeline.compression import heads, structure
+from pipeline.compression import heads, probing, structure
 from pipeline.compression.structure import Group, Kept, Member, layouts, width
-from pipeline.errors import UsageError
 
 Lost = dict[tuple[str, str], dict[int, int]]  # (layer, axis) -> its channel: the unit that takes it along
 
@@ -25,7 +24,7 @@ Lost = dict[tuple[str, str], dict[int, int]]  # (layer, axis) -> its channel: th
 def groups(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Group], list[Kept]]:
     """The groups that can be cut, and those that cannot with the reason. `example`: real inputs, each [n, ...].
 
-    Leaves the model as it was. Raises UsageError when its graph cannot be traced.
+    Leaves the model as it was.
     """
     with structure.judging(model):
         found, kept = [], []
@@ -74,7 +73,7 @@ def _dependencies(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Gro
 
     shared = structure.shared(model)
     with torch.enable_grad(), _opaque_recurrence(model):
-        try:
+        try:  # it guesses at shapes and indices, and fails on what it did not foresee in many ways
             graph = torch_pruning.DependencyGraph().build_dependency(
                 model,
                 tuple(example),
@@ -84,12 +83,32 @@ def _dependencies(model: nn.Module, example: Sequence[Tensor]) -> tuple[list[Gro
             )
             traced = list(graph.get_all_groups())
         except Exception as error:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise UsageError(f"the model's graph cannot be traced for pruning: {text}") from error
-        groups = [_group(found, graph.is_out_channel_pruning_fn, shared) for found in traced]
+            if not probing.foreign(error):
+                raise
+            return _probed(model, example, shared)
+        groups = [_group(model, found, graph.is_out_channel_pruning_fn, shared) for found in traced]
         order = [name for name, _ in model.named_modules()]
         seen = {_layer(item.dep.target) for found in traced for item in found}
         return sorted(groups, key=lambda group: order.index(group.name) if group.name in order else len(order)), seen
+
+
+def _probed(model: nn.Module, example: Sequence[Tensor], shared: set[int]) -> tuple[list[Group | Kept], set[str]]:
+    """As `_dependencies`, without a graph."""
+    found: list[Group | Kept] = []
+    traced, seen = probing.units(model, example)
+    for one in traced:
+        if isinstance(one, Kept):
+            found.append(one)
+            continue
+        name, units = one
+        lost: Lost = {}
+        for (layer, axis, channel), unit in units.items():
+            lost.setdefault((layer, axis), {})[channel] = unit
+        owners = [layer for layer, _ in lost if _shares(model.get_submodule(layer), shared)]
+        size = len(set(units.values()))
+        found.append(Kept(name, size, _SHARES.format(owners[0])) if owners else _assembled(model, name, size, lost))
+    order = [name for name, _ in model.named_modules()]
+    return sorted(found, key=lambda group: order.index(group.name)), seen
 
 
 class _Boundary:
@@ -144,13 +163,12 @@ def _opaque_recurrence(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _group(found: Any, is_out: Callable[[Any], bool], shared: set[int]) -> Group | Kept:
+def _group(model: nn.Module, found: Any, is_out: Callable[[Any], bool], shared: set[int]) -> Group | Kept:
     """A torch-pruning group in our terms."""
     root = found[0].dep.target
     name, known = _layer(root), layouts(root.module)
     size = width(root.module, "out") if "out" in known else len(found[0].idxs)
     lost: Lost = {}  # a normalisation is met from both sides, so members are merged
-    grouped: dict[tuple[str, str], nn.modules.conv._ConvNd] = {}
     for item in found:
         module = item.dep.target.module
         if isinstance(module, nn.Parameter):
@@ -162,13 +180,27 @@ def _group(found: Any, is_out: Callable[[Any], bool], shared: set[int]) -> Group
         layer, known = _layer(item.dep.target), layouts(module)
         axis = "through" if "through" in known else ("out" if is_out(item.dep.handler) else "in")
         if axis not in known:
-            return Kept(name, size, f"it reaches '{layer}' ({type(module).__name__}), which cannot be cut")
-        if any(id(parameter) in shared for parameter in module.parameters(recurse=False)):
-            return Kept(name, size, f"it reaches '{layer}', which shares a parameter with another layer")
+            what = "whose weights are computed" if structure.reparametrised(module) else "which cannot be cut"
+            return Kept(name, size, f"it reaches '{layer}' ({type(module).__name__}), {what}")
+        if _shares(module, shared):
+            return Kept(name, size, _SHARES.format(layer))
         lost.setdefault((layer, axis), {}).update(zip(item.idxs, item.root_idxs, strict=True))
-        if structure.grouped(module):
-            grouped[layer, axis] = module
-    for (layer, axis), conv in grouped.items():
+    return _assembled(model, name, size, lost)
+
+
+_SHARES = "it reaches '{}', which shares a parameter with another layer"
+
+
+def _shares(module: nn.Module, shared: set[int]) -> bool:
+    return any(id(parameter) in shared for parameter in module.parameters(recurse=False))
+
+
+def _assembled(model: nn.Module, name: str, size: int, lost: Lost) -> Group | Kept:
+    """A group of `size` units, fewer where convolutions in groups tie them."""
+    for layer, axis in list(lost):
+        conv = model.get_submodule(layer)
+        if not structure.grouped(conv):
+            continue
         each = (conv.in_channels if axis == "in" else conv.out_channels) // conv.groups
         if len(lost[layer, axis]) < each * conv.groups:
             return Kept(name, size, f"the groups of convolution '{layer}' read it and something else")

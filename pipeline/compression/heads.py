@@ -7,7 +7,6 @@ projection or three, in any order of query, key, value and heads, are the same t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression import attention, structure
+from pipeline.compression.copies import copied
 from pipeline.compression.structure import ATTENTION, Edit, Group, Kept, Member, head_attribute
 from pipeline.interface import Outputs
 
@@ -41,7 +41,7 @@ def prepare(model: nn.Module, example: Sequence[Tensor]) -> list[Edit]:
 
 
 def _same(model: nn.Module, edit: Edit, example: Sequence[Tensor], reference: Outputs) -> bool:
-    tried = copy.deepcopy(model)
+    tried = copied(model)
     try:
         structure.apply(tried, [edit])
         return structure.difference(tried(*example), reference) <= structure.TOLERANCE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression import parallel
+from pipeline.compression.copies import copied
 from pipeline.compression.optimizers import OPTIMIZERS
 from pipeline.compression.penalties import PENALTIES, soft_threshold
 from pipeline.interface import Outputs
@@ -60,7 +60,7 @@ class Learner:
     """
 
     def __init__(self, model: nn.Module, plan: Schedule, beside: Sequence[nn.Parameter], zeros: Sequence[str]) -> None:
-        self.averaged = copy.deepcopy(model) if plan.ema else model
+        self.averaged = copied(model) if plan.ema else model
         self._model, self._plan, self._beside = model, plan, beside
         self._optimizers = OPTIMIZERS[plan.optimizer](model, beside, plan.lr, plan.weight_decay)
         self._kept = {model.get_parameter(name): model.get_parameter(name).detach() != 0 for name in zeros}

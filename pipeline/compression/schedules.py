@@ -11,7 +11,6 @@ the next round. Scores then never speak of a network that is no longer there.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.compression import structure, widths
+from pipeline.compression.copies import copied
 from pipeline.compression.structure import Group
 from pipeline.compression.widths import Cost
 
@@ -99,7 +99,7 @@ def _rank(
 ) -> list[tuple[float, int, int]]:
     """(score, group, unit) of all that is left, the lowest first."""
     if any(gone):
-        cut = copy.deepcopy(model)
+        cut = copied(model)
         structure.apply(cut, structure.edits_for(cut, list(zip(groups, gone, strict=True))))
         scores = score(cut, structure.remaining(groups, gone))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression import blocks, masks, structure
+from pipeline.compression.copies import copied
 from pipeline.compression.criteria import score
 from pipeline.compression.sight import Sight
 
@@ -24,7 +24,7 @@ def of_groups(sight: Sight, criterion: str, ratios: Sequence[float], judge: Judg
         points = []
         for ratio in ratios:
             gone = order[: min(group.width - 1, round(ratio * group.width))]
-            cut = copy.deepcopy(sight.model)
+            cut = copied(sight.model)
             structure.apply(cut, structure.edits_for(cut, [(group, gone)]))
             points.append({"ratio": ratio, "kept": group.width - len(gone), "metric": judge(cut)})
         yield {"name": group.name, "width": group.width, "points": points}
@@ -36,7 +36,7 @@ def of_weights(sight: Sight, criterion: str, ratios: Sequence[float], judge: Jud
     for name, values in scores.items():
         points = []
         for ratio in ratios:
-            cut = copy.deepcopy(sight.model)
+            cut = copied(sight.model)
             gone = masks.lowest({name: values}, ratio, everywhere=False)
             masks.bake(cut, gone)
             points.append({"ratio": ratio, "kept": values.numel() - int(gone[name].sum()), "metric": judge(cut)})
@@ -48,6 +48,6 @@ def of_layers(sight: Sight, example: Sequence[Tensor], judge: Judge) -> Iterator
     with torch.no_grad():
         found, _ = blocks.find(sight.model, example)
     for name in found:
-        cut = copy.deepcopy(sight.model)
+        cut = copied(sight.model)
         structure.apply(cut, blocks.edits_for([name]))
         yield {"name": name, "width": 1, "points": [{"ratio": 1.0, "kept": 0, "metric": judge(cut)}]}

@@ -7,7 +7,6 @@ zeroing them gives. What fails that stays whole and is named.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compression.attention import unfold
+from pipeline.compression.copies import copied
 from pipeline.compression.macs import Part
 from pipeline.errors import UsageError
 from pipeline.interface import Outputs, by_name
@@ -102,7 +102,9 @@ _PRELU = {"through": Layout((("weight", 0),), ("num_parameters",))}
 
 
 def layouts(module: nn.Module) -> Mapping[str, Layout]:
-    """Axis -> layout for a layer that can be cut; empty for every other."""
+    """Axis -> layout for a layer that can be cut; empty for every other, and where its weights are made of others."""
+    if reparametrised(module):
+        return {}
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.groups == 1:
             return _TRANSPOSED if module.transposed else _CONV
@@ -120,6 +122,14 @@ def layouts(module: nn.Module) -> Mapping[str, Layout]:
     if heads := head_attribute(module):
         return {"heads": Layout((), (heads,), multiples=tuple(name for name in HEADS_WIDTHS if hasattr(module, name)))}
     return {}
+
+
+def reparametrised(module: nn.Module) -> bool:
+    """Are a layer's weights computed anew from others at each call (weight_norm, spectral_norm, parametrizations)?"""
+    own = ("weight", "weight_ih_l0")
+    return hasattr(module, "parametrizations") or any(
+        isinstance(getattr(module, name, None), Tensor) and name not in module._parameters for name in own
+    )
 
 
 def grouped(module: nn.Module) -> TypeGuard[nn.modules.conv._ConvNd]:
@@ -342,7 +352,7 @@ def problem(model: nn.Module, group: Group, example: Sequence[Tensor], reference
         return "its channels are the model's output"
     order = torch.randperm(group.width, generator=torch.Generator().manual_seed(0)).tolist()
     edits = edits_for(model, [(group, order[: group.width // 2])])
-    cut, zeroed = copy.deepcopy(model), copy.deepcopy(model)
+    cut, zeroed = copied(model), copied(model)
     try:
         apply(cut, edits)
         zero(zeroed, edits)

@@ -33,7 +33,7 @@ def run(job: Job) -> dict[str, Any]:
     and loss right after pruning (selection), params, macs, float_macs, macs_share, stop {name, limit, reached, tries},
     rounds (of scoring); layers [{name, before, after}] (units), kept [{name, width, reason}] for every group that stays
     whole; faster (precision -> times faster than unpruned) where widths were measured. Raises UsageError when the stop
-    cannot hold, a group is unknown, or the model cannot be traced.
+    cannot hold or a group is unknown.
     """
     from pipeline import models, tasks
     from pipeline.compression import macs, sizes, stops, structure, training, units
@@ -176,6 +176,9 @@ def _solve(
     from pipeline.compression import widths
 
     sizes = work.sizes
+    if not sizes:
+        names = "; ".join(f"'{one.name}': {one.reason}" for one in work.kept)
+        raise UsageError(f"{says} cannot be met: no unit of the network can go. These stay whole: {names}")
     free = [index for index in range(len(sizes)) if index not in whole]
 
     def of_all(left: Sequence[int]) -> list[int]:

@@ -5,12 +5,12 @@ Both are searched for over the share of the MACs, with networks truly cut: their
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from pipeline import tasks
 from pipeline.compression import stops, training
+from pipeline.compression.copies import copied
 from pipeline.data import load_split
 from pipeline.errors import UsageError
 from pipeline.stages import Job
@@ -43,7 +43,7 @@ def search(
 
         def value(share: float) -> float:
             found[share] = meet(work, cost, max(least, int(share * whole)), stop.says())
-            cut = copy.deepcopy(work.model)
+            cut = copied(work.model)
             carve(work, cut, *found[share])
             return judged.of(cut)
 
@@ -92,7 +92,7 @@ class Latency:
     def __init__(self, job: Job, original: nn.Module, stack: ExitStack) -> None:
         self.precision = job.settings["precision"]
         self.probe = stack.enter_context(_probing(job))
-        self.original = self.probe.make(copy.deepcopy(original), self.precision)
+        self.original = self.probe.make(copied(original), self.precision)
         self.whole = self.probe.latency_ms([self.original])[0]
 
     def of(self, cut: nn.Module) -> float:
@@ -113,9 +113,9 @@ def no_slower(
 
     tried: list[tuple[float, Plan, list[int], dict[str, float]]] = []
     with _probing(work.job) as probe:
-        whole = probe.every(copy.deepcopy(work.model), probe.inputs)
+        whole = probe.every(copied(work.model), probe.inputs)
         while True:
-            cut = copy.deepcopy(work.model)
+            cut = copied(work.model)
             carve(work, cut, planned, leave)
             made = probe.every(cut, probe.inputs)
             times = {name: probe.latency_ms([whole[name], made[name]]) for name in made}
