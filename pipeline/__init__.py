@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline import ours
+
+ours.claim()
+
 if TYPE_CHECKING:
     from pipeline.api import run
     from pipeline.data import Split

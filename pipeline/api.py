@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import order, outcome, road
+from pipeline import order, outcome, road, user_modules
 from pipeline import recipe as recipes
 from pipeline.errors import EvidenceError, UsageError
 from pipeline.recipe import Recipe
@@ -189,17 +189,24 @@ def chosen_targets(recipe: Recipe, wanted: Iterable[str]) -> list[str]:
 def runner_of(
     recipe: Recipe, store: Store | None = None, emit: Emit = silent, refresh: frozenset[str] = frozenset()
 ) -> Runner:
-    """A runner of the recipe's stages, over the default store where none is named."""
+    """A runner of the recipe's stages, over the default store where none is named.
+
+    Raises UsageError where a module of the recipe has a name that is taken.
+    """
+    factories = {
+        "model": recipe.model,
+        "data": recipe.data,
+        **recipe.task.functions(),
+        **recipe.train.functions(),
+        **recipe.distill.functions(),
+    }
+    for reference in factories.values():
+        if ":" in reference:
+            user_modules.own(reference, recipe.folder)
     return Runner(
         store=store or default_store(),
         folder=recipe.folder,
-        factories={
-            "model": recipe.model,
-            "data": recipe.data,
-            **recipe.task.functions(),
-            **recipe.train.functions(),
-            **recipe.distill.functions(),
-        },
+        factories=factories,
         cache_key=recipe.cache_key,
         seed=recipe.seed,
         emit=emit,

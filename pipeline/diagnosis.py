@@ -44,7 +44,7 @@ def _timm() -> str:
     """timm imports torchvision, and that fails beside a torch that it was not built for."""
     if version("timm") == "missing":
         return "not installed"
-    done = subprocess.run([sys.executable, "-c", "import timm"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", "import timm"], capture_output=True, text=True, check=False)
     last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
     torch = version("torch")
     return (

@@ -109,13 +109,9 @@ def _ends(path: Path, name: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _program(path: Path) -> dict[str, Any]:
-    import torch
+    from pipeline import pt2
 
-    try:
-        exported = torch.export.load(path)
-    except Exception as error:
-        raise UsageError(f"{path} is no exported program: {' '.join(str(error).split())[:200]}") from error
-    return _exported(str(path), exported, path.stat().st_size)
+    return _exported(str(path), pt2.load(path), path.stat().st_size)
 
 
 def _module(reference: str, folder: Path, shapes: Sequence[str]) -> dict[str, Any]:

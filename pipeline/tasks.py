@@ -66,10 +66,8 @@ def own(task: Task) -> tuple[scores.Own, ...]:
     function = user.resolve(task.metric, task.folder)
 
     def score(outputs: Any, targets: Any) -> Any:
-        try:
+        with user.blamed(f"task.metric {task.metric} raised", task.folder):
             return function(outputs, targets)
-        except Exception as error:
-            raise UsageError(f"task.metric {task.metric} raised {user.blame(error)}") from error
 
     return (scores.Own(task.metric, score),)
 
@@ -116,7 +114,9 @@ def loss(task: Task, outputs: Any, targets: Tensor, reduction: str = "mean", lab
 
     name = task.loss
     if ":" in name:
-        value: Any = user.resolve(name, task.folder)(outputs, targets)
+        function = user.resolve(name, task.folder)
+        with user.blamed(f"task.loss {name} raised", task.folder):
+            value: Any = function(outputs, targets)
         return value * len(targets) if reduction == "sum" else value  # type: ignore[no-any-return]
     answer = first(outputs).float()
     if name == "auto":

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import IO, Any
 from pipeline.errors import DeployError, DeviceError, StageError, UsageError
 from pipeline.stages import Job, silent
 
+BOOT = str(Path(__file__).with_name("boot.py"))
 RUNNING: set[int] = set()  # leaders of the workers that this process waits for
 
 
@@ -42,7 +44,7 @@ def run_isolated(function: str, job: Job) -> dict[str, Any]:
     with (
         tempfile.TemporaryFile("w+", errors="replace") as log,
         subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker"],
+            [sys.executable, "-P", BOOT],  # -P: nothing is imported from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -124,18 +126,32 @@ def invoke(function: str, job: Job) -> dict[str, Any]:
         raise StageError(f"{job.stage}: {_one_line(error)}") from error
     except MemoryError as error:
         raise StageError(f"{job.stage}: out of memory") from error
-    except Exception as error:
-        raise StageError(f"{job.stage}: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise _unforeseen(error, job) from error
 
 
-def _one_line(error: Exception) -> str:
+def _unforeseen(error: BaseException, job: Job) -> DeployError:
+    """In the user's own code it is theirs to mend; below it, by a library that it called, only the place is named."""
+    from pipeline import user
+
+    folder = job.user.get("folder", "")
+    frame = user.frame_of(error, folder) if folder else None
+    if isinstance(error, SystemExit) or (frame and frame == traceback.extract_tb(error.__traceback__)[-1]):
+        return UsageError(f"{job.stage}: the recipe's code: {user.blame(error, folder)}")
+    place = (
+        f" ({Path(frame.filename).name}:{frame.lineno})"
+        if frame and Path(folder) in Path(frame.filename).parents
+        else ""
+    )
+    return StageError(f"{job.stage}: {_one_line(error)}{place}")
+
+
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
 
 
 def main() -> int:
     """Serve one job."""
-    import traceback
-
     protocol = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries that print to stdout must not break the protocol
 
@@ -163,7 +179,3 @@ def main() -> int:
 def _end_with_parent() -> None:
     sys.stdin.read()
     _end_group(os.getpgrp())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

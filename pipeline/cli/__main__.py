@@ -1,5 +1,9 @@
 """`python -m pipeline.cli`."""
 
-from pipeline.cli import main
+import sys
+
+sys.path[:1] = []  # the current folder, from which `-m` would take a user's queue.py for Python's own
+
+from pipeline.cli import main  # noqa: E402
 
 main()

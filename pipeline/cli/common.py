@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import errors
+from pipeline import boundary, errors
 from pipeline.errors import DeployError
 
 if TYPE_CHECKING:
@@ -78,13 +78,7 @@ class one_line_errors:  # noqa: N801  (reads as a statement: with one_line_error
 
 def fail(error: DeployError, verbose: bool = False) -> NoReturn:
     """The error's lines on stderr, then its exit code."""
-    if verbose:
-        import traceback
-
-        traceback.print_exception(error)
-    for line in str(error).splitlines() or ["failed"]:
-        print(f"deploy: {line}", file=sys.stderr)
-    raise typer.Exit(error.exit_code)
+    raise typer.Exit(boundary.told(error, verbose))
 
 
 def stored(model: Path, int8: bool, levels: str | None, out: Path | None, json_: bool) -> None:

@@ -257,7 +257,7 @@ def _inputs(
     except DeployError:
         raise
     except Exception as error:
-        raise UsageError(f"{stage}.augment raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{stage}.augment raised {user.blame(error)}") from error
 
 
 def facts(model: nn.Module, data: Path, fit: Fit | None = None, task: Task = CLASSIFICATION) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def remove(device: RemoteDevice) -> None:
 def _fetch(device: RemoteDevice, wanted: Sequence[str], to: Path) -> None:
     facts = device.facts()
     command = [
-        sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-cache-dir",
+        sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-cache-dir",
         "--only-binary=:all:", "--implementation", "cp", "--target", str(to), *_tags(device, facts), *wanted,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -29,7 +29,10 @@ def end(job: Job) -> None:
         ("broken", StageError, "broken: ValueError: three is four"),
     ],
 )
-def test_an_error_there_is_the_same_error_here(name: str, kind: type[DeployError], says: str, tmp_path: Path) -> None:
+def test_an_error_there_is_the_same_error_here(
+    name: str, kind: type[DeployError], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # `tests`, which no worker finds by itself
     job = Job(stage=name, settings={}, inputs={}, out=tmp_path, seed=0, user={})
     with pytest.raises(DeployError) as caught:
         run_isolated("tests.unit.test_worker:end", job)
