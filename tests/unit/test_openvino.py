@@ -235,7 +235,9 @@ def test_what_is_rounded_behind_a_greatest_or_least_value_is_right(data, tmp_pat
     ranges = solve(statistics, SCHEMES["u8s8-half_range"], "mse")
     with TARGET.open(TARGET.quantize(model, half, ranges, [], tmp_path / "ours"), half) as session:
         found = session.run({"input": data})
-    assert {name: sqnr_db(wanted[name], found[name]) for name in wanted if sqnr_db(wanted[name], found[name]) < 24} == {}
+    assert {
+        name: sqnr_db(wanted[name], found[name]) for name in wanted if sqnr_db(wanted[name], found[name]) < 24
+    } == {}
     places = openvino_graph.placement(ir(model.path))
     kinds = [node.get_type_name() for node, _, _ in places]
     assert (kinds.count("ReduceMax"), kinds.count("ReduceMin")) == (2, 1)  # rounded above, and moved as codes
