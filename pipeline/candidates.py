@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact
 from pipeline.branch import Branch
 from pipeline.errors import StageError, UsageError
 from pipeline.recipe import Recipe
-from pipeline.runner import Runner, attached_device
+from pipeline.runner import Runner, attached_device, target_device
 
 if TYPE_CHECKING:
     from targets.base import Candidate
@@ -47,7 +47,13 @@ def quantize(
     runner: Runner,
     recipe: Recipe,
 ) -> None:
-    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there."""
+    """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there.
+
+    One that fails is listed so, and the others go on. Raises its error where it is float, or where no int8 is left on a
+    board.
+    """
+    errors: list[StageError | UsageError] = []
+    board = target_device(branch.name) is not None
     for name, candidate in chosen.items():
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         settings["weights"] = recipe.weights.method if candidate.quantizer == "ours" else "none"
@@ -63,12 +69,21 @@ def quantize(
             branch.candidates[name] = runner.do(
                 "quantize", given, settings, branches=(branch.name,), label=f"{branch.name}/{name}"
             )
-        except StageError as error:  # a vendor's quantizer that breaks on this model is a result, and shown as one
-            branch.failed[name] = str(error)
-            runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": str(error)})
-    integers = [name for name, candidate in chosen.items() if candidate.precision == "int8"]
-    if integers and not any(name in branch.candidates for name in integers):
-        raise StageError(f"{branch.name}: every int8 candidate failed: {branch.failed[integers[0]]}")
+        except (StageError, UsageError) as error:  # a quantizer that breaks on this model is a result, shown as one
+            if candidate.observer == ENCODINGS or candidate.precision == "f32":
+                raise  # the user's own ranges are wrong; without float there is nothing to compare with
+            errors.append(error)
+            drop(branch, {name: str(error)}, runner)
+    if errors and board and not any(row.metadata["precision"] == "int8" for row in branch.candidates.values()):
+        raise errors[0]  # no float runs there
+
+
+def drop(branch: Branch, failed: Mapping[str, str], runner: Runner) -> None:
+    """Candidates that cannot go on, id -> why: each is told, and listed as failed."""
+    for name, why in failed.items():
+        branch.candidates.pop(name, None)
+        branch.failed[name] = why
+        runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": why})
 
 
 def choose(branch: Branch, lowered: Artifact, recipe: Recipe, wanted: Sequence[str]) -> dict[str, Candidate]:
@@ -168,9 +183,8 @@ def keep(branch: Branch, lowered: Artifact, runner: Runner, asked: Mapping[str, 
         left = {**settings, "candidate": f"{name}-keep", "keep": found.metadata["keep"]}
         branch.candidates[f"{name}-keep"] = runner.do("quantize", given, left, branches=(branch.name,), label=title)
         branch.made[f"{name}-keep"] = (given, left)
-    except StageError as error:
-        branch.failed[f"{name}-keep"] = str(error)
-        runner.emit({"event": "failed", "target": title, "message": str(error)})
+    except (StageError, UsageError) as error:
+        drop(branch, {f"{name}-keep": str(error)}, runner)
 
 
 def _encodings(recipe: Recipe, target: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from pipeline import candidates, lengths, order, side_by_side, source, training_road, weight_road
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
-from pipeline.errors import DeployError, UsageError
+from pipeline.errors import DeployError, StageError, UsageError
 from pipeline.op_table import check_ops
 from pipeline.order import Order
 from pipeline.recipe import Recipe
@@ -263,6 +263,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     branch.screened = do(
         "screen", {**common, "reference": reference, **models}, {**said, "candidates": list(branch.candidates)}
     )
+    candidates.drop(branch, branch.screened.metadata["failed"], runner)
     if not wanted("race"):
         return
     rows, policy = rows_of(branch), recipe.policy(branch.name)
@@ -275,20 +276,37 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
         {**common, **{key: models[key] for key in (f"candidate:{name}" for name in runners)}},
         {**measured, **timing, "candidates": runners} | race,
     )
-    branch.choice = choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"], policy)
+    candidates.drop(branch, branch.race.metadata["failed"], runner)
+
+    def choose_one() -> choose.Choice:
+        try:
+            return choose.choose(rows_of(branch), recipe.quantize.prefer, margin, policy["confidence"], policy)
+        except ValueError as error:  # a board runs no float
+            raise StageError(f"{branch.name}: {error}") from error
+
+    branch.choice = choose_one()
     if not wanted("verify"):
         return
-    shipped = model_of(branch.candidates[branch.choice.shipped], lowered)
-    on_it = {**measured, "candidate": branch.choice.shipped}
     large = [recipe.large_batch] if lowered.metadata["free_batch"] else []  # else the file runs at one batch only
     branch.batches = list(dict.fromkeys([recipe.batch, *large]))
     own = sorted(name for name in policy["metrics"] if OWN_SCORE.fullmatch(name))  # beside the task's
-    judged = {"data": data, "reference": reference, "float": lowered, "shipped": shipped}
+    judged = {"data": data, "reference": reference, "float": lowered}
     asked = {**task, "scores": own, "batches": branch.batches}
     if data.metadata["lengths"]:
         asked["lengths"] = target.capabilities.lengths
     scores = {"scores": [source.digest(name.partition(":")[0], [recipe.folder]) for name in own]} if own else None
-    branch.verify = do("verify", judged, {**on_it, **asked}, extra=scores)
+
+    def verify(chosen: str) -> Artifact:
+        shipped = model_of(branch.candidates[chosen], lowered)
+        return do("verify", {**judged, "shipped": shipped}, {**measured, "candidate": chosen, **asked}, extra=scores)
+
+    branch.verify = verify(branch.choice.shipped)
+    while why := branch.verify.metadata["failed"]:
+        candidates.drop(branch, {branch.choice.shipped: why}, runner)
+        branch.choice = choose_one()
+        branch.verify = verify(branch.choice.shipped)
+    shipped = model_of(branch.candidates[branch.choice.shipped], lowered)
+    on_it, judged = {**measured, "candidate": branch.choice.shipped}, {**judged, "shipped": shipped}
     integers = branch.candidates[branch.choice.shipped].metadata["precision"] == "int8"
     if target.capabilities.older_cpus and integers and wanted("older-cpus"):
         here = {name: value for name, value in on_it.items() if name != "device"}
@@ -304,8 +322,10 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     def there(uri: str, runner: Runner) -> tuple[Artifact, Artifact]:
         on_that = {**on_it, "device": uri}
         do = partial(runner.do, branches=(branch.name,), label=f"{branch.name} {uri.partition('?')[0]}")
-        verified = do("verify", judged, {**on_that, **asked}, extra=scores)
-        return verified, do("profile", timed, {**on_that, **settings})
+        found = do("verify", judged, {**on_that, **asked}, extra=scores)
+        if why := found.metadata["failed"]:
+            raise StageError(f"{branch.name}: what ships does not run on {uri}: {why}")
+        return found, do("profile", timed, {**on_that, **settings})
 
     branch.also += side_by_side.measure(recipe.also.get(branch.name, ()), there, runner)
 

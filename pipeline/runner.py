@@ -66,6 +66,8 @@ class Runner:
         event = {"name": title, "stage": stage, "branches": list(branches)}
         with self.store.lock(key):
             artifact = None if stage in self.refresh else self.store.get(key)
+            if artifact is not None and artifact.metadata.get("failed") and not self.stored_only:
+                artifact = None  # what did not run then may run now: memory, time and a device's state are in no key
             cached = artifact is not None
             if artifact is None:
                 if self.stored_only and stage not in self.refresh:

@@ -257,7 +257,7 @@ def _with_ranges(model: Model, candidate: Candidate, ranges: Ranges | None) -> A
 
     graph = _read(model.path)
     made: dict[str, Any] = {}
-    left = kept(candidate)
+    left = kept(candidate) | openvino_graph.misread(graph)
     for node, index, name in openvino_graph.placement(graph, left):
         if name not in ranges:
             raise TargetError(f"no range for tensor '{name}' of {model.path}: observe every tensor of the float graph")

@@ -17,6 +17,7 @@ from pipeline import tasks
 from pipeline.data import Array, Split
 from pipeline.stages import Job
 from targets import base, measurement
+from targets.base import TargetError
 from targets.channels import LOCAL, Device, Listen, open_device
 
 PROTOCOL = 1
@@ -90,18 +91,36 @@ def progress(job: Job) -> Listen:
 def outputs(
     target: base.Target, entrants: Sequence[Entrant], folder: Path, batch: int, settings: Mapping[str, Any]
 ) -> tuple[dict[str, base.Batch], dict[str, Any]]:
-    """Every entrant over the inputs, on the settings' device: id -> outputs by name, and the agent's result."""
+    """Every entrant over the inputs, on the settings' device: id -> outputs by name, and the agent's result.
+
+    Raises TargetError where a model does not run, or answers otherwise than it promises.
+    """
     runs = [
         {"do": "run", "model": entrant.id, "inputs": "inputs", "outputs": f"{index}.npz"}
         for index, entrant in enumerate(entrants)
     ]
-    result = device(settings).run(request(target, entrants, runs, batch, settings["threads"]), folder)
+    result = device(settings).run(request(target, entrants, runs, batch, settings["threads"]), folder, LIMIT_S)
     answers = {}
     for index, entrant in enumerate(entrants):
         with np.load(folder / f"{index}.npz") as arrays:
             named = {name: arrays[name] for name in arrays.files}
+        _check_outputs(entrant, named)
         answers[entrant.id] = base.to_program_layout(named, entrant.model.outputs)
     return answers, result
+
+
+LIMIT_S = 3600.0  # what one request for answers may take
+
+
+def _check_outputs(entrant: Entrant, named: Mapping[str, Array]) -> None:
+    """Raise TargetError for an output that is missing, or of another shape than the model's specification."""
+    for spec in entrant.model.outputs:
+        wanted = list(spec.shape[1:])
+        if spec.name not in named:
+            raise TargetError(f"model '{entrant.id}' has no output '{spec.name}', it gives {sorted(named)}")
+        found = list(named[spec.name].shape[1:])
+        if len(found) != len(wanted) or any(a != b for a, b in zip(wanted, found, strict=True) if a is not None):
+            raise TargetError(f"model '{entrant.id}': output '{spec.name}' is {found} a sample, promised {wanted}")
 
 
 FEWEST_PROCESSES = 6  # with fewer, a speed-up has no interval
@@ -114,21 +133,22 @@ def time(
     job: Job,
     name: str = "samples.npz",
     share: float = 1.0,
+    processes: int | None = None,
 ) -> measurement.Timed:
     """Interleaved timing in several processes, by the job's settings. Raw samples stay in the job's folder as `name`.
 
-    `share` of the time, the rounds and the processes that the settings give. A model that its device does not time has
-    no samples; see `counts`.
+    `share` of the time, the rounds and (where it is not given) the processes that the settings give. A model that its
+    device does not time has no samples; see `counts`.
     """
     settings = job.settings
-    processes = max(FEWEST_PROCESSES, round(share * settings["processes"]))
+    processes = processes or max(FEWEST_PROCESSES, round(share * settings["processes"]))
     task = {
         "do": "time",
         "models": [entrant.id for entrant in entrants],
         "inputs": "inputs",
         **{key: settings[key] for key in ("warmup_s", "max_rounds")},
         "budget_s": share * settings["budget_s"],
-        "min_rounds": math.ceil(share * settings["min_rounds"]),
+        "min_rounds": max(1, math.ceil(share * settings["min_rounds"])),
         "seed": job.seed,
         "samples": str(job.out / name),
     }

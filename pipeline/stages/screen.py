@@ -7,13 +7,14 @@ from typing import Any
 
 from pipeline import tasks
 from pipeline.data import Split, load_named, load_split
-from pipeline.stages import Job, measure
+from pipeline.stages import Job, faults, measure
 from targets import base, registry
 
 
 def run(job: Job) -> dict[str, Any]:
     """Inputs: data, reference, float, and `candidate:ID` for each. Settings `bound` (confidence, relative): for tasks
-    without classes, whose cost of quantization the metric's own bound tells. Metadata `candidates`: a row each."""
+    without classes, whose cost of quantization the metric's own bound tells. Metadata `candidates`: a row each, but for
+    those of `failed`: id -> why there is no answer of it that could be judged."""
     settings = job.settings
     target = registry.load(settings["target"])
     floating = base.read_manifest(job.inputs["float"])
@@ -22,13 +23,15 @@ def run(job: Job) -> dict[str, Any]:
     original = load_named(job.inputs["reference"] / "selection.npz")
     task = tasks.of(settings, job.user)
     with measure.workspace(split, floating) as folder:
-        answers, result = measure.outputs(target, entrants, folder, settings["batch"], settings)
+        found = faults.answers(target, entrants, folder, settings["batch"], settings)
+    answers, failed = found.outputs, found.failed | faults.not_finite(entrants, found.outputs)
     reference = next(entrant.id for entrant in entrants if entrant.candidate.precision == "f32")
     rows = [
         {"id": one.id, **_evidence(settings, task, split, original, answers[reference], answers[one.id])}
         for one in entrants
+        if one.id not in failed
     ]
-    return {"candidates": rows, "device": result["device"], "n": len(split)}
+    return {"candidates": rows, "failed": failed, "device": found.result["device"], "n": len(split)}
 
 
 def _evidence(

@@ -12,7 +12,7 @@ from pipeline.artifact import sha256_file
 from pipeline.data import Split, load_named, load_split
 from pipeline.errors import UsageError
 from pipeline.release import samples, scores
-from pipeline.stages import Job, measure
+from pipeline.stages import Job, faults, measure
 from pipeline.stages.reference import at_length, by_group
 from targets import base, registry
 
@@ -20,7 +20,7 @@ from targets import base, registry
 def run(job: Job) -> dict[str, Any]:
     """Inputs: data, reference, float, shipped. Metadata: `runs`, one a batch, and the digest that was verified;
     `lengths`: one run more for each length below the greatest, at the first batch, where the setting `lengths` says
-    "free".
+    "free"; `failed`: why what was to ship does not run at one of them, and there are no runs, else None.
 
     Files: `samples-BATCH.npz`, what became of each sample (pipeline/release/samples.py), where outputs are finite.
     """
@@ -35,8 +35,24 @@ def run(job: Job) -> dict[str, Any]:
     split = load_split(job.inputs["data"], "gate")
     original = load_named(job.inputs["reference"] / "gate.npz")
     task = tasks.of(settings, job.user)
-    runs = _runs(job, target, entrants, split, original, task, settings["batches"])
-    shorter = []
+    told = {"runs": [], "lengths": [], "sha256": shipped.sha256, "n": len(split)}
+    try:
+        runs = _runs(job, target, entrants, split, original, task, settings["batches"])
+        shorter = _shorter(job, target, entrants, split, task)
+    except _CannotRunError as fault:
+        return {**told, "failed": str(fault)}
+    return {**told, "runs": runs, "lengths": shorter, "failed": None}
+
+
+class _CannotRunError(Exception):
+    """What was to ship does not run."""
+
+
+def _shorter(
+    job: Job, target: base.Target, entrants: Sequence[measure.Entrant], split: Split, task: tasks.Task
+) -> list[dict[str, Any]]:
+    """One run more for each length below the greatest, where lengths are free."""
+    settings, shorter = job.settings, []
     varying = lengths.load(job.inputs["data"]) if settings.get("lengths") == "free" else None
     if varying:
         for length in varying.compared[:-1]:
@@ -44,7 +60,7 @@ def run(job: Job) -> dict[str, Any]:
             part = varying.shortened(split, length)
             rows = _runs(job, target, entrants, part, answers, task, settings["batches"][:1], length)
             shorter += [{**row, "length": length} for row in rows]
-    return {"runs": runs, "lengths": shorter, "sha256": shipped.sha256, "n": len(split)}
+    return shorter
 
 
 def _runs(
@@ -61,7 +77,10 @@ def _runs(
     settings, runs = job.settings, []
     with measure.workspace(split, entrants[0].model) as folder:
         for batch in batches:
-            answers, result = measure.outputs(target, entrants, folder, batch, settings)
+            found = faults.answers(target, entrants, folder, batch, settings)
+            answers, result = found.outputs, found.result
+            if found.failed:
+                raise _CannotRunError(f"at batch {batch}: {found.failed['shipped']}")
             evidence = measure.compare(task, split.labels, original, answers["float"], answers["shipped"])
             model = result["models"]["shipped"]
             runs.append(

@@ -40,14 +40,15 @@ class Net(nn.Module):
         return self.head(torch.relu(self.up(x)).mean((2, 3)))
 
 
-def exported(module: nn.Module, folder: Path) -> Program:
+def exported(module: nn.Module, folder: Path, outputs: tuple[str, ...] = ("output",)) -> Program:
     torch.set_num_threads(1)
     x = torch.zeros(2, 3, 12, 10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export's own deprecations
         program = torch.export.export(module.eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         torch.export.save(program, folder / "program.pt2")
-    ends = (TensorSpec("input", "float32", (None, 3, 12, 10)),), (TensorSpec("output", "float32", (None, 5)),)
+    told = tuple(TensorSpec(name, "float32", (None, 5)) for name in outputs)
+    ends = (TensorSpec("input", "float32", (None, 3, 12, 10)),), told
     return onnx_graph.export(Program(folder / "program.pt2", "pt2", *ends), folder)
 
 
@@ -193,6 +194,53 @@ def test_what_cannot_be_done_is_refused_before_work(model, ranges, tmp_path):
     with pytest.raises(TargetError, match="needs calibration batches"):
         TARGET.quantize(model, NNCF, None, [], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+EXTREMES = {  # of a convolution's answer, then a product: as they are, through ops on single values, beside means
+    "greatest": lambda y: torch.relu(y).amax((2, 3)),
+    "least": lambda y: y.amin((2, 3)),
+    "both": lambda y: y.amax(3).amin(2),
+    "scaled": lambda y: torch.relu(0.5 * y.amax((2, 3)) + 0.1),
+    "gated": lambda y: torch.sigmoid(y.amax((2, 3))),
+    "joined": lambda y: torch.cat([y.amax((2, 3)), y.mean((2, 3))], 1),
+    "spatial": lambda y: torch.cat([y.amax(1, keepdim=True), y.mean(1, keepdim=True)], 1),
+}
+
+
+class Extremes(nn.Module):
+    """Each with a convolution of its own: what two read is not fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.stems = nn.ModuleDict({name: nn.Conv2d(3, 16, 3, padding=1) for name in EXTREMES})
+        widths = {"joined": 32, "spatial": 120}
+        self.heads = nn.ModuleDict({name: nn.Linear(widths.get(name, 16), 5) for name in EXTREMES})
+        self.mix = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x):
+        seen = {name: form(self.stems[name](x)) for name, form in EXTREMES.items()}
+        seen["spatial"] = self.mix(seen["spatial"]).flatten(1)
+        return tuple(self.heads[name](one) for name, one in seen.items())
+
+
+def test_what_is_rounded_behind_a_greatest_or_least_value_is_right(data, tmp_path):
+    torch.manual_seed(0)
+    half = replace(MSE, scheme="u8s8-half_range")  # no CPU's products overflow: what is wrong here is fused wrongly
+    (tmp_path / "ours").mkdir()
+    model = TARGET.lower(exported(Extremes(), tmp_path, tuple(EXTREMES)), tmp_path)
+    statistics = Statistics(model.sha256)
+    with TARGET.open(model, FLOAT) as session:
+        statistics.update(session.tap({"input": data}, model.tensors))
+        wanted = session.run({"input": data})
+    ranges = solve(statistics, SCHEMES["u8s8-half_range"], "mse")
+    with TARGET.open(TARGET.quantize(model, half, ranges, [], tmp_path / "ours"), half) as session:
+        found = session.run({"input": data})
+    assert {
+        name: sqnr_db(wanted[name], found[name]) for name in wanted if sqnr_db(wanted[name], found[name]) < 24
+    } == {}
+    places = openvino_graph.placement(ir(model.path))
+    kinds = [node.get_type_name() for node, _, _ in places]
+    assert (kinds.count("ReduceMax"), kinds.count("ReduceMin")) == (2, 1)  # rounded above, and moved as codes
 
 
 def test_a_broken_file_is_one_line(tmp_path):
