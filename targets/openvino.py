@@ -176,12 +176,14 @@ class OpenVinoTarget:
         """The execution graph at batch 1: an op's precision is the suffix of the kernel that the plugin chose.
 
         Small products may be compiled into one "Subgraph", whose kernel names the precision at its ends: there a
-        product is int8 when its dequantization was moved behind it. MACs are found by the layers' original names, which
+        product is int8 when its dequantization was moved behind it, and what mixes values (a softmax) is float and an
+        op of its own, as it is where the CPU has no such fusion. MACs are found by the layers' original names, which
         fusion carries on. Work that cannot be found again is listed as "unknown", which counts against int8.
         """
         adapter = self._adapter(model, {**self.options(candidate), "batch": 1})
         source = _read(model.path)
         source.reshape({port: [1, *_longest(port)] for port in source.inputs})
+        mixing = openvino_graph.mixing(source)
         counted = [
             (node.get_friendly_name(), node.get_type_name(), count) for node, count in openvino_graph.macs(source)
         ]
@@ -205,6 +207,8 @@ class OpenVinoTarget:
                 ops.append(OpInfo(name, kind, inside, work.pop(name), name in capable))
             if not done:
                 ops.append(OpInfo(node.get_friendly_name(), kind, precision, 0, kind in openvino_graph.WORK_LAYERS))
+            if kind == "Subgraph":
+                ops += [OpInfo(name, mixing[name], precision, 0, False) for name in mine if name in mixing]
         adapter.close()
         return [
             *ops,

@@ -23,6 +23,7 @@ WORK_LAYERS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatM
 RECURRENT = frozenset({"GRUSequence", "LSTMSequence", "RNNSequence"})
 DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO names the scaling that it moves behind an integer op
 _NORMS = frozenset({"MVN", "Softmax"})
+_MIXING = _NORMS | {"NormalizeL2", *(f"Reduce{how}" for how in ("L1", "L2", "Max", "Mean", "Min", "Prod", "Sum"))}
 _PASSED = frozenset(
     {
         "Add",
@@ -62,6 +63,12 @@ def macs(model: Any) -> Iterator[tuple[Any, int]]:
         elif kind in WORK:
             _, end, first = WORK[kind]
             yield node, math.prod(end(node).get_shape()) * math.prod(list(node.input_value(1).get_shape())[first:])
+
+
+def mixing(model: Any) -> dict[str, str]:
+    """Name -> IR type of the ops that make a value of several and are no products: no kernel takes them along."""
+    nodes = model.get_ordered_ops()
+    return {node.get_friendly_name(): node.get_type_name() for node in nodes if node.get_type_name() in _MIXING}
 
 
 def weighted(model: Any) -> list[Any]:
