@@ -330,7 +330,9 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
             precision = branch.candidates[str(result.targets[name].shipped)].metadata["precision"]
-            ship.write(aside, road.data.path, precision, "softmax" if road.recipe.task.classifies else "none")
+            assert road.reference is not None
+            activation, judged = "softmax" if road.recipe.task.classifies else "none", road.reference.metadata["output"]
+            ship.write(aside, road.data.path, precision, activation, judged)
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)

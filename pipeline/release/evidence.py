@@ -36,7 +36,7 @@ def metric_unit(name: str) -> str | None:
     "mae@depth" is the metric "mae" of the output "depth".
     """
     plain = name.partition("@")[0]
-    if CLASS_METRICS.fullmatch(name):
+    if CLASS_METRICS.fullmatch(plain):
         return "points"
     return "" if OWN_SCORE.fullmatch(plain) else SCORES.get(plain)
 

@@ -35,8 +35,9 @@ def run(job: Job) -> dict[str, Any]:
     """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...]; where a length
     varies, `gate-LENGTH.npz` too.
 
-    Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group. `chance`: the
-    selection split's metric without a model, of a classification.
+    Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group. `outputs`:
+    their names; `output`: the one that is judged. `chance`: the selection split's metric without a model, of a
+    classification.
     """
     from pipeline import interface, models
     from pipeline.compression import macs, training
@@ -47,7 +48,7 @@ def run(job: Job) -> dict[str, Any]:
     if varying:
         gate = splits["gate"]
         splits |= {at_length("gate", length): varying.shortened(gate, length) for length in varying.compared}
-    task = tasks.of(job.settings, job.user)
+    task = tasks.of(job.settings, job.user, job.inputs["data"])
     with training.deterministic(job.seed):
         module = models.load(job.user, job.inputs["model"])
         answers = {name: training.predict(module, split) for name, split in splits.items()}
@@ -62,10 +63,12 @@ def run(job: Job) -> dict[str, Any]:
                 f"the float model's outputs on the {name} split have NaN or infinity: train or fix it first"
             )
         save_named(job.out / f"{name}.npz", outputs)
+        task = tasks.settled(task, outputs, split.labels)
         metadata[name] = {
             "n": len(split),
             "metric": round(tasks.value(task, outputs, split.labels), 6),
             "groups": by_group(task, split, outputs),
         }
+    metadata["outputs"], metadata["output"] = list(outputs), task.output
     metadata["chance"] = tasks.chance(task, splits["selection"].labels)
     return {**metadata, "params": counted.params, "macs": counted.macs, "size_bytes": counted.params * 4}
