@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from pipeline import user
@@ -200,13 +199,6 @@ def value(task: Task, outputs: Mapping[str, Array], targets: Array) -> float:
         shapes = f"targets {targets.dtype} {list(targets.shape)}, output {first.dtype} {list(first.shape)}"
         raise UsageError(f"task.metric {task.metric} takes {row.takes}; these are {shapes}")
     return scores.value(task.metric, found.before)
-
-
-def chance(task: Task, targets: Array) -> float | None:
-    """The metric of who always says the most frequent class; None where targets are no classes, one a sample."""
-    if not task.classifies or targets.ndim != 1 or targets.dtype.kind not in "iu":
-        return None
-    return round(float(np.unique(targets, return_counts=True)[1].max() / len(targets)), 6)
 
 
 def merit(task: Task, figure: float) -> float:

@@ -14,7 +14,7 @@ from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
 from pipeline.stages import Job
 from pipeline.stages.export import EXPECTED, ops_of, write_program
-from pipeline.stages.reference import SPLITS, by_group
+from pipeline.stages.reference import SPLITS, told
 from targets.base import Program, TensorSpec
 
 BATCH = 32  # samples at a time, where the program's batch is free
@@ -39,10 +39,8 @@ def run(job: Job) -> dict[str, Any]:
             tasks.check_classes(split.labels, str(path))
         task = _settled(task, outputs, split, path)
         save_named(job.out / f"{name}.npz", outputs)
-        metric = round(tasks.value(task, outputs, split.labels), 6)
-        facts[name] = {"n": len(split), "metric": metric, "groups": by_group(task, split, outputs)}
+        facts[name] = told(task, split, outputs, judging=name == "gate")
     facts["outputs"], facts["output"] = list(outputs), task.output
-    facts["chance"] = tasks.chance(task, splits["selection"].labels)
     calibration = load_split(job.inputs["data"], "calibration")
     save_named(job.out / "expected.npz", _all(program, answer, calibration, EXPECTED, path))
     return {**write_program(program, facts.pop("ops")), **facts}

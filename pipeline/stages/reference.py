@@ -10,6 +10,7 @@ import numpy as np
 from pipeline import lengths, tasks
 from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
+from pipeline.release import chance
 from pipeline.stages import Job
 
 SPLITS = ("selection", "gate")
@@ -31,13 +32,26 @@ def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> di
     }
 
 
+def told(task: tasks.Task, split: Split, outputs: Mapping[str, Array], judging: bool) -> dict[str, Any]:
+    """What a split's metadata say of the float model; `judging`: beside chance too."""
+    found: dict[str, Any] = {
+        "n": len(split),
+        "metric": round(tasks.value(task, outputs, split.labels), 6),
+        "groups": by_group(task, split, outputs),
+    }
+    if not judging:
+        return found
+    groups = None if split.groups is None else np.unique(split.groups, return_inverse=True)[1].reshape(-1)
+    targets = tasks.fitted(task, outputs, split.labels)
+    return found | {"chance": chance.recorded(chance.beside(task.metric, targets, outputs[task.output], groups))}
+
+
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...]; where a length
     varies, `gate-LENGTH.npz` too.
 
-    Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group. `outputs`:
-    their names; `output`: the one that is judged. `chance`: the selection split's metric without a model, of a
-    classification.
+    Metadata of each split: n; metric (the task's; accuracy for a classification), that of each group, and `chance`
+    (pipeline/release/chance.py). `outputs`: their names; `output`: the one that is judged.
     """
     from pipeline import interface, models
     from pipeline.compression import macs, training
@@ -64,11 +78,6 @@ def run(job: Job) -> dict[str, Any]:
             )
         save_named(job.out / f"{name}.npz", outputs)
         task = tasks.settled(task, outputs, split.labels)
-        metadata[name] = {
-            "n": len(split),
-            "metric": round(tasks.value(task, outputs, split.labels), 6),
-            "groups": by_group(task, split, outputs),
-        }
+        metadata[name] = told(task, split, outputs, judging=name == "gate")
     metadata["outputs"], metadata["output"] = list(outputs), task.output
-    metadata["chance"] = tasks.chance(task, splits["selection"].labels)
     return {**metadata, "params": counted.params, "macs": counted.macs, "size_bytes": counted.params * 4}
