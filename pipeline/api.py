@@ -131,7 +131,9 @@ def judge(
         evidence = _report_file(run_folder).parent / name / outcome.EVIDENCE
         samples = [evidence, *sorted(part for part in evidence.glob("*") if part.is_dir())]
         policy = recipe.policy(name)
-        rows[name] = outcome.judged(row, policy, before.gate_split, digest, samples) if row.shipped else row
+        rows[name] = (
+            outcome.judged(row, policy, before.gate_split, before.float_, digest, samples) if row.shipped else row
+        )
     code = outcome.first(outcome.VERDICT_CODES.get(row.verdict, before.exit_code) for row in rows.values())
     return before.model_copy(update={"targets": rows, "exit_code": code, "verdict": outcome.verdict_of(code)})
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import recipe
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.data import Data
+    from pipeline.tasks import Task
 
 TEMPLATE = """\
 # What `deploy --target all` does with this model. All keys: the README of edge-deploy.
@@ -82,8 +86,12 @@ def write(folder: Path, model: str, data: str, targets: list[str]) -> tuple[Path
     return path, read
 
 
-def check(path: Path, splits: Data) -> list[str]:
-    """What was found, in words. Raises UsageError with the first thing that would stop a run."""
+def check(path: Path, splits: Data, ask: Callable[[str], str] | None = None, output: str = "") -> list[str]:
+    """What was found, in words. Raises UsageError with the first thing that would stop a run.
+
+    Of several outputs the one that is judged is written into the recipe: `output`, else the one that fits, else what
+    `ask` answers when it is told why none stands out.
+    """
     import tempfile
 
     from pipeline import data, models, tasks
@@ -92,16 +100,52 @@ def check(path: Path, splits: Data) -> list[str]:
     found = recipe.load(path)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in splits.splits.items())
     told = [f"data: {counts}; no sample in two splits"]
-    if found.program:
-        if not (found.folder / found.model).is_file():
-            raise UsageError(f"model: no file at {found.folder / found.model}")
-        return [*told, f"model: {found.model}, a finished program"]
-    with tempfile.TemporaryDirectory() as folder:
-        data.save(splits, Path(folder))
-        names = ",".join(data.input_names(Path(folder)))
-        owner = {"model": found.model, "folder": str(found.folder), "inputs": names}
-        task = tasks.Task(found.task.metric, found.task.loss, str(found.folder))
-        model = models.build(owner)
-        training.check(model, Path(folder), f"model factory '{found.model}'", task)
+    if found.program and not (found.folder / found.model).is_file():
+        raise UsageError(f"model: no file at {found.folder / found.model}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data.save(splits, folder)
+        owner = {"model": found.model, "folder": str(found.folder), "inputs": ",".join(data.input_names(folder))}
+        task = tasks.of({"task": found.task.model_dump()}, owner, folder)
+        model = None if found.program else models.build(owner)
+        outputs = _answers(found, folder) if model is None else training.answers(model, folder, found.model)
+        if len(outputs) > 1 and not task.output:
+            task = replace(task, output=output or _judged(task, outputs, splits.splits["train"].labels, ask))
+            _write_output(path, task.output)
+            told.append(f"[task] output = '{task.output}': the one that is judged of {', '.join(outputs)}")
+        if model is None:
+            tasks.judged(task, outputs, splits.splits["train"].labels)
+            return [*told, f"model: {found.model}, a finished program"]
+        training.check(model, folder, f"model factory '{found.model}'", task)
     params = sum(parameter.numel() for parameter in model.parameters())
     return [*told, f"model: {params:,} parameters; its outputs fit the data"]
+
+
+def _answers(found: recipe.Recipe, data: Path) -> dict[str, Any]:
+    """What a finished program says of the first training samples, by name."""
+    import tempfile
+
+    from pipeline.data import load_split
+    from pipeline.stages import bring
+
+    with tempfile.TemporaryDirectory() as folder:
+        return bring.answers(found.folder / found.model, load_split(data, "train"), Path(folder))
+
+
+def _judged(task: Task, outputs: Mapping[str, Any], targets: Any, ask: Callable[[str], str] | None) -> str:
+    from pipeline import tasks
+
+    try:
+        return tasks.judged(task, outputs, targets)
+    except UsageError as error:
+        if ask is None:
+            raise
+        return ask(str(error))
+
+
+def _write_output(path: Path, name: str) -> None:
+    """Name the judged output in a recipe that `write` wrote."""
+    lines = path.read_text().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(lines) if line.lstrip("# ").startswith("[task]"))
+    lines[at] = f"[task]\noutput = {json.dumps(name)}   # the one of several outputs that is judged\n"
+    path.write_text("".join(lines))

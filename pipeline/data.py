@@ -154,6 +154,15 @@ def _check(data: Data, where: str) -> None:
     overlap(data, where)
 
 
+def classes(folder: Path) -> tuple[int, bool]:
+    """How many classes the data in a data stage's folder has, and whether they have names; 0 for other targets."""
+    names = json.loads((folder / "declared.json").read_text())["labels"]
+    if names:
+        return len(names), True
+    splits = [np.load(folder / name / "labels.npy", mmap_mode="r") for name in SPLITS if (folder / name).is_dir()]
+    return max((0 if one.dtype.kind == "f" else int(one.max()) + 1 for one in splits), default=0), False
+
+
 def sample_hashes(split: Split) -> list[bytes]:
     """A content hash for each sample, over all its inputs."""
     names = sorted(split.inputs)

@@ -20,7 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
-from pipeline.release.findings import at_chance, differs, findings
+from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Road, parts
 from pipeline.runner import Runner, device, version
@@ -67,12 +67,17 @@ def conclude(road: Road, runner: Runner, overrides: Iterable[str] = ()) -> repor
         shared_samples=facts["shared_samples"],
         digest=facts["digests"]["gate"],
     )
-    targets = {name: _target(road, branch, split) for name, branch in road.branches.items()}
+    original = road.reference.metadata
+    floating = report.Float(
+        **original["gate"],
+        **{key: original[key] for key in ("params", "macs", "size_bytes")},
+        output=original["output"] if len(original["outputs"]) > 1 else None,
+    )
+    targets = {name: _target(road, branch, split, floating) for name, branch in road.branches.items()}
     code = first(
         branch.error.exit_code if branch.error else VERDICT_CODES[targets[name].verdict]
         for name, branch in road.branches.items()
     )
-    original = road.reference.metadata
     return report.Report(
         verdict=verdict_of(code),
         exit_code=code,
@@ -81,7 +86,7 @@ def conclude(road: Road, runner: Runner, overrides: Iterable[str] = ()) -> repor
         data=facts["splits"],
         gate_split=split,
         gate_looks=looks,
-        float=report.Float(**original["gate"], **{key: original[key] for key in ("params", "macs", "size_bytes")}),
+        float=floating,
         stages=[report.StageRow(**row) for row in runner.rows],
         targets=targets,
     )
@@ -104,7 +109,7 @@ def count_looks(store: Store, road: Road) -> int:
     return sum(1 for _ in folder.iterdir())
 
 
-def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.TargetRow:
+def _target(road: Road, branch: Branch, split: report.GateSplit, floating: report.Float) -> report.TargetRow:
     candidates = _candidates(branch)
     if branch.error is not None or branch.choice is None or branch.verify is None or branch.profile is None:
         why = str(branch.error) if branch.error else "the run stopped before there was evidence"
@@ -119,19 +124,20 @@ def _target(road: Road, branch: Branch, split: report.GateSplit) -> report.Targe
         size_bytes=shipped["size_bytes"],
         weight_bytes=shipped["weight_bytes"],
         race=branch.choice.says,
-        findings=_findings(branch, shipped, road.reference.metadata if road.reference else {}),
+        findings=_findings(branch, shipped),
         batches=branch.batches,
         candidates=candidates,
         runs=_runs(road.recipe, branch),
         lengths=_at_lengths(road.recipe, branch),
     )
-    return judged(row, road.recipe.policy(branch.name), split, shipped["sha256"], _evidence(branch))
+    return judged(row, road.recipe.policy(branch.name), split, floating, shipped["sha256"], _evidence(branch))
 
 
 def judged(
     row: report.TargetRow,
     policy: Mapping[str, Any],
     split: report.GateSplit,
+    floating: report.Float,
     artifact_sha256: str | None,
     samples: Sequence[Path],
 ) -> report.TargetRow:
@@ -160,6 +166,7 @@ def judged(
         groups=split.groups,
         precision=next((c.precision for c in row.candidates if c.id == row.shipped), None),
         judged_at=time.time(),
+        chance=gate.Chance(**floating.chance.model_dump()) if floating.chance else None,
     )
     verdict = gate.judge(asked, evidence)
     return row.model_copy(
@@ -283,15 +290,12 @@ def _rows(
     return rows
 
 
-def _findings(branch: Branch, shipped: Mapping[str, Any], original: Mapping[str, Any]) -> list[report.Finding]:
-    """What is suspicious about what ships, and about the float model; of a float model's calibration nothing is."""
+def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding]:
+    """What is suspicious about what ships; of a float model's calibration nothing is."""
     seen = branch.observed.metadata if branch.observed is not None and shipped["quantizer"] == "ours" else {}
     islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
     older = branch.older_cpus.metadata if branch.older_cpus is not None else {}
     seen = {**seen, "older_cpus": {name: db for name, db in older.get("older_cpus", {}).items() if differs(db)}}
-    chosen, chance = original.get("selection"), original.get("chance")
-    if chosen and at_chance(chosen["metric"], chance, chosen["n"]):
-        seen["at_chance"] = {**chosen, "chance": chance}
     return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands})]
 
 
@@ -330,7 +334,9 @@ def deliver(road: Road, result: report.Report, out: Path, report_file: Path | No
             shutil.copytree(shipped_artifact(branch).path, aside)
             assert road.data is not None
             precision = branch.candidates[str(result.targets[name].shipped)].metadata["precision"]
-            ship.write(aside, road.data.path, precision, "softmax" if road.recipe.task.classifies else "none")
+            assert road.reference is not None
+            activation, judged = "softmax" if road.recipe.task.classifies else "none", road.reference.metadata["output"]
+            ship.write(aside, road.data.path, precision, activation, judged)
             keep_samples(branch, road.data.path, aside)
             shutil.rmtree(out / name, ignore_errors=True)
             aside.rename(out / name)

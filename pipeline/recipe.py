@@ -27,16 +27,28 @@ EXAMPLE = Path(__file__).parent / "recipes" / "watch" / FILE
 
 
 class Task(Table):
-    """`[task]`: what is learnt and what counts (pipeline/task.py). `metric` and `loss` are names, or a function of the
-    user's, "module:function".
+    """`[task]`: what is learnt and what counts (pipeline/tasks.py). `metric` and `loss` are names, or a function of the
+    user's, "module:function". `output`: which of several outputs they look at; `metric = "accuracy@scores"` says both.
     """
 
     metric: Annotated[str, Field(min_length=1)] = "accuracy"
     loss: Annotated[str, Field(min_length=1)] = "auto"
+    output: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_output_beside_the_metric(cls, given: Any) -> Any:
+        metric = given.get("metric") if isinstance(given, dict) else None
+        if not isinstance(metric, str) or "@" not in metric:
+            return given
+        plain, _, output = metric.partition("@")
+        if given.get("output") not in (None, "", output):
+            raise ValueError(f"metric '{metric}' and output = '{given['output']}' name two outputs: give one of them")
+        return {**given, "metric": plain, "output": output}
 
     @property
     def classifies(self) -> bool:
-        """One class a sample, from the first output."""
+        """One class a sample, from the judged output."""
         return CLASS_METRICS.fullmatch(self.metric) is not None
 
     def functions(self) -> dict[str, str]:

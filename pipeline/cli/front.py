@@ -20,6 +20,9 @@ def init(
         str | None, typer.Option(metavar="REF", help="data:splits, a .npz file or a folder of images; likewise.")
     ] = None,
     target: Targets = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The one of several outputs that is judged; likewise.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
 ) -> None:
     """Write a commented deploy.toml for your model and data, and check it at once."""
@@ -31,7 +34,7 @@ def init(
         data = data or _ask("The data, module:function, a .npz file or a folder", "--data")
         path, splits = beginning.write(Path(), model, data, list(target or []))
         typer.echo(f"{path} written")
-        for line in beginning.check(path, splits):
+        for line in beginning.check(path, splits, lambda why: _ask(f"{why}. Its name", "--output"), output or ""):
             typer.echo(f"  {line}")
         typer.echo("next: deploy --target all")
 

@@ -56,9 +56,9 @@ class Ensemble(nn.Module):
         return self.temperature * (soft.logsumexp(0) - math.log(len(answers)))
 
 
-def agreement(student: interface.Outputs, teacher: interface.Outputs) -> float:
-    """Share of samples where both name the same class, from logits [n, classes] in the first output."""
-    same = interface.first(student).argmax(1) == interface.first(teacher).argmax(1)
+def agreement(student: Tensor, teacher: Tensor) -> float:
+    """Share of samples where both name the same class, from logits [n, classes]."""
+    same = student.argmax(1) == teacher.argmax(1)
     return round(float(same.float().mean()), 6)
 
 

@@ -94,4 +94,4 @@ def of_job(job: Job, model: nn.Module, groups: Sequence[Group]) -> Sight:
 
     train = load_split(job.inputs["data"], "train")
     drawn = training.drawn(train, int(job.settings.get("samples", 256)), job.seed)
-    return Sight(model, groups, *drawn, job.seed, tasks.of(job.settings, job.user))
+    return Sight(model, groups, *drawn, job.seed, tasks.of(job.settings, job.user, job.inputs["data"]))

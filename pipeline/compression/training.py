@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,35 +104,37 @@ def _answers(model: nn.Module, example: tuple[Tensor, ...], where: str) -> Outpu
         raise UsageError(f"{where}: the model fails on inputs {shapes}: {user.blame(error)}") from error
 
 
+def answers(model: nn.Module, data: Path, where: str) -> dict[str, Tensor]:
+    """What the model says of two training samples, by name. Raises UsageError naming the shapes and the user's line."""
+    return interface.by_name(_answers(model.eval(), tensors(load_split(data, "train").inputs, slice(0, 2)), where))
+
+
 def check(model: nn.Module, data: Path, where: str, task: Task = CLASSIFICATION) -> None:
     """A forward of two samples must give finite scores; in a classification logits [2, classes] for the labels.
 
     Where a length varies, the lowest must go through too. Raises UsageError with the shapes.
     """
     split, varying = load_split(data, "train"), lengths.load(data)
-    names = json.loads((data / "declared.json").read_text())["labels"]
     model.eval()
     if varying:
         _answers(model, tensors(varying.shortened(split, varying.lowest).inputs, slice(0, 2)), where)
     example = tensors(split.inputs, slice(0, 2))
     shapes, outputs = [list(tensor.shape) for tensor in example], _answers(model, example, where)
-    logits = interface.first(outputs)
     if not task.classifies:
         _check_scores(outputs, split.labels[:2], task, where)
         return
-    if split.labels.dtype.kind == "f":
+    tasks.check_classes(split.labels, where)
+    named, task = interface.by_name(outputs), tasks.on(task, data)
+    only = interface.first(outputs)
+    if len(only) != len(example[0]) or (len(named) == 1 and not tasks.fits(task, only, split.labels)):
         raise UsageError(
-            f"{where}: the data's labels are {split.labels.dtype} {list(split.labels.shape)}, a classification needs "
-            'class numbers [n]; for other targets set task.metric, "mae" for one'
+            f"{where}: inputs {shapes} give {list(only.shape)}, expected logits [{len(example[0])}, {task.classes}] "
+            f"for the data's {task.classes} classes"
         )
-    highest = max(int(load_split(data, name).labels.max()) for name in ("train", "calibration", "selection", "gate"))
-    classes = len(names) or highest + 1
-    enough = logits.ndim == 2 and (logits.shape[1] == classes if names else logits.shape[1] >= classes)
-    if not enough or len(logits) != len(example[0]):
-        raise UsageError(
-            f"{where}: inputs {shapes} give {list(logits.shape)}, expected logits [{len(example[0])}, {classes}] "
-            f"for the data's {classes} classes"
-        )
+    try:
+        tasks.judged(task, named, split.labels)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _check_scores(outputs: Outputs, targets: Array, task: Task, where: str) -> None:

@@ -159,6 +159,8 @@ def summary(report: Report, out: Path) -> None:
     n = report.data["gate"]
     looks = report.gate_looks
     OUT.print(f"gate split: {n} samples, looked at by {looks} artifact{'s' if looks != 1 else ''} so far", markup=False)
+    if report.at_chance:
+        OUT.print(report.at_chance, style="yellow", markup=False, soft_wrap=True)
     verdicts = ", ".join(f"{name} {row.verdict}" for name, row in report.targets.items())
     OUT.print(f"[bold {STYLE[report.verdict]}]verdict: {report.verdict}[/] ({verdicts})")
 

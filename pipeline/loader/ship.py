@@ -15,11 +15,12 @@ SOURCE = Path(__file__).parent
 DECLARED, PYTHON, CPP = "declared.json", "loader.py", "loader.hpp"
 
 
-def write(folder: Path, data: Path, precision: str, activation: str) -> None:
+def write(folder: Path, data: Path, precision: str, activation: str, judged: str = "") -> None:
     """Add `declared.json`, `loader.py` and `loader.hpp` to the delivered model in `folder`.
 
     `data`: the data stage's folder, whose `declared.json` says what the factory declared. `precision`: the candidate's.
     `activation`: what makes probabilities of the first output, where the factory does not say: "softmax" or "none".
+    `judged`: the output that tells the answer: it comes first.
     """
     said = json.loads((data / DECLARED).read_text())
     model = base.read_manifest(folder)
@@ -41,7 +42,7 @@ def write(folder: Path, data: Path, precision: str, activation: str) -> None:
         ],
         "outputs": [
             {"name": spec.name, "shape": list(_plain_shape(spec)[1:]), "model": _place(spec, codes)}
-            for spec in model.outputs
+            for spec in sorted(model.outputs, key=lambda spec: spec.name != judged)
         ],
         "activation": said.get("activation") or activation,
         "labels": said["labels"],

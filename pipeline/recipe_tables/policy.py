@@ -47,6 +47,7 @@ class Gate(Budgets):
     margin_points: Positive = 1.0
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
     min_samples: Count | None = None
+    allow_chance: bool = False  # a float model that is not shown to beat chance is meant
     devices: tuple[str, ...] = ()
     metrics: dict[str, Margin] = {}
     slices: dict[str, Margin] = {}

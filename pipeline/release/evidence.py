@@ -36,7 +36,7 @@ def metric_unit(name: str) -> str | None:
     "mae@depth" is the metric "mae" of the output "depth".
     """
     plain = name.partition("@")[0]
-    if CLASS_METRICS.fullmatch(name):
+    if CLASS_METRICS.fullmatch(plain):
         return "points"
     return "" if OWN_SCORE.fullmatch(plain) else SCORES.get(plain)
 
@@ -67,7 +67,8 @@ class Policy:
     what every run must have been measured on, as part of one of its facts (CPU, board, serial number); `devices`:
     each of them must be among those measured, at every batch. `max_age_days`: how long ago runs may have been
     measured. `groups`: the data has groups (people, devices, ...), so the claim is stated as conditional on those in
-    the gate split. Raises UsageError for values that no policy can have.
+    the gate split. `allow_chance`: a float model that is not shown to beat chance is meant. Raises UsageError for
+    values that no policy can have.
     """
 
     margin_points: float
@@ -88,6 +89,7 @@ class Policy:
     devices: tuple[str, ...] = ()
     max_age_days: float | None = None
     groups: bool = False
+    allow_chance: bool = False
 
     @property
     def primary(self) -> Margin:
@@ -185,6 +187,35 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Chance:
+    """The float model on the gate split beside the best answer that looks at no input (pipeline/release/chance.py).
+
+    `value`, `constant`: the metric of either, shares as shares. `gain_low`: the 95 % lower bound of what float is
+    better by: above zero, it is shown to beat chance. `says`: that answer, in words; `method`: where the bound is from.
+    """
+
+    value: float | None
+    constant: float | None
+    gain_low: float | None
+    says: str
+    method: str
+
+    @property
+    def shown(self) -> bool:
+        """Is float shown to do better?"""
+        return self.gain_low is not None and self.gain_low > 0  # False for NaN
+
+    def words(self, metric: str, n: int) -> str:
+        """Both figures and where the bound is from. `n`: gate samples."""
+        if self.value is None or self.constant is None:
+            return f"{metric} is not shown to beat {self.says}: {self.method}"
+        shares = metric_unit(metric) == "points" and metric != "cosine"
+        value, constant = (f"{x:.2%}" if shares else f"{x:.4g}" for x in (self.value, self.constant))
+        verb = "beats" if self.shown else "is not shown (95 %) to beat"
+        return f"{metric} {value} of {n:,} gate samples {verb} {self.says}, {constant} ({self.method})"
+
+
+@dataclass(frozen=True)
 class Run:
     """What was measured on the whole gate split at one batch size, on one device.
 
@@ -233,7 +264,7 @@ class Evidence:
     of the gate split that are in another split too. `groups`: how many groups the gate split has. `verified_sha256`
     is the digest of the model that the runs measured, `artifact_sha256` that of the file which ships. `precision`: what
     the model says of itself. `judged_at`: the time of the verdict, as `Run.measured_at`. `lengths`: length -> the run
-    with samples cut to it, where an axis varies.
+    with samples cut to it, where an axis varies. `chance`: of the float model; None where its metric has no such thing.
     """
 
     n: int
@@ -248,6 +279,7 @@ class Evidence:
     groups: int | None = None
     precision: str | None = None
     judged_at: float | None = None
+    chance: Chance | None = None
     lengths: Mapping[int, Run] = field(default_factory=dict)
 
 

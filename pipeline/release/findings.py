@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.release.statistics import wilson_interval
-
 Facts = Mapping[str, Any]
 SAME_DB = 40.0
 NAMED = 3  # tensors that a text names
@@ -44,14 +42,6 @@ def _islands(found: Sequence[str]) -> str:
     return ", ".join(found)
 
 
-def _at_chance(found: Facts) -> str:
-    return (
-        f"the float model itself is right for {found['metric']:.1%} of the selection split, where always saying one "
-        f"class is for {found['chance']:.1%}: look for inputs in another layout or scale than it was trained on, "
-        "labels in another order, or weights that were not loaded"
-    )
-
-
 def _saturation(found: Mapping[str, float]) -> str:
     where = ", ".join(f"{name} ({db:.1f} dB from here)" for name, db in found.items())
     return (
@@ -64,7 +54,6 @@ def _saturation(found: Mapping[str, float]) -> str:
 FINDINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "constants out of range": ("absurd", _absurd),
     "zero-variance tensors": ("constant", _constant),
-    "float at chance": ("at_chance", _at_chance),
     "half-range weights": ("half_range", _half_range),
     "saturation": ("older_cpus", _saturation),
     "in float": ("islands", _islands),
@@ -74,11 +63,6 @@ FINDINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
 def differs(sqnr_db: float | None) -> bool:
     """Is an int8 model further from itself elsewhere than codes that round the other way explain? None: identical."""
     return sqnr_db is not None and sqnr_db < SAME_DB
-
-
-def at_chance(metric: float, chance: float | None, n: int) -> bool:
-    """Is an accuracy on n samples not shown (95 %, one-sided) to be above that of who always says the same class?"""
-    return chance is not None and metric < 1 and wilson_interval(round(metric * n), n, 0.9)[0] <= chance
 
 
 def findings(facts: Facts) -> list[Finding]:

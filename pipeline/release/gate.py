@@ -17,6 +17,7 @@ from pipeline.release.evidence import (
     BUDGETS,
     PLAUSIBLE,
     Budget,
+    Chance,
     Check,
     Evidence,
     Metric,
@@ -27,7 +28,7 @@ from pipeline.release.evidence import (
 )
 from pipeline.release.statistics import Decision
 
-__all__ = ["BUDGETS", "Budget", "Check", "Evidence", "Metric", "Policy", "Run", "Slice", "Verdict", "judge"]
+__all__ = ["BUDGETS", "Budget", "Chance", "Check", "Evidence", "Metric", "Policy", "Run", "Slice", "Verdict", "judge"]
 
 
 def judge(policy: Policy, evidence: Evidence) -> Verdict:
@@ -110,8 +111,23 @@ def _identity(policy: Policy, evidence: Evidence) -> Iterator[Check]:
     if policy.max_age_days is not None:
         for run in evidence.runs:
             yield _age(policy.max_age_days, run, evidence.judged_at)
+    if evidence.chance is not None:
+        yield _above_chance(policy, evidence.chance, evidence.n)
     for name in _nan_fields(evidence):
         yield check(name, "fail", "is NaN")
+
+
+def _above_chance(policy: Policy, seen: Chance, n: int) -> Check:
+    """Does the float model know anything? Parity with one that does not is no evidence."""
+    if seen.shown:
+        return check("float", "pass", seen.words(policy.metric, n))
+    if policy.allow_chance:
+        return check("float at chance", "pass", f"{seen.words(policy.metric, n)}; gate.allow_chance says so")
+    text = (
+        f"{seen.words(policy.metric, n)}: look for inputs in another layout or scale than it was trained "
+        "on, labels in another order, or weights that were not loaded; gate.allow_chance = true says that it is meant"
+    )
+    return check("float at chance", "fail", text)
 
 
 def _posing(evidence: Evidence) -> Iterator[Check]:

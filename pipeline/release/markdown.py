@@ -17,6 +17,7 @@ def text(report: Report) -> str:
     lines = [
         f"### {SIGNS[report.verdict]} {_cell(report.recipe['name'])}: {report.verdict}",
         "",
+        *([f"**{_cell(report.at_chance)}**", ""] if report.at_chance else []),
         f"Float: {words.score(report.float_.metric, metric)} {metric} on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",

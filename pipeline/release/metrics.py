@@ -32,6 +32,11 @@ def measure(name: str, samples: Samples, confidence: float, relative: bool = Fal
 
     Never raises for a known name: what cannot be had says why.
     """
+    plain, _, output = name.partition("@")
+    if output and output == samples.judged:
+        name = plain
+    if CLASS_METRICS.fullmatch(plain) and name != plain:
+        return Metric(None, None, None, f"classes are told apart by the judged output, '{samples.judged}', alone")
     if not CLASS_METRICS.fullmatch(name):
         return _scored(name, samples, confidence, relative)
     answers = samples.answers

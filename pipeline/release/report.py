@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UsageError
+from pipeline.release.evidence import Chance
 
 FILE = "report.json"
 EXPLANATION = "explain.json"  # beside it, from `deploy explain`
@@ -22,8 +23,24 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
+class ChanceRow(_Record):
+    """The float model beside the best answer that looks at no input, on the gate split (pipeline/release/chance.py).
+
+    `gain_low`: the 95 % lower bound of what it is better by; not above zero, it is not shown to beat chance.
+    """
+
+    value: float | None
+    constant: float | None
+    gain_low: float | None
+    says: str
+    method: str
+
+
 class Float(_Record):
-    """The float model before any compression. `metric`: top-1 accuracy on the gate split, n samples."""
+    """The float model before any compression. `metric`: top-1 accuracy on the gate split, n samples.
+
+    `output`: the one of several that is judged. `chance`: None where the metric has no such thing.
+    """
 
     metric: float
     n: int
@@ -31,6 +48,8 @@ class Float(_Record):
     macs: int
     size_bytes: int
     groups: dict[str, float] = {}
+    output: str | None = None
+    chance: ChanceRow | None = None
 
 
 class CutRow(_Record):
@@ -330,6 +349,15 @@ class Report(_Record):
     float_: Float = Field(alias="float")
     stages: list[StageRow]
     targets: dict[str, TargetRow]
+
+    @property
+    def at_chance(self) -> str:
+        """That the float model is not shown to beat chance, in words; empty where it is, or where nothing says so."""
+        if self.float_.chance is None:
+            return ""
+        seen = Chance(**self.float_.chance.model_dump())
+        metric = self.recipe.get("task", {}).get("metric", "accuracy")
+        return "" if seen.shown else f"float at chance: {seen.words(metric, self.float_.n)}"
 
     def to_json(self) -> str:
         """The report as text, keys in the schema's order."""

@@ -35,7 +35,8 @@ class Answers:
 @dataclass(frozen=True)
 class Samples:
     """Evidence of one run on n samples. `answers` is None where the task is no classification; `scores`: what other
-    metrics are had from, by name; `groups` [n]: who or what samples belong to; `tags`: name -> [n].
+    metrics are had from, by name; `groups` [n]: who or what samples belong to; `tags`: name -> [n]; `judged`: the
+    output that metrics without "@OUTPUT" are of.
     """
 
     n: int
@@ -43,10 +44,11 @@ class Samples:
     scores: Mapping[str, Pair] = field(default_factory=dict)
     groups: Array | None = None
     tags: Mapping[str, Array] = field(default_factory=dict)
+    judged: str = ""
 
     def save(self, file: Path) -> None:
         """Write an .npz; equal evidence gives equal bytes."""
-        arrays: dict[str, Any] = {"n": self.n}
+        arrays: dict[str, Any] = {"n": self.n} | ({"judged": self.judged} if self.judged else {})
         if self.answers is not None:
             arrays |= vars(self.answers)
         if self.groups is not None:
@@ -71,6 +73,7 @@ class Samples:
             {key: Pair(pair.before[at], pair.after[at]) for key, pair in self.scores.items()},
             None if self.groups is None else self.groups[at],
             {key: tags[at] for key, tags in self.tags.items()},
+            self.judged,
         )
 
 
@@ -99,7 +102,7 @@ def load(file: Path) -> Samples:
     before = {name.removeprefix("before "): array for name, array in named.items() if name.startswith("before ")}
     scores = {name: Pair(array, named[f"after {name}"]) for name, array in before.items()}
     tags = {name.removeprefix("tag "): array for name, array in named.items() if name.startswith("tag ")}
-    return Samples(int(named["n"]), answers, scores, named.get("groups"), tags)
+    return Samples(int(named["n"]), answers, scores, named.get("groups"), tags, str(named.get("judged", "")))
 
 
 def file_name(batch: int, length: int | None = None) -> str:

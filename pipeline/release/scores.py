@@ -7,6 +7,7 @@ that a metric can be had from is kept, so that a policy may ask for it later wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.release.evidence import SCORES as UNITS
 
 Array = npt.NDArray[Any]
 Value = Callable[[Array, Array], Array]
+Shape = tuple[int, ...]
 
 
 def ratio(weights: Array, statistics: Array) -> Array:
@@ -35,7 +37,8 @@ def _like_the_worst(statistics: Array) -> Array:
 class Score:
     """One metric. `takes`: what its targets and outputs must be, in words. `of(targets, outputs)` -> statistics
     [n, k]; raises ValueError for other shapes or types. `worst(statistics)`: what they would be had the model answered
-    as badly as can be. `against_float`: the float model's outputs take the targets' place.
+    as badly as can be. `against_float`: the float model's outputs take the targets' place. `fits(targets, output)`: may
+    a sample's targets and output have these shapes?
     """
 
     takes: str
@@ -45,6 +48,7 @@ class Score:
     higher: bool = True
     against_float: bool = False
     by_rank: bool = False  # the first statistic is a rank, the second the truth: no function of sums
+    fits: Callable[[Shape, Shape], bool] = lambda targets, output: True
 
 
 @dataclass(frozen=True)
@@ -205,20 +209,42 @@ def _distance(first: Array, second: Array) -> int:
     return int(row[-1])
 
 
+def _as_many(targets: Shape, output: Shape) -> bool:
+    return math.prod(targets) == math.prod(output)
+
+
+def _two_sided(targets: Shape, output: Shape) -> bool:
+    return _as_many(targets, output) or (targets == () and output == (2,))
+
+
+def _a_score_each(targets: Shape, output: Shape) -> bool:
+    return len(output) == len(targets) + 1 and output[1:] == targets
+
+
 SAME = "numbers of the output's shape"
 SCORES: dict[str, Score] = {
-    "f1": Score("targets of 0 and 1, logits [n, 2] or of the targets' shape", _confusion, _f1, _all_missed),
-    "auc": Score("targets [n] of 0 and 1 (both), scores [n] or logits [n, 2]", _ranked, _auc, _misranked, by_rank=True),
-    "mean_iou": Score("classes [n, ...], scores [n, classes, ...]", _overlap, _mean_iou, _no_overlap),
-    "word_error_rate": Score("words [n, most], words or scores [n, steps, words]", _edits, higher=False),
-    "cosine": Score(SAME, _cosine, worst=lambda kept: _mean(np.full(len(kept), -1.0))),
+    "f1": Score(
+        "targets of 0 and 1, logits [n, 2] or of the targets' shape", _confusion, _f1, _all_missed, fits=_two_sided
+    ),
+    "auc": Score(
+        "targets [n] of 0 and 1 (both), scores [n] or logits [n, 2]",
+        _ranked, _auc, _misranked, by_rank=True, fits=_two_sided,
+    ),
+    "mean_iou": Score(
+        "classes [n, ...], scores [n, classes, ...]", _overlap, _mean_iou, _no_overlap, fits=_a_score_each
+    ),
+    "word_error_rate": Score(
+        "words [n, most], words or scores [n, steps, words]",
+        _edits, higher=False, fits=lambda targets, output: len(targets) == 1 and len(output) in (1, 2),
+    ),
+    "cosine": Score(SAME, _cosine, worst=lambda kept: _mean(np.full(len(kept), -1.0)), fits=_as_many),
     "cosine_to_float": Score(
         "float outputs", _cosine, worst=lambda kept: _mean(-np.ones(len(kept))), against_float=True
     ),
-    "mae": Score(SAME, _absolute, higher=False),
-    "mse": Score(SAME, _squared, higher=False),
-    "rmse": Score(SAME, _squared, lambda w, s: np.sqrt(ratio(w, s)), higher=False),
-}
+    "mae": Score(SAME, _absolute, higher=False, fits=_as_many),
+    "mse": Score(SAME, _squared, higher=False, fits=_as_many),
+    "rmse": Score(SAME, _squared, lambda w, s: np.sqrt(ratio(w, s)), higher=False, fits=_as_many),
+}  # fmt: skip
 assert SCORES.keys() == UNITS.keys()
 
 
@@ -237,15 +263,16 @@ def keep(
     original: Mapping[str, Array],
     deployed: Mapping[str, Array],
     own: tuple[Own, ...] = (),
+    judged: str = "",
 ) -> dict[str, Pair]:
     """Statistics of every metric that these targets and outputs (all [n, ...], by name) can be had for.
 
-    The first output's metrics go by their own names, another's by "METRIC@OUTPUT". Targets: one array, for the first
-    output, or a dict by the outputs' names. Raises ValueError where a score of the user's is none.
+    The metrics of the output `judged` (empty: the first) go by their own names, another's by "METRIC@OUTPUT". Targets:
+    one array, for that output, or a dict by the outputs' names. Raises ValueError where a score of the user's is none.
     """
-    found = {}
-    for index, (output, before) in enumerate(original.items()):
-        wanted = _targets_of(targets, output, index)
+    found, judged = {}, judged or next(iter(original))
+    for output, before in original.items():
+        wanted = targets.get(output) if isinstance(targets, Mapping) else targets if output == judged else None
         for name, row in SCORES.items():
             truth = before if row.against_float else wanted
             if truth is None:
@@ -254,17 +281,11 @@ def keep(
                 pair = Pair(row.of(truth, before), row.of(truth, deployed[output]))
             except ValueError:
                 continue  # not a metric of such targets
-            found[f"{name}@{output}" if index else name] = pair
+            found[name if output == judged else f"{name}@{output}"] = pair
     for score in own:
         rows = [_own(score, _alone(outputs), _alone(targets)) for outputs in (original, deployed)]
         found[score.name] = Pair(*rows)
     return found
-
-
-def _targets_of(targets: Array | Mapping[str, Array], output: str, index: int) -> Array | None:
-    if isinstance(targets, Mapping):
-        return targets.get(output)
-    return targets if index == 0 else None
 
 
 def _alone(named: Array | Mapping[str, Array]) -> Any:

@@ -258,6 +258,18 @@ def _binomial_cdf(count: int, n: int, p: float) -> float:
     return sum(chances[: max(0, count - first + 1)])
 
 
+def binomial_lower(count: int, n: int, confidence: float = 0.95) -> float:
+    """Exact one-sided lower bound of a share that was seen `count` times in n (Clopper and Pearson 1934)."""
+    if count <= 0:
+        return 0.0
+    low, high = 0.0, count / n
+    for _ in range(60):
+        middle = (low + high) / 2
+        tail = 1 - _binomial_cdf(count - 1, n, middle)
+        low, high = (middle, high) if tail < 1 - confidence else (low, middle)
+    return low
+
+
 def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 

@@ -13,7 +13,7 @@ from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
 from pipeline.stages import Job
 from pipeline.stages.export import EXPECTED, ops_of, write_program
-from pipeline.stages.reference import SPLITS, by_group
+from pipeline.stages.reference import SPLITS, told
 from targets.base import Program, TensorSpec
 
 BATCH = 32  # samples at a time, where the program's batch is free
@@ -30,17 +30,32 @@ def run(job: Job) -> dict[str, Any]:
     path = Path(job.user["folder"]) / job.settings["model"]
     names = list(load_split(job.inputs["data"], "gate").inputs)
     program, answer, facts = (_pt2 if path.suffix == ".pt2" else _onnx)(path, names, job.out)
-    task = tasks.of(job.settings, job.user)
+    task = tasks.of(job.settings, job.user, job.inputs["data"])
     splits = {name: load_split(job.inputs["data"], name) for name in SPLITS}
     for name, split in splits.items():
         outputs = _all(program, answer, split, len(split), path)
+        if task.classifies:
+            tasks.check_classes(split.labels, str(path))
+        task = _settled(task, outputs, split, path)
         save_named(job.out / f"{name}.npz", outputs)
-        metric = round(tasks.value(task, outputs, split.labels), 6)
-        facts[name] = {"n": len(split), "metric": metric, "groups": by_group(task, split, outputs)}
-    facts["chance"] = tasks.chance(task, splits["selection"].labels)
+        facts[name] = told(task, split, outputs, judging=name == "gate")
+    facts["outputs"], facts["output"] = list(outputs), task.output
     calibration = load_split(job.inputs["data"], "calibration")
     save_named(job.out / "expected.npz", _all(program, answer, calibration, EXPECTED, path))
     return {**write_program(program, facts.pop("ops")), **facts}
+
+
+def answers(path: Path, split: Split, out: Path) -> dict[str, Array]:
+    """What a finished program at `path` says of a split's first samples. Writes below `out`. Raises UsageError."""
+    program, answer, _ = (_pt2 if path.suffix == ".pt2" else _onnx)(path, list(split.inputs), out)
+    return _all(program, answer, split, EXPECTED, path)
+
+
+def _settled(task: tasks.Task, outputs: Mapping[str, Array], split: Split, path: Path) -> tasks.Task:
+    try:
+        return tasks.settled(task, outputs, split.labels[: len(next(iter(outputs.values())))])
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _all(program: Program, answer: Run, split: Split, limit: int, path: Path) -> dict[str, Array]:

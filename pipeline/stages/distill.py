@@ -31,11 +31,11 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline.compression import distillation, learner, training
     from pipeline.compression.features import Match
     from pipeline.data import load_split
-    from pipeline.interface import by_name, first
+    from pipeline.interface import by_name
     from pipeline.stages import soft_labels
 
     settings, data = job.settings, job.inputs["data"]
-    schedule, task = learner.schedule(settings), tasks.of(job.settings, job.user)
+    schedule, task = learner.schedule(settings), tasks.of(job.settings, job.user, job.inputs["data"])
     methods = ("distill", "finetune") if settings["method"] == "auto" else (settings["method"],)
     augment = settings.get("augment")
     change = user.resolve(augment, job.user["folder"]) if augment else None
@@ -55,7 +55,9 @@ def run(job: Job) -> dict[str, Any]:
                 taught = {name: values[index] for name, values in known.items()}
             if not task.classifies:
                 return distillation.match(task, outputs, taught, labels, settings["alpha"])
-            return distillation.loss(first(outputs), first(taught), labels, settings["temperature"], settings["alpha"])
+            said = tasks.answer(task, outputs, labels)
+            wanted = tasks.answer(tasks.teachers(task, taught), taught, labels)
+            return distillation.loss(said, wanted, labels, settings["temperature"], settings["alpha"])
 
         def learn(outputs: Any, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
             return tasks.loss(task, outputs, labels)
@@ -93,13 +95,15 @@ def run(job: Job) -> dict[str, Any]:
             tried.append((method, fit, student))
         method, fit, student = max(tried, key=lambda one: (one[1].metric, -one[1].loss))
         models.save(student, models.edits_of(job.inputs["model"]), job.out, *models.kept_of(job.inputs["model"]))
+        said, taught = (by_name(training.predict(model, selection)) for model in (student, teacher))
         return {
             **training.facts(student, data, fit, task),
             "method": method,
             "teacher_metric": reached,
             "before_metric": before,
             "teacher_agreement": distillation.agreement(
-                training.predict(student, selection), training.predict(teacher, selection)
+                tasks.answer(task, said, selection.labels),
+                tasks.answer(tasks.teachers(task, taught), taught, selection.labels),
             )
             if task.classifies
             else None,

@@ -26,7 +26,7 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline import models, tasks
     from pipeline.compression import training
 
-    task, factory = tasks.of(job.settings, job.user), job.settings.get("factory", "")
+    task, factory = tasks.of(job.settings, job.user, job.inputs["data"]), job.settings.get("factory", "")
     owner = {**job.user, "model": factory or job.user["model"]}
     with training.deterministic(job.seed):
         if job.settings["checkpoint"]:

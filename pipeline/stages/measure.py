@@ -180,7 +180,8 @@ def compare(
 
     `original`: the float model before any compression, in PyTorch. `floating`: the runtime's own float. `metric` is the
     task's, accuracy for one; SQNR and the worst error are those of the worst output. Drops are in
-    points of accuracy; they, the flips and the agreement are None where no classes are told apart.
+    points of accuracy; they, the flips and the agreement are None where no classes are told apart. `task` names the
+    output that is judged (tasks.settled).
     """
     n = len(targets)
     fitting = all(
@@ -197,7 +198,11 @@ def compare(
         "metric": round(tasks.value(task, outputs, targets), 6),
         "sqnr_db": rounded(min(ratios)),
         "worst_error": rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
-        **(_classes(targets, *(first(named) for named in (original, floating, outputs))) if task.classifies else {}),
+        **(
+            _classes(targets, *(judged(task, named) for named in (original, floating, outputs)))
+            if task.classifies
+            else {}
+        ),
     }
 
 
@@ -206,9 +211,9 @@ FIGURES = (
 )  # fmt: skip
 
 
-def first(outputs: base.Batch) -> Array:
-    """The first output: the logits [n, classes] of a classification."""
-    return next(iter(outputs.values()))
+def judged(task: tasks.Task, outputs: base.Batch) -> Array:
+    """The output that the task names, else the first: the logits [n, classes] of a classification."""
+    return outputs[task.output] if task.output else next(iter(outputs.values()))
 
 
 def bound(
@@ -219,9 +224,9 @@ def bound(
     In the metric's unit, or in percent of what float reaches (`relative`). {drop, low, high, unit, reason}, all figures
     None where there is none, and the reason says why.
     """
-    from pipeline.release import metrics, samples, scores
+    from pipeline.release import metrics, samples
 
-    kept = scores.keep(tasks.fitted(floating, targets), floating, outputs, tasks.own(task))
+    kept = tasks.kept(task, floating, outputs, targets)
     found = metrics.measure(task.metric, samples.Samples(len(targets), None, kept), confidence, relative)
     return {"drop": found.drop, "low": found.low, "high": found.high, "unit": found.unit, "reason": found.method}
 

@@ -77,7 +77,7 @@ def run(job: Job) -> dict[str, Any]:
         if now != cost(leave):
             raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
         try:
-            facts = training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user))
+            facts = training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user, job.inputs["data"]))
         except RuntimeError as error:  # it ran on the samples that it was traced with
             unseen = ", ".join(f"'{one.name}'" for one in kept if "not run" in one.reason) or "none"
             raise UsageError(

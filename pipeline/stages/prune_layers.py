@@ -57,7 +57,7 @@ def run(job: Job) -> dict[str, Any]:
         steps = [*models.edits_of(job.inputs["model"]), edits]
         models.save(model, steps, job.out, *models.kept_of(job.inputs["model"]))
         return {
-            **training.facts(model, job.inputs["data"], task=tasks.of(settings, job.user)),
+            **training.facts(model, job.inputs["data"], task=tasks.of(settings, job.user, job.inputs["data"])),
             "float_macs": original,
             "macs_share": round(macs.count(model, example).macs / original, 6),
             "stop": {"name": stop.name, "limit": limit, "reached": value(model)},

@@ -71,7 +71,7 @@ class Drop:
     rising, whole = False, 1.0
 
     def __init__(self, job: Job, original: nn.Module) -> None:
-        self.task = tasks.of(job.settings, job.user)
+        self.task = tasks.of(job.settings, job.user, job.inputs["data"])
         self.selection = load_split(job.inputs["data"], "selection")
         self.before = self._metric(original)
 

@@ -49,7 +49,7 @@ def run(job: Job) -> dict[str, Any]:
             model, models.edits_of(job.inputs["model"]), job.out, sorted(after), models.factory_of(job.inputs["model"])
         )
         return {
-            **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user)),
+            **training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user, job.inputs["data"])),
             "zeros": round(
                 1 - sum(after.values()) / sum(weight.numel() for weight in masks.prunable(model).values()), 6
             ),

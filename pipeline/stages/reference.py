@@ -10,6 +10,7 @@ import numpy as np
 from pipeline import lengths, tasks
 from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
+from pipeline.release import chance
 from pipeline.stages import Job
 
 SPLITS = ("selection", "gate")
@@ -31,12 +32,26 @@ def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> di
     }
 
 
+def told(task: tasks.Task, split: Split, outputs: Mapping[str, Array], judging: bool) -> dict[str, Any]:
+    """What a split's metadata say of the float model; `judging`: beside chance too."""
+    found: dict[str, Any] = {
+        "n": len(split),
+        "metric": round(tasks.value(task, outputs, split.labels), 6),
+        "groups": by_group(task, split, outputs),
+    }
+    if not judging:
+        return found
+    groups = None if split.groups is None else np.unique(split.groups, return_inverse=True)[1].reshape(-1)
+    targets = tasks.fitted(task, outputs, split.labels)
+    return found | {"chance": chance.recorded(chance.beside(task.metric, targets, outputs[task.output], groups))}
+
+
 def run(job: Job) -> dict[str, Any]:
     """Inputs: model, data. Files: `selection.npz`, `gate.npz`: every output by name, float32 [n, ...]; where a length
     varies, `gate-LENGTH.npz` too.
 
-    Metadata of each split: n; metric (the task's; accuracy for a classification), and that of each group. `chance`: the
-    selection split's metric without a model, of a classification.
+    Metadata of each split: n; metric (the task's; accuracy for a classification), that of each group, and `chance`
+    (pipeline/release/chance.py). `outputs`: their names; `output`: the one that is judged.
     """
     from pipeline import interface, models
     from pipeline.compression import macs, training
@@ -47,7 +62,7 @@ def run(job: Job) -> dict[str, Any]:
     if varying:
         gate = splits["gate"]
         splits |= {at_length("gate", length): varying.shortened(gate, length) for length in varying.compared}
-    task = tasks.of(job.settings, job.user)
+    task = tasks.of(job.settings, job.user, job.inputs["data"])
     with training.deterministic(job.seed):
         module = models.load(job.user, job.inputs["model"])
         answers = {name: training.predict(module, split) for name, split in splits.items()}
@@ -62,10 +77,7 @@ def run(job: Job) -> dict[str, Any]:
                 f"the float model's outputs on the {name} split have NaN or infinity: train or fix it first"
             )
         save_named(job.out / f"{name}.npz", outputs)
-        metadata[name] = {
-            "n": len(split),
-            "metric": round(tasks.value(task, outputs, split.labels), 6),
-            "groups": by_group(task, split, outputs),
-        }
-    metadata["chance"] = tasks.chance(task, splits["selection"].labels)
+        task = tasks.settled(task, outputs, split.labels)
+        metadata[name] = told(task, split, outputs, judging=name == "gate")
+    metadata["outputs"], metadata["output"] = list(outputs), task.output
     return {**metadata, "params": counted.params, "macs": counted.macs, "size_bytes": counted.params * 4}

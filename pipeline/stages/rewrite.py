@@ -18,7 +18,7 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline.compression import training
     from pipeline.data import load_split
 
-    task, passes = tasks.of(job.settings, job.user), job.settings["passes"]
+    task, passes = tasks.of(job.settings, job.user, job.inputs["data"]), job.settings["passes"]
     selection = load_split(job.inputs["data"], "selection")
     with training.deterministic(job.seed):
         model = models.load(job.user, job.inputs["model"])

@@ -21,7 +21,7 @@ def run(job: Job) -> dict[str, Any]:
     entrants = measure.entrants(job, target, floating)
     split = load_split(job.inputs["data"], "selection")
     original = load_named(job.inputs["reference"] / "selection.npz")
-    task = tasks.of(settings, job.user)
+    task = tasks.settled(tasks.of(settings, job.user, job.inputs["data"]), original, split.labels)
     with measure.workspace(split, floating) as folder:
         found = faults.answers(target, entrants, folder, settings["batch"], settings)
     answers, failed = found.outputs, found.failed | faults.not_finite(entrants, found.outputs)

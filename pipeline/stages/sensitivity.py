@@ -35,7 +35,7 @@ def run(job: Job) -> dict[str, Any]:
         raise UsageError(
             f"prune.criterion = '{criterion}' has no score for granularity '{kinds[0]}': one of {', '.join(known)} has"
         )
-    selection, task = load_split(job.inputs["data"], "selection"), tasks.of(settings, job.user)
+    selection, task = load_split(job.inputs["data"], "selection"), tasks.of(settings, job.user, job.inputs["data"])
 
     def judge(model: nn.Module) -> float:
         metric, _ = training.evaluate(model, selection, task)

@@ -24,7 +24,7 @@ def run(job: Job) -> dict[str, Any]:
     from pipeline import models, tasks, user
     from pipeline.compression import learner, training
 
-    settings, task = job.settings, tasks.of(job.settings, job.user)
+    settings, task = job.settings, tasks.of(job.settings, job.user, job.inputs["data"])
     schedule = learner.schedule(settings)
     augment = settings.get("augment")
     change = user.resolve(augment, job.user["folder"]) if augment else None

@@ -11,7 +11,7 @@ from pipeline import lengths, tasks
 from pipeline.artifact import sha256_file
 from pipeline.data import Split, load_named, load_split
 from pipeline.errors import UsageError
-from pipeline.release import samples, scores
+from pipeline.release import samples
 from pipeline.stages import Job, faults, measure
 from pipeline.stages.reference import at_length, by_group
 from targets import base, registry
@@ -34,7 +34,7 @@ def run(job: Job) -> dict[str, Any]:
     ]
     split = load_split(job.inputs["data"], "gate")
     original = load_named(job.inputs["reference"] / "gate.npz")
-    task = tasks.of(settings, job.user)
+    task = tasks.settled(tasks.of(settings, job.user, job.inputs["data"]), original, split.labels)
     told = {"runs": [], "lengths": [], "sha256": shipped.sha256, "n": len(split)}
     try:
         runs = _runs(job, target, entrants, split, original, task, settings["batches"])
@@ -114,16 +114,16 @@ def _kept(
     names = json.loads((job.inputs["data"] / "declared.json").read_text())["labels"]
     answers = None
     if evidence["flips"] is not None:
-        answers = samples.from_logits(split.labels, measure.first(original), measure.first(shipped), names)
-    wanted = [
-        tasks.Task(name, folder=task.folder) for name in dict.fromkeys([task.metric, *job.settings.get("scores", ())])
-    ]
-    own = tuple(score for one in wanted for score in tasks.own(one))
+        answers = samples.from_logits(
+            split.labels, measure.judged(task, original), measure.judged(task, shipped), names
+        )
+    more = [tasks.Task(name, folder=task.folder) for name in job.settings.get("scores", ()) if name != task.metric]
+    own = [score for one in more for score in tasks.own(one)]
     try:
-        found = scores.keep(tasks.fitted(original, split.labels), original, shipped, own)
+        found = tasks.kept(task, original, shipped, split.labels, *own)
     except ValueError as error:
         raise UsageError(f"gate: {error}") from error
-    kept = samples.Samples(len(split), answers, found, split.groups, split.tags)
+    kept = samples.Samples(len(split), answers, found, split.groups, split.tags, task.output)
     file = job.out / file_name
     kept.save(file)
     return {"slices": samples.slices(kept), "samples_sha256": sha256_file(file)}

@@ -18,12 +18,10 @@ from pipeline.release.findings import FINDINGS, differs, findings
 from targets import agent, base, codes, registry
 from targets.channels import open_device
 
-CHANCE = {"metric": 0.11, "chance": 0.12, "n": 200}
-SOUND = {"absurd": {}, "constant": [], "at_chance": {}, "half_range": [], "islands": [], "older_cpus": {}}
+SOUND = {"absurd": {}, "constant": [], "half_range": [], "islands": [], "older_cpus": {}}
 BROKEN = {
     "constants out of range": ({"absurd": {"mask": 12, "scores": 3}}, "15 values beyond +-1e30 or infinite (a mask?)"),
     "zero-variance tensors": ({"constant": list("abcde")}, "'a', 'b', 'c' and 2 more tensors had one value"),
-    "float at chance": ({"at_chance": CHANCE}, "right for 11.0% of the selection split, where always saying one class"),
     "half-range weights": ({"half_range": ["conv"]}, "weights of 'conv' use half"),
     "saturation": ({"older_cpus": {"x86 without VNNI": 8.53}}, "x86 without VNNI (8.5 dB from here)"),
     "in float": ({"islands": ["Gelu act (f32)"]}, "Gelu act (f32)"),

@@ -49,9 +49,52 @@ def test_what_a_metric_does_not_take_is_refused_with_what_it_takes() -> None:
         ("mae", torch.tensor(NUMBERS), F.l1_loss(torch.tensor(LOGITS), torch.tensor(NUMBERS))),
     ],
 )
-def test_losses_look_at_the_first_output(name: str, targets: torch.Tensor, wanted: torch.Tensor) -> None:
-    outputs = {"first": torch.tensor(LOGITS), "second": torch.zeros(6, 9)}
-    assert torch.equal(tasks.loss(Task("mae", name), outputs, targets), wanted)
+def test_losses_look_at_the_judged_output(name: str, targets: torch.Tensor, wanted: torch.Tensor) -> None:
+    outputs = {"embedding": torch.zeros(6, 9), "scores": torch.tensor(LOGITS)}
+    metric = "mae" if targets.is_floating_point() else "accuracy"
+    assert torch.equal(tasks.loss(Task(metric, name, classes=4), outputs, targets), wanted)
+    assert torch.equal(tasks.loss(Task(metric, name, output="scores"), outputs, targets), wanted)
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "judged"),
+    [
+        (Task(classes=4), CLASSES, "scores"),
+        (Task(classes=3), CLASSES, "several outputs could be judged, scores, wide: name one with [task] output"),
+        (Task(classes=3, output="wide"), CLASSES, "wide"),
+        (Task(classes=4, named=True), CLASSES, "scores"),
+        (Task(classes=9, named=True), CLASSES, "wide"),
+        (Task(classes=5, named=True), CLASSES, "no output fits the data: 'map' [n, 4, 2], 'scores' [n, 4], 'wide'"),
+        (Task(classes=10), CLASSES, "'wide' [n, 9]; expected logits [n, 10] for the data's 10 classes"),
+        (Task(classes=4, output="map"), CLASSES, "task.output: 'map' does not fit: 'map' [n, 4, 2], 'scores' [n, 4]"),
+        (Task(classes=4, output="logits"), CLASSES, "no output 'logits', only 'map' [n, 4, 2], 'scores' [n, 4]"),
+        (Task("mae"), NUMBERS, "scores"),
+        (Task("mae"), NUMBERS[:, :3], "no output fits the data: 'map' [n, 4, 2], 'scores' [n, 4], 'wide' [n, 9]; mae"),
+        (Task("mean_iou"), CLASSES[:, None].repeat(2, 1), "map"),
+        (Task("own:score"), NUMBERS, "scores"),
+        (Task("own:score"), NUMBERS[:, :3], "map"),  # a metric of one's own gets them all
+    ],
+)
+def test_the_output_that_is_judged_fits_the_data(task: Task, targets: np.ndarray, judged: str) -> None:
+    outputs = {"map": RNG.normal(size=(6, 4, 2)), "scores": LOGITS, "wide": RNG.normal(size=(6, 9))}
+    try:
+        assert tasks.judged(task, outputs, targets) == judged
+    except UsageError as error:
+        assert judged in str(error)
+
+
+def test_outputs_that_answer_alike_are_one() -> None:
+    assert tasks.judged(Task(classes=4), {"logits": LOGITS, "same": LOGITS.copy()}, CLASSES) == "logits"
+    with pytest.raises(UsageError, match="several outputs could be judged, logits, other"):
+        tasks.judged(Task(classes=4), {"logits": LOGITS, "other": LOGITS + 1}, CLASSES)
+
+
+def test_the_judged_outputs_metrics_have_plain_names() -> None:
+    outputs = {"pose": RNG.normal(size=(6, 2)).astype("f"), "depth": NUMBERS}
+    found = tasks.kept(Task("mae", output="depth"), outputs, outputs, NUMBERS)
+    assert found["mae"].before.tolist() == [[0, 1]] * 6
+    assert "cosine_to_float@pose" in found
+    assert "mae@pose" not in found
 
 
 def test_the_users_own(tmp_path: Path) -> None:
