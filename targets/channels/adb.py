@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from targets.base import TargetError
-from targets.channels.base import ChannelError
+from targets.channels import bounded
+from targets.channels.base import ChannelError, flood
 from targets.channels.remote import RemoteDevice, quote
 
 FOLDER = "/data/local/tmp/edge-deploy"
@@ -121,18 +122,22 @@ class Adb:
         """See Files."""
         self._carry(["push", str(file), to])
 
-    def pull(self, file: str, to: Path) -> None:
+    def pull(self, file: str, to: Path, most_bytes: int) -> None:
         """See Files."""
-        self._carry(["pull", file, str(to)])
+        self._carry(["pull", file, str(to)], to, most_bytes)
 
-    def _carry(self, arguments: list[str]) -> None:
-        command = [*self._client, *arguments]
+    def _carry(self, arguments: list[str], growing: Path | None = None, most_bytes: int = 0) -> None:
+        """A client that carries one file, to `growing` where it comes here."""
+        pipe, command = subprocess.PIPE, [*self._client, *arguments]
         try:
-            ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=CARRY_S, check=False)
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as client:
+                output, errors = bounded.communicate(client, b"", CARRY_S, growing, most_bytes)
         except subprocess.TimeoutExpired:
             raise ChannelError(self.uri, f"adb {arguments[0]} did not end in {CARRY_S:g} s", TRY, True) from None
-        if ended.returncode:
-            raise self.fault((ended.stderr + ended.stdout).decode(errors="replace"))
+        except bounded.TooMuchError:
+            raise flood(self.uri, most_bytes or bounded.MOST_WORDS_BYTES) from None
+        if client.returncode:
+            raise self.fault((errors + output).decode(errors="replace"))
 
 
 TRY = "check its cable or network, and 'adb devices'"

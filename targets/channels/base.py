@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from targets.base import TargetError
+from targets.channels import bounded
 
 Listen = Callable[[Mapping[str, Any]], None]  # progress of a timing task: {"rounds", "total", "median_ms", "left_s"}
 
@@ -82,8 +83,8 @@ class Files(Protocol):
         """Raises ChannelError."""
         ...
 
-    def pull(self, file: str, to: Path) -> None:
-        """Raises ChannelError."""
+    def pull(self, file: str, to: Path, most_bytes: int) -> None:
+        """Raises ChannelError, also for a file of more bytes."""
         ...
 
 
@@ -102,20 +103,24 @@ def run(channel: Commands, script: str, timeout_s: float = 60, stdin: bytes = b"
     mark = secrets.token_hex(8)
     process = channel.start(f"( {script}\n); printf '\\n%s %s\\n' {mark} $?")
     try:
-        output, errors = process.communicate(stdin, timeout=timeout_s)
+        with process:
+            output, errors = bounded.communicate(process, stdin, timeout_s)
     except subprocess.TimeoutExpired:
         raise ChannelError(
             channel.uri, f"no answer within {timeout_s:g} s", "check the device and its cable or network", True
         ) from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    except bounded.TooMuchError:
+        raise flood(channel.uri, bounded.MOST_WORDS_BYTES) from None
     text, said = output.decode(errors="replace"), errors.decode(errors="replace")
     body, _, code = text.rpartition(f"\n{mark} ")
     if not code.strip().isdigit():
         raise channel.fault(said)
     return Completed(int(code), body.removesuffix("\n"), said)
+
+
+def flood(device: str, most_bytes: int) -> ChannelError:
+    """It sends more than anything of ours would."""
+    return ChannelError(device, f"it sent more than {most_bytes:,} bytes", "is it the device that you mean?")
 
 
 def folder_full(device: str, folder: str) -> ChannelError:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from targets import agent as agent_file  # imported for its path, and so that its code is part of stage keys
 from targets.base import TargetError
-from targets.channels import stream
+from targets.channels import answer, stream
 from targets.channels.base import Interrupted, Listen, raise_error
 
 AGENT = Path(agent_file.__file__)
@@ -106,12 +106,13 @@ def run_agent(
         raise KeyboardInterrupt
     if said.done is None or not result.is_file():
         raise TargetError(f"{_models(request)}: the agent ended with code {said.code}: {said.last_words}")
-    body = result.read_bytes()
+    body = answer.content(result, uri)
     if hashlib.sha256(body).hexdigest() != said.done:
         raise TargetError(f"{_models(request)}: the agent's result {result} is not the one it wrote")
-    record: dict[str, Any] = json.loads(body)
+    record = answer.read(body, request, uri)
     if record["error"] is not None:
         raise_error(record["error"], uri, str(folder), f"install it with {python} -m pip")
+    answer.check_files(record, request, folder, uri)
     if said.interrupted:
         raise Interrupted(record)
     return record

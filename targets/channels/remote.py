@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from targets import agent as agent_file
 from targets.base import TargetError, model_files
-from targets.channels import stream
+from targets.channels import answer, stream
 from targets.channels.base import Channel, ChannelError, Completed, Interrupted, Listen, folder_full, raise_error, run
 
 AGENT = Path(agent_file.__file__)
@@ -86,11 +86,13 @@ class RemoteDevice:
         return run(self.channel, script, timeout_s)
 
     def place(self, files: Sequence[Path]) -> str:
-        """The folder there that holds exactly these files; pushed unless it is there. Each push is proved by digest."""
+        """The folder there that holds exactly these files; pushed unless it is there. Each push is proved by digest,
+        and so is what lay there before this process came.
+        """
         digests = {file.name: agent_file.file_sha256(file) for file in files}
         body = json.dumps(digests, sort_keys=True).encode()
         folder = f"{self.home}/cache/{hashlib.sha256(body).hexdigest()}"
-        if folder in self._placed or self.shell(f"cd {quote(folder)} 2>/dev/null && touch .used").code == 0:
+        if folder in self._placed or self._holds(folder, digests):
             self._placed.add(folder)
             return folder
         self.room_for(sum(file.stat().st_size for file in files))
@@ -103,6 +105,17 @@ class RemoteDevice:
         finally:
             self.forget(aside)
         return folder
+
+    def _holds(self, folder: str, digests: Mapping[str, str]) -> bool:
+        """Does a folder there hold these files and no others? One that holds anything else is removed."""
+        told = self.shell(f"cd {quote(folder)} 2>/dev/null || exit 9; touch .used; sha256sum -- *", timeout_s=600)
+        if told.code == 9:
+            return False
+        found = {name: digest for digest, _, name in (line.partition("  ") for line in told.output.splitlines())}
+        if told.code == 0 and found == digests:
+            return True
+        self.forget(folder)
+        return False
 
     def push(self, file: Path, to: str, sha256: str) -> None:
         """One file, proved by its digest there."""
@@ -229,12 +242,15 @@ class RemoteDevice:
 
         def still_there() -> None:
             self.shell("true", timeout_s=10)
+            still_time()
+
+        def still_time() -> None:
             if time.monotonic() - began > limit_s + 30:
                 raise ChannelError(self.uri, f"the job did not end in {limit_s:.0f} s", "see what the device is doing")
 
         clean = False
         try:
-            said = stream.follow(process, listen, SILENCE_S, still_there, lambda: self.signal(work, "INT"))
+            said = stream.follow(process, listen, SILENCE_S, still_there, lambda: self.signal(work, "INT"), still_time)
             clean = said.ended
         finally:
             stream.end(process)
@@ -277,25 +293,25 @@ class RemoteDevice:
     def _fetch(self, request: Mapping[str, Any], said: stream.Said, work: str, folder: Path) -> dict[str, Any]:
         """The result and the files that its tasks wrote, each proved by its digest."""
         result = folder / request["result"]
-        self._pull(f"{work}/{request['result']}", result, said.done)
-        record: dict[str, Any] = json.loads(result.read_bytes())
+        self._pull(f"{work}/{request['result']}", result, said.done, answer.MOST_JSON_BYTES)
+        record = answer.read(answer.content(result, self.uri), request, self.uri)
         if record["error"] is not None:
             brings = f"deploy provision {self.uri} --target NAME"
             raise_error(record["error"], self.uri, self.home, brings)
         for task in request["tasks"]:
             for name in (Path(task[key]).name for key in WRITES if key in task):
                 if name in record["files"]:
-                    self._pull(
-                        f"{work}/{name}", folder / next(task[k] for k in WRITES if k in task), record["files"][name]
-                    )
+                    to = folder / next(task[k] for k in WRITES if k in task)
+                    self._pull(f"{work}/{name}", to, record["files"][name], answer.MOST_FILE_BYTES)
+        answer.check_files(record, request, folder, self.uri)
         record["device"]["uri"] = self.uri
         if said.interrupted:
             raise Interrupted(record)
         return record
 
-    def _pull(self, file: str, to: Path, sha256: str | None) -> None:
+    def _pull(self, file: str, to: Path, sha256: str | None, most_bytes: int) -> None:
         aside = to.with_name(f"{to.name}.part")
-        self.channel.pull(file, aside)
+        self.channel.pull(file, aside, most_bytes)
         if not aside.is_file() or agent_file.file_sha256(aside) != sha256:
             aside.unlink(missing_ok=True)
             raise ChannelError(self.uri, f"{to.name} came back damaged", "fetched again; else check the cable", True)

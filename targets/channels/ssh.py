@@ -13,10 +13,12 @@ import subprocess
 import tempfile
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from targets.base import TargetError
-from targets.channels.base import ChannelError
+from targets.channels import bounded
+from targets.channels.base import ChannelError, flood
 from targets.channels.remote import RemoteDevice, quote
 
 OPTIONS = (
@@ -102,20 +104,23 @@ class Ssh:
         """See Files."""
         command = [*self._client, f"exec /bin/sh -c {quote(f'cat > {quote(to)}')}"]
         with file.open("rb") as source:
-            self._carry(subprocess.run(command, stdin=source, capture_output=True, check=False))
+            self._carry(command, None, 0, stdin=source, stdout=subprocess.PIPE)
 
-    def pull(self, file: str, to: Path) -> None:
+    def pull(self, file: str, to: Path, most_bytes: int) -> None:
         """See Files."""
         command = [*self._client, f"exec /bin/sh -c {quote(f'cat {quote(file)}')}"]
         with to.open("wb") as target:
-            self._carry(
-                subprocess.run(command, stdin=subprocess.DEVNULL, stdout=target, stderr=subprocess.PIPE, check=False)
-            )
+            self._carry(command, to, most_bytes, stdin=subprocess.DEVNULL, stdout=target)
 
-    def _carry(self, ended: subprocess.CompletedProcess[bytes]) -> None:
-        errors = ended.stderr.decode(errors="replace")
-        if ended.returncode:
-            raise self.fault(errors)
+    def _carry(self, command: list[str], growing: Path | None, most_bytes: int, **streams: Any) -> None:
+        """A client that carries one file, to `growing` where it comes here."""
+        try:
+            with subprocess.Popen(command, stderr=subprocess.PIPE, **streams) as client:
+                _, errors = bounded.communicate(client, growing=growing, most_bytes=most_bytes)
+        except bounded.TooMuchError:
+            raise flood(self.uri, most_bytes) from None
+        if client.returncode:
+            raise self.fault(errors.decode(errors="replace"))
 
 
 def _quietly(leave: list[str], folder: Path) -> None:

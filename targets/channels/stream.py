@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
+from targets.channels import answer, bounded
 from targets.channels.base import Listen
 
 PROGRESS, DONE, ENDED = "PROGRESS ", "DONE ", "ENDED "
+MOST_WAITING = 1000  # lines that came and were not read yet
 BEAT_S = 2.0  # how often the other side is told that this one is there
 
 
@@ -44,25 +47,27 @@ def follow(
     silence_s: float | None = None,
     on_silence: Callable[[], None] | None = None,
     on_interrupt: Callable[[], None] | None = None,
+    still_time: Callable[[], None] | None = None,
 ) -> Said:
     """Read until the process ends; its stdin stays open until the job has ended, and gets a byte each BEAT_S.
 
-    `on_silence` is called after each `silence_s` without a line, and may raise to give up. A first Ctrl-C calls
+    `on_silence` is called after each `silence_s` without a line, and `still_time` after each BEAT_S with or without
+    one; both may raise to give up. Who sends lines faster than they are read has to wait. A first Ctrl-C calls
     `on_interrupt`, and what the agent says then is still read; a second one raises KeyboardInterrupt, and so does the
     first without it.
     """
     assert process.stdout is not None
     assert process.stderr is not None
-    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    errors: list[bytes] = []
+    lines: queue.Queue[bytes | None] = queue.Queue(MOST_WAITING)
+    errors: deque[bytes] = deque(maxlen=MOST_WAITING)  # the last ones say why it died
 
     def read(stream: IO[bytes]) -> None:
-        for line in stream:
+        for line in _lines(stream):
             lines.put(line)
         lines.put(None)
 
     def drain(stream: IO[bytes]) -> None:
-        errors.extend(stream)
+        errors.extend(_lines(stream))
 
     readers = [
         threading.Thread(target=read, args=(process.stdout,), daemon=True),
@@ -91,6 +96,8 @@ def follow(
         if now - beaten >= BEAT_S:
             beaten = now
             _beat(process)
+            if still_time:
+                still_time()
         if line:
             heard = now
         elif silence_s is not None and now - heard >= silence_s:
@@ -103,14 +110,18 @@ def follow(
         elif text.startswith(ENDED) and text.removeprefix(ENDED).isdigit():
             ended = int(text.removeprefix(ENDED))
             _hang_up(process)
-        elif text.startswith(PROGRESS) and listen:
-            with contextlib.suppress(ValueError):  # half a line of a link that broke
-                listen(json.loads(text.removeprefix(PROGRESS)))
+        elif text.startswith(PROGRESS) and listen and (told := answer.progress(text.removeprefix(PROGRESS))):
+            listen(told)
     code = process.wait()
     for reader in readers:
         reader.join(timeout=5)
     words = b"".join(errors).decode(errors="replace")
     return Said(done, code if ended is None else ended, words, interrupted, ended is not None)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines, and of a longer one its parts."""
+    return iter(partial(stream.readline, bounded.MOST_LINE_BYTES), b"")
 
 
 def _beat(process: subprocess.Popen[bytes]) -> None:

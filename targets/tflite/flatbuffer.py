@@ -93,9 +93,12 @@ def parse(content: bytes) -> Any:
 
 
 def pack(model: Any) -> bytes:
-    """The object tree as the bytes of a file."""
+    """The object tree as the bytes of a file. Constants that are no arrays would be written byte by byte: minutes."""
     from ai_edge_litert.tools import flatbuffer_utils
 
+    for buffer in model.buffers:
+        if isinstance(buffer.data, bytes | bytearray | memoryview):
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

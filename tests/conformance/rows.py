@@ -126,6 +126,10 @@ def _of_tflite(source: Path, output: str, path: Path) -> None:
             kept.insert(0, op)
     graph.operators = kept
     graph.inputs = [index for index in graph.inputs if index in needed]
+    kept_buffers = {graph.tensors[index].buffer for index in needed if index >= 0}
+    for number, buffer in enumerate(content.buffers):
+        if number not in kept_buffers:
+            buffer.data = None
     content.signatureDefs = None
     path.write_bytes(flatbuffer.pack(content))
 

@@ -32,7 +32,7 @@ class FakeChannel:
         shutil.copyfile(file, to)
         self._fail("push", Path(to))
 
-    def pull(self, file: str, to: Path) -> None:
+    def pull(self, file: str, to: Path, most_bytes: int) -> None:
         shutil.copyfile(file, to)
         self._fail("pull", to)
 

@@ -465,3 +465,17 @@ def test_padding_by_name_is_padding_by_numbers(layer, shape):
     lowering.number_padding(module)
     assert "padding" not in {getattr(node.target, "_overloadname", "") for node in module.graph.nodes}
     torch.testing.assert_close(module(samples), layer(samples))
+
+
+def test_constants_of_any_kind_are_packed_to_the_same_bytes(lowered):
+    """A file that was quantized keeps its constants behind the tree, where they are read as bytes and not as arrays."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    def content(kind):
+        tree = flatbuffer.read(lowered.model.path)
+        for buffer in tree.buffers:
+            buffer.data = None if buffer.data is None else kind(bytearray(buffer.data))
+        return tree
+
+    plain = bytes(flatbuffer_utils.convert_object_to_bytearray(content(list)))
+    assert flatbuffer.pack(content(bytes)) == flatbuffer.pack(content(memoryview)) == plain
