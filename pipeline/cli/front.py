@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import plain
 from pipeline.cli.common import Json, Targets, app, one_line_errors, stored
 from pipeline.errors import UsageError
 
@@ -32,7 +33,7 @@ def init(
         path, splits = beginning.write(Path(), model, data, list(target or []))
         typer.echo(f"{path} written")
         for line in beginning.check(path, splits):
-            typer.echo(f"  {line}")
+            typer.echo(f"  {plain.line(line)}")
         typer.echo("next: deploy --target all")
 
 
