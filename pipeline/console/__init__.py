@@ -86,7 +86,8 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
                 progress.console.print(f"  {event['name']:<36} {state:>7}  {_did(event)}", markup=False)
             elif kind == "failed":
                 progress.update(bar, visible=False)
-                progress.console.print(f"  {event['target']}: {event['message']}", markup=False)
+                message = event["message"].removeprefix(f"{event['target']}: ")
+                progress.console.print(f"  {event['target']}: {message}", markup=False)
             elif kind == "note":
                 progress.console.print(f"  {event['message']}", markup=False)
             elif kind == "end" and timings:
@@ -158,12 +159,13 @@ def _stopped(data: Mapping[str, Any]) -> list[str]:
     return [*told, *([f"left alone, would not be faster: {', '.join(idle)}"] if idle else [])]
 
 
-def summary(report: Report, out: Path) -> None:
-    """The whole run in the terminal: stages, a table a target, the verdict last."""
-    OUT.print()
-    OUT.print(_stages(report))
+def summary(report: Report, out: Path, brief: bool = False) -> None:
+    """The whole run in the terminal: stages, a table a target, the verdict last. `brief`: what was judged alone."""
+    if not brief:
+        OUT.print()
+        OUT.print(_stages(report))
     for name, row in report.targets.items():
-        if row.candidates:
+        if row.candidates and not brief:
             OUT.print(_candidates(name, row))
         lines = [_run(run) for run in (*row.runs, *row.lengths)]
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
