@@ -22,13 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe", "Report", "Split", "run"]
 
+__version__: str
 _HOMES = {"run": "api", "Recipe": "recipe", "Report": "release.report", "Split": "data"}
 
 
 def __getattr__(name: str) -> Any:
     """Names load when used: `deploy --help` must not pay for them."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edge-deploy")
     if name not in _HOMES:
         raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
     import importlib
 
     return getattr(importlib.import_module(f"pipeline.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """With the names that load when used."""
+    return sorted({*globals(), *__all__, "__version__"})

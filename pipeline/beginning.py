@@ -39,7 +39,7 @@ CLASSES = """\
 margin_points = 1.0           # of accuracy that may be lost, proven at 95 % confidence"""
 NUMBERS = """\
 [task]                        # the targets are numbers
-metric = "mae"                # or mse, rmse, ..., or module:function of your own
+metric = "mae"                # or mse, rmse, ..., module:function of your own; masks of class numbers: mean_iou
 
 [gate]
 margin = "5%"                 # of what float reaches that may be lost, proven at 95 % confidence"""
@@ -57,13 +57,12 @@ def write(folder: Path, model: str, data: str, targets: list[str]) -> tuple[Path
     """
     from pipeline import data as splits
     from pipeline import data_files
-    from targets import registry
 
     path = folder / recipe.FILE
     data += "/" if (folder / data).is_dir() and not data.endswith("/") else ""
-    installed = [name for name in registry.names() if not registry.missing(registry.load(name))]
     program = model.endswith((".pt2", ".onnx"))
-    table = {"model": model, "data": data, "targets": targets or installed}
+    targets = _targets(targets)
+    table = {"model": model, "data": data, "targets": targets}
     recipe.from_table(dict(table), folder, str(path))
     read = splits.from_factory(data_files.read(data, folder), data)
     numbers = read.splits["train"].labels.dtype.kind == "f"
@@ -75,7 +74,7 @@ def write(folder: Path, model: str, data: str, targets: list[str]) -> tuple[Path
         model=model,
         data=data,
         weights=weights,
-        targets=", ".join(f'"{name}"' for name in targets or installed),
+        targets=", ".join(f'"{name}"' for name in targets),
         stages="" if program else '"prune", "distill"',
         task=NUMBERS if numbers else CLASSES,
     )
@@ -84,6 +83,37 @@ def write(folder: Path, model: str, data: str, targets: list[str]) -> tuple[Path
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     return path, read
+
+
+def _targets(wanted: list[str]) -> list[str]:
+    """Those that are wanted; without any, and for "all", those that could run here. Raises UsageError."""
+    from targets import registry
+
+    try:
+        for name in wanted:
+            if name != "all":
+                registry.entry(name)
+    except registry.TargetError as error:
+        raise UsageError(f"init: {error}") from error
+    if wanted and "all" not in wanted:
+        return list(dict.fromkeys(wanted))
+    return [name for name in registry.names() if not registry.missing(registry.load(name))]
+
+
+def binary(splits: Data) -> list[str]:
+    """What to say of targets that are numbers and only ever 0 or 1: classes, perhaps, or masks."""
+    labels = splits.splits["train"].labels
+    if labels.dtype.kind != "f" or not ((labels == 0) | (labels == 1)).all():
+        return []
+    return ["targets are numbers, 0 or 1: mae is judged; for classes, and for masks (mean_iou), give whole numbers"]
+
+
+def put_back(path: Path, before: bytes | None) -> None:
+    """The recipe's file as it was before `write`."""
+    if before is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(before)
 
 
 def check(path: Path, splits: Data, ask: Callable[[str], str] | None = None, output: str = "") -> list[str]:

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
-from pipeline import errors
+from pipeline import errors, plain
 from pipeline.errors import DeployError, StageError, UsageError
 
-LONGEST = 4000  # characters of one error
+MOST_LINES = 50  # of one error: a recipe with a fault in every key
 
 
 class _Outlasting:
@@ -116,8 +116,8 @@ def told(error: BaseException, verbose: bool) -> int:
         error.show()  # type: ignore[attr-defined]
         return errors.USAGE
     code, text = _words(error)
-    for line in text[:LONGEST].splitlines() or ["failed"]:
-        print(f"deploy: {line}", file=sys.stderr)
+    for line in text.splitlines()[:MOST_LINES] or ["failed"]:
+        print(f"deploy: {plain.line(line)}", file=sys.stderr)
     return code
 
 

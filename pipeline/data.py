@@ -108,6 +108,11 @@ def _split(value: object, where: str, varying: lengths.Lengths | None) -> Split:
             raise UsageError(f"{where}: input '{name}' has dtype {array.dtype}, expected numbers")
     if unnamed := [name for name in named if not name.isidentifier()]:
         raise UsageError(f"{where}: input '{unnamed[0]}': name inputs as parameters of forward are, letters and digits")
+    if isinstance(labels, Mapping):
+        raise UsageError(
+            f"{where}: targets are a dict with {list(labels)[:5]}: return one array, which the metric takes; several "
+            "belong stacked into one, taken apart by a loss and a metric of your own"
+        )
     if target.ndim < 1 or target.dtype.kind not in "fiub":
         raise UsageError(
             f"{where}: labels have dtype {target.dtype} and shape {list(target.shape)}, expected class numbers [n] or "

@@ -37,7 +37,7 @@ def examine() -> dict[str, Any]:
 
 def _transformers() -> str:
     found = version("transformers")
-    return found if found != "missing" else "not installed: pip install transformers"
+    return found if found != "missing" else f"not installed: {sys.executable} -m pip install transformers"
 
 
 def _timm() -> str:

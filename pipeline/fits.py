@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.release.html import arena
+from targets import registry
 from targets.base import TargetError
 
 
@@ -28,7 +29,7 @@ def fit(
     For a board, a compiler that is there says what code and stack take. Raises UsageError.
     """
     if importlib.util.find_spec("ai_edge_litert") is None:
-        raise UsageError("reading a .tflite needs ai-edge-litert: pip install 'edge-deploy[mcu]'")
+        raise UsageError(f"reading a .tflite needs ai-edge-litert: {registry.remedy(['ai-edge-litert'])}")
     from targets.cortex_m import cmsis_nn, compiled, emit, program
     from targets.cortex_m import fit as fits
     from targets.cortex_m.boards import BOARDS

@@ -60,9 +60,24 @@ def override(table: dict[str, Any], text: str, rivals: Mapping[str, Sequence[str
     table[parts[-1]] = parsed
 
 
+MEANT = {  # what people write -> the keys that say it, here or there
+    "seconds": ("budget_s",), "time": ("budget_s",), "duration": ("budget_s",), "timeout": ("budget_s",),
+    "runs": ("min_rounds",), "repeats": ("min_rounds",), "iterations": ("min_rounds", "epochs", "steps"),
+    "workers": ("processes", "threads"), "learning_rate": ("lr",), "batch": ("batch_size",), "decay": ("weight_decay",),
+    "steps": ("epochs",), "ratio": ("macs", "sparsity"), "amount": ("macs", "sparsity"), "flops": ("macs",),
+    "params": ("parameters",), "size": ("max_size_bytes", "bytes"), "n": ("samples",), "num_samples": ("samples",),
+    "algorithm": ("method", "observers"), "tolerance": ("margin_points",), "accuracy_drop": ("margin_points",),
+    "max_drop": ("margin_points",), "latency": ("max_latency_ms",), "memory": ("max_peak_memory_bytes",),
+    "t": ("temperature",),
+}  # fmt: skip
+
+
 def _nearest(key: str, known: Sequence[str]) -> str:
-    match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if match:
-        return f": did you mean '{match[0]}'?"
-    prefix = key.rpartition(".")[0]
-    return f"; known keys: {', '.join(one for one in known if one.rpartition('.')[0] == prefix)}"
+    """The key that was meant, as far as one can tell, and all that stand in the same table."""
+    table, dot, name = key.rpartition(".")
+    beside = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == table]
+    meant = [f"{table}{dot}{one}" for one in MEANT.get(name.lower(), ()) if one in beside]
+    meant += [f"{table}{dot}{one}" for one in difflib.get_close_matches(name, beside, n=1, cutoff=0.65)]
+    meant += difflib.get_close_matches(key, [one for one in known if one != table], n=1, cutoff=0.75)
+    hint = f": did you mean '{meant[0]}'?" if meant else ";"
+    return f"{hint} {f'[{table}]' if table else 'a recipe'} has {', '.join(beside)}" if beside else hint.rstrip(";")

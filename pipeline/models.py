@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.compression.structure import Edits
 
 COMPILED = "_orig_mod."  # what torch.compile puts before the names in a state dict
+PARALLEL = "module."  # what torch.nn.DataParallel does
 WEIGHTS, EDITS = "weights.safetensors", "edits.json"
 
 
@@ -131,13 +132,20 @@ def load(owner: Mapping[str, str], folder: Path) -> nn.Module:
     return rewrite(model, record.get("rewrites", ())).eval()
 
 
+def unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what torch.compile and DataParallel put before the names."""
+    state = {name.replace(COMPILED, ""): tensor for name, tensor in state.items()}
+    wrapped = all(name.startswith(PARALLEL) for name in state) and not any(name.startswith(PARALLEL) for name in own)
+    return {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()} if wrapped else state
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copy a state dict into the model; every key must fit. Tied tensors may come once or under each name.
 
     Raises UsageError listing the first missing, unexpected and wrong-shaped keys.
     """
-    state = {name.replace(COMPILED, ""): tensor for name, tensor in state.items()}
     own, tied = model.state_dict(), ties(model)
+    state = unwrapped(state, own)
     present = set(state) | {alias for alias, name in tied.items() if name in state}
     present |= {name for alias, name in tied.items() if alias in state}
     shapes = [

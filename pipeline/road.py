@@ -22,6 +22,7 @@ from pipeline.runner import Runner, target_device
 if TYPE_CHECKING:
     from targets.base import Capabilities
 
+NO_ONNX = "give the .pt2 that the file was exported from, or module:function; openvino and onnxruntime take ONNX"
 Ways = dict[str, tuple[str, ...]]  # how a target has lengths that vary -> the targets that have them so
 
 
@@ -204,7 +205,9 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     def lower(label: str, start: Artifact) -> None:
         program = start
         if start.metadata["kind"] == "onnx" and target.capabilities.program != "onnx":
-            raise UsageError(f"{branch.name}: no road from ONNX: it lowers .{target.capabilities.program} programs")
+            raise UsageError(
+                f"{branch.name}: no road from ONNX: it lowers .{target.capabilities.program} programs: {NO_ONNX}"
+            )
         if target.capabilities.program == "onnx" and start.metadata["kind"] != "onnx":
             program = runner.do("export-onnx", {"program": start}, {}, branches=sharing, label=label)
         if wanted("lower"):

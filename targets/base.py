@@ -188,7 +188,7 @@ class Target(Protocol):
     name: str
     version: str  # of this target's own code: part of every stage key
     packages: tuple[str, ...]  # distributions whose versions change its results
-    extra: str  # `pip install 'edge-deploy[EXTRA]'` brings them
+    extra: str  # the extra of its distribution that brings them
     runtime: str  # adapter name in targets/agent.py, or the path of a file with `open(path, options)`
     capabilities: Capabilities
 

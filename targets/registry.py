@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import re
+import shlex
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import metadata
@@ -10,6 +14,7 @@ from importlib import metadata
 from targets.base import Target, TargetError
 
 GROUP = "edge_deploy.targets"
+OURS = "edge-deploy"  # our distribution
 
 __all__ = ["GROUP", "TargetError", "entry", "load", "missing", "missing_error", "names"]
 
@@ -49,8 +54,9 @@ def load(name: str) -> Target:
     try:
         target = point.load()
     except ImportError as error:
-        brings = "" if point.dist is None else f" {point.dist.name}"
-        text = f"target '{name}' ({point.value}) cannot be imported: {error}: pip install --upgrade{brings}"
+        dist = None if point.dist is None else point.dist.name
+        brings = "install it again" if dist in (None, OURS) else f"pip install --upgrade {dist}"
+        text = f"target '{name}' ({point.value}) cannot be imported: {error}: {brings}"
         raise TargetError(text, "missing") from error
     except Exception as error:
         raise TargetError(f"target '{name}' ({point.value}) breaks on import: {error}") from error
@@ -79,5 +85,18 @@ def missing(target: Target) -> list[str]:
 
 def missing_error(target: Target, lacking: Sequence[str]) -> TargetError:
     """What to say when packages are missing: which, and the command that brings them."""
-    command = f"pip install 'edge-deploy[{target.extra}]'"
-    return TargetError(f"target '{target.name}' needs {', '.join(lacking)}, not installed here: {command}", "missing")
+    text = f"target '{target.name}' needs {', '.join(lacking)}, not installed here: {remedy(lacking)}"
+    return TargetError(text, "missing")
+
+
+def remedy(lacking: Sequence[str]) -> str:
+    """The command that brings distributions into this Python, in the versions that ours were tried with.
+
+    It names them one by one: an extra of ours would need our own distribution from an index.
+    """
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for line in metadata.requires(OURS) or ():
+            wanted = line.partition(";")[0].strip()
+            name = re.split(r"[^\w.-]", wanted, maxsplit=1)[0]
+            lacking = [wanted if one == name else one for one in lacking]
+    return f"{shlex.quote(sys.executable)} -m pip install {' '.join(map(shlex.quote, lacking))}"

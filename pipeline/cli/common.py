@@ -48,14 +48,14 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any recipe value; repeatable.")]
 
 
-def show(result: Report, as_json: bool, out: Path) -> None:
-    """A report on stdout: as JSON, or as its summary."""
+def show(result: Report, as_json: bool, out: Path, brief: bool = False) -> None:
+    """A report on stdout: as JSON, or as its summary; `brief`: what the gate said alone."""
     from pipeline import console
 
     if as_json:
         print(result.to_json(), end="")
     else:
-        console.summary(result, out)
+        console.summary(result, out, brief)
 
 
 class one_line_errors:  # noqa: N801  (reads as a statement: with one_line_errors(verbose))

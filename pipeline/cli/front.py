@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import plain
 from pipeline.cli.common import Json, Targets, app, one_line_errors, stored
 from pipeline.errors import UsageError
 
@@ -28,14 +29,21 @@ def init(
     """Write a commented deploy.toml for your model and data, and check it at once."""
     with one_line_errors(False):
         from pipeline import beginning
+        from pipeline.recipe import FILE
 
         beginning.check_free(Path(), force)
         model = model or _ask("The model, module:function or a .pt2 or .onnx file", "--model")
         data = data or _ask("The data, module:function, a .npz file or a folder", "--data")
+        before = Path(FILE).read_bytes() if Path(FILE).is_file() else None
         path, splits = beginning.write(Path(), model, data, list(target or []))
+        try:
+            told = beginning.check(path, splits, lambda why: _ask(f"{why}. Its name", "--output"), output or "")
+        except BaseException:
+            beginning.put_back(path, before)
+            raise
         typer.echo(f"{path} written")
-        for line in beginning.check(path, splits, lambda why: _ask(f"{why}. Its name", "--output"), output or ""):
-            typer.echo(f"  {line}")
+        for line in [*told, *beginning.binary(splits)]:
+            typer.echo(f"  {plain.line(line)}")
         typer.echo("next: deploy --target all")
 
 

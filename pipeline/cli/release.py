@@ -45,7 +45,7 @@ def gate(
         from pipeline import api
 
         result = api.judge(run, target or (), set_ or (), policy)
-        show(result, json_, run)
+        show(result, json_, run, brief=True)
     raise typer.Exit(result.exit_code)
 
 

@@ -64,7 +64,7 @@ def deploy(
 
         print(f"deploy {importlib.metadata.version('edge-deploy')}")
         return
-    if not target:
+    if not target and recipe is None and not Path("deploy.toml").is_file():
         fail(UsageError("name a target, for example 'deploy --target openvino' (or 'deploy --help')"))
     with one_line_errors(verbose):
         from pipeline import api, console
@@ -77,7 +77,7 @@ def deploy(
         with console.listener(verbose, timings) as emit:
             result = api.run(
                 path or Path(recipes.FILE),
-                targets=target,
+                targets=target or ("all",),
                 out=out,
                 report_file=report,
                 overrides=set_ or (),
@@ -151,10 +151,13 @@ def _file(
     verbose: bool,
 ) -> None:
     with one_line_errors(verbose):
-        if len(target) != 1:
-            raise UsageError("profile: name the model's runtime with one --target")
         from pipeline import bare, console
         from pipeline.console import devices as shown
+        from pipeline.inspection import RUNTIMES
+
+        target = target or [RUNTIMES[model.suffix]] if model.suffix in RUNTIMES else target
+        if len(target) != 1:
+            raise UsageError("profile: name the model's runtime with one --target")
 
         with console.listener(verbose, False) as emit:
             emit({"event": "start", "name": f"profile {model.name}"})

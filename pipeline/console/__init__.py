@@ -15,7 +15,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from pipeline import plain
 from pipeline.release.compare import Comparison
 from pipeline.release.plan import Plan
 from pipeline.release.report import CandidateRow, Report, RunRow, TargetRow
@@ -26,8 +28,24 @@ if TYPE_CHECKING:
 
 STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow", "error": "red"}
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
-OUT = Console(highlight=False, emoji=False, width=WIDTH)
-ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+class Plain(Console):
+    """A console on which every text that is printed, a table's cells and titles too, passes `plain.line`.
+
+    Square brackets are brackets: styles are given as such.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See Console."""
+        return super().render_str(plain.line(text), **options)
+
+
+OUT = Plain(width=WIDTH)
+ERR = Plain(stderr=True, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -44,10 +62,10 @@ def print_json(value: object) -> None:
 def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
     """An `Emit` that draws the stages as they run: a bar with loss, metric and time left while one works."""
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(24),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[extra]}"),
+        TextColumn("{task.fields[extra]}", markup=False),
     )
     seconds: list[tuple[str, float, bool]] = []
     with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
@@ -58,7 +76,7 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
             if kind == "start":
                 if verbose:
                     progress.console.print(f"  {event['name']} ...", markup=False)
-                progress.reset(bar, description=event["name"], total=None, visible=True, extra="")
+                progress.reset(bar, description=plain.line(event["name"]), total=None, visible=True, extra="")
             elif kind == "progress":
                 progress.update(bar, completed=event["done"], total=event["total"], extra=_extra(event))
             elif kind == "done":
@@ -68,7 +86,8 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
                 progress.console.print(f"  {event['name']:<36} {state:>7}  {_did(event)}", markup=False)
             elif kind == "failed":
                 progress.update(bar, visible=False)
-                progress.console.print(f"  {event['target']}: {event['message']}", markup=False)
+                message = event["message"].removeprefix(f"{event['target']}: ")
+                progress.console.print(f"  {event['target']}: {message}", markup=False)
             elif kind == "note":
                 progress.console.print(f"  {event['message']}", markup=False)
             elif kind == "end" and timings:
@@ -140,12 +159,13 @@ def _stopped(data: Mapping[str, Any]) -> list[str]:
     return [*told, *([f"left alone, would not be faster: {', '.join(idle)}"] if idle else [])]
 
 
-def summary(report: Report, out: Path) -> None:
-    """The whole run in the terminal: stages, a table a target, the verdict last."""
-    OUT.print()
-    OUT.print(_stages(report))
+def summary(report: Report, out: Path, brief: bool = False) -> None:
+    """The whole run in the terminal: stages, a table a target, the verdict last. `brief`: what was judged alone."""
+    if not brief:
+        OUT.print()
+        OUT.print(_stages(report))
     for name, row in report.targets.items():
-        if row.candidates:
+        if row.candidates and not brief:
             OUT.print(_candidates(name, row))
         lines = [_run(run) for run in (*row.runs, *row.lengths)]
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
@@ -162,7 +182,8 @@ def summary(report: Report, out: Path) -> None:
     if report.at_chance:
         OUT.print(report.at_chance, style="yellow", markup=False, soft_wrap=True)
     verdicts = ", ".join(f"{name} {row.verdict}" for name, row in report.targets.items())
-    OUT.print(f"[bold {STYLE[report.verdict]}]verdict: {report.verdict}[/] ({verdicts})")
+    OUT.print(f"verdict: {report.verdict}", style=f"bold {STYLE[report.verdict]}", end=" ")
+    OUT.print(f"({verdicts})")
 
 
 def _stages(report: Report) -> Table:
@@ -290,7 +311,7 @@ def comparison(found: Comparison, as_json: bool) -> None:
         OUT.print(f"  differs: {line}", markup=False, soft_wrap=True)
     if found.verdict == "inconclusive":
         OUT.print("better, and nothing explains it: look into it, then 'deploy baseline set RUN'", markup=False)
-    OUT.print(f"[bold {STYLE[found.verdict]}]verdict: {found.verdict}[/]")
+    OUT.print(f"verdict: {found.verdict}", style=f"bold {STYLE[found.verdict]}")
 
 
 def doctor(found: Mapping[str, Any]) -> None:

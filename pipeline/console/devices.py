@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.console import OUT
@@ -49,12 +48,12 @@ def layers(title: str, rows: Sequence[Mapping[str, Any]] | None, unavailable: st
     if rows is None:
         OUT.print(f"{title}: layers unavailable: {unavailable}", markup=False, soft_wrap=True)
         return
-    table = Table(title=escape(f"{title}: layers"), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=f"{title}: layers", title_justify="left", box=SIMPLE_HEAD)
     for header, justify in COLUMNS.items():
         table.add_column(header, justify=justify, overflow="fold")
     for row in rows:
         words = (row["op"], row["name"], row["type"], row["precision"] or "-")
-        table.add_row(*(escape(word) for word in words), f"{row['ms']:.4f}", f"{row['share']:.1%}")
+        table.add_row(*words, f"{row['ms']:.4f}", f"{row['share']:.1%}")
     OUT.print(table)
 
 

@@ -25,7 +25,8 @@ def explanations(found: Sequence[Explanation]) -> None:
 def _target(one: Explanation) -> None:
     title = f"{one.target}: {one.candidate}{'' if one.shipped else ' (does not ship)'}"
     facts = f"{one.n} samples of the {one.split} split, SQNR {_db(one.sqnr_db)}, agreement {_share(one.agreement)}"
-    OUT.print(f"[bold]{title}[/]: {facts}", soft_wrap=True)
+    OUT.print(title, style="bold", end="", soft_wrap=True)
+    OUT.print(f": {facts}", soft_wrap=True)
     each = {f"'{name}'": db for name, db in one.outputs.items()} | {f"length {n}": db for n, db in one.lengths.items()}
     if each:
         OUT.print(

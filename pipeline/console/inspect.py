@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
+from pipeline.console import Plain
 
 MOST = 12  # rows of a list that are shown; --json has all
 
 
 def show(found: Mapping[str, Any]) -> None:
     """Facts, ops, islands, targets."""
-    out = Console(highlight=False, emoji=False, soft_wrap=True)
+    out = Plain(soft_wrap=True)
 
     def say(text: str) -> None:
         out.print(text, markup=False)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from pipeline.console import Plain
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def show(found: Mapping[str, Any]) -> None:
     """The layers that can spare least come first."""
-    out = Console(highlight=False, emoji=False)
+    out = Plain()
     rows = sorted(found["rows"], key=lambda row: row["points"][-1]["metric"])
     values = [point["metric"] for row in rows for point in row["points"]] + [found["metric"]]
     low, high = min(values), max(values)

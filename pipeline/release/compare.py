@@ -183,11 +183,11 @@ def _spelled(interval: Interval) -> str:
 
 def _differences(baseline: Report, now: Report) -> list[str]:
     """What the user changed between both: settings, the data, the versions of tools and of the runtimes."""
-    found = list(_changed("recipe", _settings(baseline), _settings(now)))
+    found = list(_changed("recipe ", _settings(baseline), _settings(now)))
     if baseline.gate_split.digest != now.gate_split.digest:
         found.append("data: another gate split")
     versions = (report.environment.get("versions", {}) for report in (baseline, now))
-    return found + list(_changed("version", *versions))
+    return found + list(_changed("version ", *versions))
 
 
 def _settings(report: Report) -> dict[str, Any]:
@@ -196,5 +196,8 @@ def _settings(report: Report) -> dict[str, Any]:
 
 def _changed(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     for key in sorted(set(before) | set(after)):
-        if before.get(key) != after.get(key):
-            yield f"{what} {key}: {before.get(key)} -> {after.get(key)}"
+        one, other = before.get(key), after.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _changed(f"{what}{key}.", one, other)  # the keys in it that differ
+        elif one != other:
+            yield f"{what}{key}: {one} -> {other}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline import plain
 from pipeline.release.html import words
 from pipeline.release.report import Report, TargetRow
 
@@ -18,7 +19,7 @@ def text(report: Report) -> str:
         f"### {SIGNS[report.verdict]} {_cell(report.recipe['name'])}: {report.verdict}",
         "",
         *([f"**{_cell(report.at_chance)}**", ""] if report.at_chance else []),
-        f"Float: {words.score(report.float_.metric, metric)} {metric} on {report.float_.n:,} gate samples, "
+        f"Float: {words.score(report.float_.metric, metric)} {_cell(metric)} on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",
         f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound < margin | p50 | Speed-up over float "
@@ -27,7 +28,7 @@ def text(report: Report) -> str:
     ]
     lines += [_target(name, row, metric) for name, row in report.targets.items()]
     broken = [
-        f"- **{name}**: {_cell(reason)}"
+        f"- **{_cell(name)}**: {_cell(reason)}"
         for name, row in report.targets.items()
         if row.verdict != "pass"
         for reason in row.reasons
@@ -41,7 +42,7 @@ def text(report: Report) -> str:
 
 def _target(name: str, row: TargetRow, metric: str) -> str:
     if not row.runs:
-        return f"| {name} | {SIGNS[row.verdict]} {row.verdict} |  |  |  |  |  |  |  |  |"
+        return f"| {_cell(name)} | {SIGNS[row.verdict]} {row.verdict} |  |  |  |  |  |  |  |  |"
     run = row.runs[0]
     cells = (
         name,
@@ -60,7 +61,7 @@ def _target(name: str, row: TargetRow, metric: str) -> str:
 
 def _candidates(name: str, row: TargetRow) -> list[str]:
     lines = [
-        f"<details><summary>{name}: {len(row.candidates)} candidates</summary>",
+        f"<details><summary>{_cell(name)}: {len(row.candidates)} candidates</summary>",
         "",
         "| Candidate | Weights | int8 MACs | SQNR | Drop by int8 | Speed-up over float | Parity |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -79,6 +80,4 @@ def _candidates(name: str, row: TargetRow) -> list[str]:
     return [*lines, "", "</details>"]
 
 
-def _cell(words_: str) -> str:
-    """Nothing that Markdown would read as its own or that breaks a table."""
-    return " ".join(words_.replace("|", "\\|").replace("<", "&lt;").split())
+_cell = plain.markdown  # nothing that Markdown would read as its own or that breaks a table

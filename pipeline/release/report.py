@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from pipeline.errors import UsageError
 from pipeline.release.evidence import Chance
 
 FILE = "report.json"
+NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # a target's, and of its folder in the run's
+STORED = re.compile(r"(?!.*/\.\./).*/entries/[0-9a-f]{64}/files")  # a candidate's folder in a store
 EXPLANATION = "explain.json"  # beside it, from `deploy explain`
 SENSITIVITY = "sensitivity.json"  # beside it, from `deploy sensitivity --run`
 
@@ -373,8 +376,14 @@ def read(run: Path) -> Report:
     """The report of a finished run: a folder with `report.json`, or that file. Raises UsageError."""
     file = run / FILE if run.is_dir() else run
     try:
-        return Report.model_validate_json(file.read_text())
+        found = Report.model_validate_json(file.read_text())
     except FileNotFoundError:
         raise UsageError(f"no finished run at {run}: run 'deploy --target ... --out {run}' first") from None
     except (OSError, ValidationError) as error:
         raise UsageError(f"{file} is not a report of this version: {str(error).splitlines()[0]}") from error
+    for row in found.targets.values():
+        names = [*found.targets, *([row.artifact] if row.artifact is not None else [])]
+        stored = [one.artifact for one in row.candidates if one.artifact is not None]
+        if odd := [n for n in names if not NAME.fullmatch(n)] + [n for n in stored if not STORED.fullmatch(n)]:
+            raise UsageError(f"{file}: {odd[0]!r} is no name of a target or of an artifact: it may be anywhere")
+    return found

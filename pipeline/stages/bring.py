@@ -69,11 +69,23 @@ def _all(program: Program, answer: Run, split: Split, limit: int, path: Path) ->
             rows.append(answer(batch))
         except Exception as error:
             shapes = {name: f"{array.dtype} {list(array.shape)}" for name, array in batch.items()}
-            raise UsageError(f"{path} does not run on {shapes}: {' '.join(str(error).split())[:300]}") from error
+            text = _transposed(program, batch) or " ".join(str(error).split())[:300]
+            raise UsageError(f"{path} does not run on {shapes}: {text}") from error
     outputs = {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
     if not all(np.isfinite(array).all() for array in outputs.values()):
         raise UsageError(f"{path}: its outputs have NaN or infinity")
     return outputs
+
+
+def _transposed(program: Program, batch: Mapping[str, Array]) -> str:
+    """What to do where the data has channels last and the program takes them first."""
+    for spec in program.inputs:
+        shape = batch[spec.name].shape
+        first = (shape[-1], *shape[1:-1])
+        if len(shape) > 3 and first != shape[1:] and spec.shape[1:] == first:
+            order = (0, len(shape) - 1, *range(1, len(shape) - 1))
+            return f"'{spec.name}' takes channels first, {list(spec.shape[1:])}: give the data as x.transpose{order}"
+    return ""
 
 
 def _pt2(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[str, Any]]:

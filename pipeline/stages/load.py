@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import pickled
 from pipeline.errors import UsageError
 from pipeline.stages import Job
 
 NESTED = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
-PICKLED = "it holds pickled objects, which could run code: save the weights alone, torch.save(model.state_dict(), path)"
+PICKLED = "which could run code: save the weights alone, torch.save(model.state_dict(), path)"
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -34,6 +35,14 @@ def run(job: Job) -> dict[str, Any]:
             state = read(path)
             model = models.build(owner)
             models.load_state(model, state, str(path))
+            if set(models.unwrapped(state, model.state_dict())) != set(state):
+                job.emit(
+                    {
+                        "event": "note",
+                        "message": f"{path.name}: without '{models.PARALLEL}' or '{models.COMPILED}' before "
+                        "its names, which DataParallel or torch.compile put there",
+                    }
+                )
         else:
             model = models.build(owner)
         training.check(model, job.inputs["data"], f"model factory '{owner['model']}'", task)
@@ -77,5 +86,16 @@ def _torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path) or "Unsupported" in str(error) or "unsupported" in str(error):
-            raise UsageError(f"{path}: {PICKLED}") from error
+            raise UsageError(f"{path}: {_pickled(path)}") from error
         raise
+
+
+def _pickled(path: Path) -> str:
+    """What stands in the way in a checkpoint, by its key, and what to keep."""
+    found = pickled.objects(path)
+    if not found:
+        return f"it holds pickled objects, {PICKLED}"
+    if "" in found:
+        return f"it is a whole pickled {found['']}, {PICKLED}"
+    told = ", ".join(f"'{key}' ({what})" for key, what in list(found.items())[:3])
+    return f"it holds pickled objects in {told}, {PICKLED}; or its other keys without these"

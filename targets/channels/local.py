@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,14 +26,17 @@ from targets.channels import answer, stream
 from targets.channels.base import Interrupted, Listen, raise_error
 
 AGENT = Path(agent_file.__file__)
+BRINGS = {"tflite": ("ai-edge-litert",)}  # runtime -> its distributions, where the name is another
 
 
 def open_uri(uri: str) -> LocalDevice:
     """`local://` or `local:///absolute/path/to/python`. Raises TargetError for another host or no such file."""
     parts = urlsplit(uri)
     python = unquote(parts.path) or sys.executable
-    if parts.netloc or parts.query or not Path(python).is_file():
+    if parts.netloc or parts.query:
         raise TargetError(f"device '{uri}': expected local:// or local:///path/to/python", "unsupported")
+    if not os.access(python, os.X_OK) or not Path(python).is_file():
+        raise TargetError(f"device '{uri}': there is no program {python}: name a Python that is there", "unsupported")
     return LocalDevice(uri, python)
 
 
@@ -111,7 +116,7 @@ def run_agent(
         raise TargetError(f"{_models(request)}: the agent's result {result} is not the one it wrote")
     record = answer.read(body, request, uri)
     if record["error"] is not None:
-        raise_error(record["error"], uri, str(folder), f"install it with {python} -m pip")
+        raise_error(record["error"], uri, str(folder), _bring(python, request))
     answer.check_files(record, request, folder, uri)
     if said.interrupted:
         raise Interrupted(record)
@@ -121,3 +126,9 @@ def run_agent(
 def _models(request: Mapping[str, Any]) -> str:
     names = ", ".join(f"'{row['id']}' on {row['runtime']}" for row in request["models"])
     return f"model {names}" if names else "request without models"
+
+
+def _bring(python: str, request: Mapping[str, Any]) -> str:
+    """The command that brings what the request's models run on."""
+    brought = {name for row in request["models"] for name in BRINGS.get(row["runtime"], (row["runtime"],))}
+    return f"{shlex.quote(python)} -m pip install {' '.join(['numpy', *sorted(brought)])}"

@@ -184,7 +184,7 @@ def test_a_target_whose_packages_are_missing_names_the_command(folder: Folder, t
     done = folder.deploy("--target", "elsewhere", PYTHONPATH=path)
     assert done.returncode == 2
     assert "no-such-runtime" in done.stderr
-    assert "pip install 'edge-deploy[elsewhere]'" in done.stderr
+    assert "-m pip install no-such-runtime" in done.stderr
     assert not (folder.path / ".deploy" / "entries").exists()
     doctor = folder.deploy("doctor", PYTHONPATH=path)
     assert doctor.returncode == 0

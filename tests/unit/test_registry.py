@@ -32,7 +32,8 @@ def test_missing_packages_are_named_with_the_command():
     assert lacking == ["no-such-distribution-1"]
     error = registry.missing_error(target, lacking)
     assert error.kind == "missing"
-    assert str(error).endswith("no-such-distribution-1, not installed here: pip install 'edge-deploy[toys]'")
+    assert str(error).endswith("no-such-distribution-1, not installed here: " + registry.remedy(lacking))
+    assert registry.remedy(lacking).endswith("-m pip install no-such-distribution-1")
 
 
 def test_loading_targets_imports_nothing_heavy():

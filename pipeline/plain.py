@@ -1,0 +1,29 @@
+"""Text from outside (names, paths, errors, a report of somebody else's) on its way to a terminal or into Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+LONGEST = 1000  # characters of a line; nothing of ours is that long
+UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidirectional marks among them), line separators
+MARKED = re.compile(r"([\\`*_\[\]!~|$])")  # what Markdown reads as its own
+LINKED = re.compile(r"(@|://|www\.|#(?=\d))")  # what it makes mentions and links of, unasked
+
+
+def line(text: str) -> str:
+    """One line that a terminal shows as it stands: what is not seen is spelled out, `\\x1b`, and the end cut off."""
+    words = " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text.rstrip("\r\n")
+    words = "".join(_spelled(sign) if unicodedata.category(sign) in UNSEEN else sign for sign in words[: LONGEST + 1])
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+
+
+def _spelled(sign: str) -> str:
+    return sign.encode("unicode_escape", "surrogatepass").decode()
+
+
+def markdown(text: str) -> str:
+    """One line in which Markdown finds no image, link, mention, HTML, code or table of its own."""
+    words = html.escape(" ".join(line(text).split()), quote=False)
+    return LINKED.sub(r"\1<!-- -->", MARKED.sub(r"\\\1", words))
