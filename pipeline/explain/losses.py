@@ -38,7 +38,7 @@ def losses(task: tasks.Task, labels: Array, answers: Mapping[str, Outputs]) -> l
     for (_, before), (by, after) in zip(list(answers.items())[:-1], list(answers.items())[1:], strict=True):
         if not all(np.isfinite(after[name]).all() for name in before):
             break
-        one, other = (next(iter(outputs.values())) for outputs in (before, after))
+        one, other = (tasks.answer(task, outputs, labels) for outputs in (before, after))
         lost, gained = flips(labels, one, other) if task.classifies else (None, None)
         apart = min(sqnr_db(before[name], after[name]) for name in before)
         first, then = (tasks.value(task, outputs, labels) for outputs in (before, after))

@@ -149,7 +149,9 @@ def _one(
         raise EvidenceError(f"no model at {folder}: run 'deploy' again") from error
     split = load_split(travelled.data.path, "selection")
     labels = json.loads((travelled.data.path / "declared.json").read_text())["labels"]
-    pair = facts.Pair(target, floating, model, base.find(target, floating, chosen))
+    assert travelled.reference is not None
+    judged = travelled.reference.metadata["output"] or floating.outputs[0].name
+    pair = facts.Pair(target, floating, model, base.find(target, floating, chosen), judged)
     notes = []
     if shipped and model.sha256 != row.sha256:
         notes.append("the file is not the one that the report speaks of")
@@ -163,8 +165,8 @@ def _one(
             kept = sensitivity.leave_one_out(_maker(branch, chosen, home), some, wanted)
     except (base.TargetError, ValueError) as error:
         raise StageError(f"explain {branch.name}: {error}") from error
-    first, *others = (spec.name for spec in floating.outputs)
-    one, other, n = seen.wanted[first], seen.found[first], len(seen.wanted[first])
+    names = [judged, *(spec.name for spec in floating.outputs if spec.name != judged)]
+    one, other, n = seen.wanted[judged], seen.found[judged], len(seen.wanted[judged])
     groups = None if split.groups is None else split.groups[:n]
     return Explanation(
         target=branch.name,
@@ -183,7 +185,7 @@ def _one(
         kept=kept,
         worst=answers.worst(one, other, np.asarray(split.labels[:n]), labels, groups),
         confusion=_confusion(home / branch.name / outcome.EVIDENCE, row) if shipped else None,
-        outputs={name: facts.same_db(seen.wanted[name], seen.found[name]) for name in (first, *others) if others},
+        outputs={name: facts.same_db(seen.wanted[name], seen.found[name]) for name in names if names[1:]},
         lengths=seen.lengths,
         note="; ".join(notes),
     )
@@ -195,12 +197,14 @@ def _losses(travelled: road.Road, branch: Branch, labels: Any, seen: facts.Gathe
     from pipeline.data import load_named
 
     assert travelled.reference is not None
+    assert travelled.data is not None
     recipe, model = travelled.recipe, branch.network.model
     models = {"float": load_named(travelled.reference.path / "selection.npz"), how: seen.found}
     if model is not None and travelled.floating is not None and model.digest != travelled.floating.digest:
         models = {"float": models["float"], ", ".join(recipe.stages): seen.wanted, how: seen.found}
     models = {by: {name: array[: len(labels)] for name, array in named.items()} for by, named in models.items()}
-    task = tasks.Task(**recipe.task.model_dump(), folder=str(recipe.folder))
+    settings = recipe.task.model_dump() | {"output": travelled.reference.metadata["output"]}
+    task = tasks.on(tasks.Task(**settings, folder=str(recipe.folder)), travelled.data.path)
     return losses.losses(task, np.asarray(labels), models)
 
 

@@ -59,7 +59,9 @@ def test_a_run_stands_beside_the_margin_that_it_was_judged_by() -> None:
     row = record().targets["tflite"].model_copy(update={"sha256": "ab"})
     split = GateSplit(n=N, groups=None, shared_samples=0, digest="d")
     for margin, confidence in ((2.0, 0.95), (7.0, 0.99)):
-        found = outcome.judged(row, {"margin_points": margin, "confidence": confidence}, split, "ab", [])
+        found = outcome.judged(
+            row, {"margin_points": margin, "confidence": confidence}, split, record().float_, "ab", []
+        )
         check = next(check for check in found.checks if check.name == "accuracy")
         assert found.runs[0].margin_points == check.limit == margin
         assert found.runs[0].drop_upper_points == pytest.approx(check.value, abs=1e-4)
