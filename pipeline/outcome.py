@@ -171,13 +171,22 @@ def judged(
     verdict = gate.judge(asked, evidence)
     return row.model_copy(
         update={
-            "runs": _with_metrics(row.runs, metrics),
-            "lengths": _with_metrics(row.lengths, at_lengths),
+            "runs": [_bounded(run, asked) for run in _with_metrics(row.runs, metrics)],
+            "lengths": [_bounded(run, asked) for run in _with_metrics(row.lengths, at_lengths)],
             "verdict": verdict.verdict,
             "reasons": list(verdict.reasons),
             "checks": [report.Check(**vars(check)) for check in verdict.checks],
         }
     )
+
+
+def _bounded(run: report.RunRow, policy: gate.Policy) -> report.RunRow:
+    """The run beside the margin that it was judged by, with the bound at that policy's confidence."""
+    lost, gained = run.flips.lost, run.flips.gained
+    bound = None
+    if lost is not None and gained is not None and min(lost, gained) >= 0 and lost + gained <= run.n > 0:
+        bound = round(100 * tango_upper(lost, gained, run.n, policy.confidence), 4)
+    return run.model_copy(update={"margin_points": policy.margin_points, "drop_upper_points": bound})
 
 
 def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric]) -> gate.Run:
@@ -276,13 +285,11 @@ def _rows(
     for run in runs:
         record = _known(run, report.RunRow) | {
             "margin_points": recipe.gate.of(name)["margin_points"],
-            "drop_upper_points": None,
+            "drop_upper_points": None,  # see `judged`
             "attached": uri,
         }
         record["flips"] = run["flips"] or {}
         if run["flips"]:
-            upper = tango_upper(**run["flips"], n=run["n"], confidence=recipe.gate.confidence)
-            record["drop_upper_points"] = round(100 * upper, 4)
             record["mcnemar_p"] = mcnemar_p(**run["flips"])
         if run["batch"] == profile["batch"]:
             record |= {field: profile.get(field) for field in MEASURED}

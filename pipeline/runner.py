@@ -93,7 +93,8 @@ class Runner:
         }
         cut = {name: artifact.metadata[name] for name in PRUNED if name in artifact.metadata}
         self.rows.append(row | ({"pruning": cut} if stage in PRUNINGS else {}))
-        self.emit({"event": "done", **event, **row, "metadata": dict(artifact.metadata)})
+        task = settings.get("task") or {}
+        self.emit({"event": "done", **event, **row, "task": dict(task), "metadata": dict(artifact.metadata)})
         return artifact
 
     @property

@@ -201,7 +201,17 @@ def value(task: Task, outputs: Mapping[str, Array], targets: Array) -> float:
 
 def merit(task: Task, figure: float) -> float:
     """The figure as something to be made large: errors count negative."""
-    return figure if task.classifies or scores.row_of(task.metric).higher else -figure
+    return figure if higher(task) else -figure
+
+
+def figure(task: Task, merit: float) -> float:
+    """The metric itself, for people and files, of what `merit` made of it to choose by."""
+    return merit if higher(task) else -merit
+
+
+def higher(task: Task) -> bool:
+    """Is more of the metric better?"""
+    return task.classifies or scores.row_of(task.metric).higher
 
 
 def loss(task: Task, outputs: Any, targets: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:

@@ -1,4 +1,6 @@
-"""The weight step on the road: which targets share one, and the one for weights of half the range."""
+"""The weight step on the road: which targets share one, the one for weights of half the range, and what comes of its
+equalization alone.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +35,9 @@ def half_range(
     ops = list(beyond(target, program.metadata["ops"]))
     settings = {**recipe.weights.model_dump(), "beyond": ops, "largest_code": HALF_RANGE_CODE}
     return runner.do("weights", {"program": program, "data": data}, settings, branches=targets, label="half range")
+
+
+def equalized(recipe: Recipe, data: Artifact, program: Artifact, target: str, runner: Runner) -> Artifact:
+    """The program with the channels of the weight step and weights that no step has rounded."""
+    settings = {**recipe.weights.model_dump(), "method": "none"}
+    return runner.do("weights", {"program": program, "data": data}, settings, branches=(target,), label="equalized")

@@ -52,7 +52,7 @@ except ImportError:  # a device is asked what it lacks before anything is brough
 
 PROTOCOL = 1
 Arrays = dict[str, Any]  # tensor name -> array, first axis = batch
-Layer = tuple[str, str, str, "str | None", "list[float]"]  # op, its name, kernel, precision, ms in each inference
+Layer = tuple[str, str, str, "str | None", "list[float]"]  # op, its name, kernel, precision, ms of inferences
 
 
 class AgentError(Exception):
@@ -216,6 +216,7 @@ class OpenVino(Adapter):
         self.outputs = [port.get_any_name() for port in model.outputs]  # compiling may give them other names as well
         self.compiled = core.compile_model(model, "CPU", openvino_settings(options))
         self.request = self.compiled.create_infer_request()
+        self.invoked = 0  # inferences; see `layers`
 
     def prepare(self, inputs: Arrays) -> Any:
         """An aligned copy becomes the request's input."""
@@ -228,6 +229,7 @@ class OpenVino(Adapter):
     def invoke(self, handle: Any) -> None:
         """One inference; outputs stay in the request's own memory."""
         self.request.infer(share_inputs=True, share_outputs=True)
+        self.invoked += 1
 
     def specs(self) -> dict[str, Any]:
         """As compiled."""
@@ -241,20 +243,34 @@ class OpenVino(Adapter):
         return {name: as_float(self.request.get_tensor(port).data) for name, port in named}
 
     def layers(self, handle: Any, runs: int) -> list[Layer] | None:
-        """From its performance counters. A kernel's name ends with the precision that it computes in."""
-        found: dict[str, Layer] = {}
+        """From its performance counters, means over all inferences since the model was compiled, in whole microseconds.
+
+        The first inferences take many times as long, so what the counters had before these `runs` is taken off. A
+        kernel's name ends with the precision that it computes in.
+        """
+        for _ in range(UNCOUNTED):
+            self.invoke(handle)
+        before, so_far = self._counted(), self.invoked
         for _ in range(runs):
             self.invoke(handle)
-            for node in self.request.profiling_info:
-                if node.status.name == "EXECUTED":
-                    precision = ELEMENTS.get(node.exec_type.rpartition("_")[2])
-                    row: Layer = (node.node_type, node.node_name, node.exec_type, precision, [])
-                    found.setdefault(node.node_name, row)[4].append(node.real_time.total_seconds() * 1e3)
-        return list(found.values())
+        rows: list[Layer] = []
+        for name, (node, mean) in self._counted().items():
+            spent = mean * self.invoked - (before[name][1] * so_far if name in before else 0)
+            precision = ELEMENTS.get(node.exec_type.rpartition("_")[2].lower())
+            rows.append((node.node_type, name, node.exec_type, precision, [max(0.0, spent / runs) / 1e3]))
+        return rows
+
+    def _counted(self) -> dict[str, tuple[Any, float]]:
+        """Name -> what the counters say of a node that ran, and its mean in microseconds."""
+        ran = [node for node in self.request.profiling_info if node.status.name == "EXECUTED"]
+        return {node.node_name: (node, node.real_time.total_seconds() * 1e6) for node in ran}
 
     def close(self) -> None:
         """Free the compiled model."""
         del self.request, self.compiled
+
+
+UNCOUNTED = 10  # inferences before those whose layers are told
 
 
 class TfLite(Adapter):
@@ -521,8 +537,8 @@ def time_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> 
 
 def layers_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -> dict[str, Any]:
     """Where the time of one inference goes: [{"op", "name", "type", "precision", "ms", "share"}] in the order of
-    execution, the median of `runs` each. Being watched costs time itself: the shares are the figure. "layers" is null
-    where the runtime does not tell; "unavailable" says why.
+    execution, the median of `runs` each (OpenVINO tells means alone). Being watched costs time itself: the shares are
+    the figure. "layers" is null where the runtime does not tell; "unavailable" says why.
     """
     model = models[task["model"]]
     handle = bind(model, task, folder)

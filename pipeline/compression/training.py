@@ -224,8 +224,8 @@ def fit(
             checkpoint.save(file, state | {"best": asdict(best), "weights": weights, "epoch": epoch})
         done, whole = (turn[0] - 1) * plan.epochs + epoch, turn[1] * plan.epochs
         left_s = (time.monotonic() - began) / (epoch - begun) * (whole - done)
-        progress = {"done": done, "total": whole, "loss": total / len(train), "metric": metric, "left_s": left_s}
-        emit({"event": "progress", **progress})
+        progress = {"done": done, "total": whole, "loss": total / len(train), "left_s": left_s}
+        emit({"event": "progress", **progress, "metric": tasks.figure(task, metric)})
         if _patient(plan, epoch, best):
             break
     model.load_state_dict(weights)
@@ -269,7 +269,7 @@ def facts(model: nn.Module, data: Path, fit: Fit | None = None, task: Task = CLA
     metric, loss = (fit.metric, fit.loss) if fit else evaluate(model, selection, task)
     counted = count(model, tensors(selection.inputs, slice(0, 1)))
     told: dict[str, Any] = {
-        "metric": metric if math.isfinite(metric) else None,
+        "metric": tasks.figure(task, metric) if math.isfinite(metric) else None,
         "loss": round(loss, 6) if math.isfinite(loss) else None,
     }
     told |= {"params": counted.params, "macs": counted.macs}

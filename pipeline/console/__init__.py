@@ -19,6 +19,7 @@ from rich.text import Text
 
 from pipeline import plain
 from pipeline.release.compare import Comparison
+from pipeline.release.evidence import shown
 from pipeline.release.plan import Plan
 from pipeline.release.report import CandidateRow, Report, RunRow, TargetRow
 from pipeline.stages import Emit
@@ -116,10 +117,12 @@ def _did(event: Mapping[str, Any]) -> str:
     """What a stage did, in a few words."""
     data = event["metadata"]
     stage = event["stage"]
+    metric = shown(event.get("task", {}).get("metric", "accuracy"))
     if stage == "data":
         return ", ".join(f"{name} {count}" for name, count in data["splits"].items())
     if stage == "reference":
-        return f"{data['params']:,} parameters, {data['macs']:,} MACs, selection {data['selection']['metric']:.1%}"
+        found = score(data["selection"]["metric"], metric)
+        return f"{data['params']:,} parameters, {data['macs']:,} MACs, selection {found}"
     if stage == "quantize":
         share = data["int8_mac_share"]
         return f"{data['size_bytes']:,} B, int8 {'-' if share is None else format(share, '.0%')} of MACs"
@@ -131,11 +134,11 @@ def _did(event: Mapping[str, Any]) -> str:
         return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
     parts = [f"{name} in {count} calls" for name, count in data.get("calls", {}).items()]
     if data.get("metric_before") is not None:
-        parts.append(f"selection before {data['metric_before']:.1%}")
-    if data.get("method"):
+        parts.append(f"selection before {score(data['metric_before'], metric)}")
+    if data.get("method", "none") != "none":
         parts.append(str(data["method"]))
     if data.get("metric") is not None:
-        parts.append(f"selection {data['metric']:.1%}")
+        parts.append(f"selection {score(data['metric'], metric)}")
     if data.get("params") is not None:
         parts.append(f"{data['params']:,} parameters")
     if data.get("macs") is not None:
@@ -187,8 +190,10 @@ def summary(report: Report, out: Path, brief: bool = False) -> None:
 
 
 def _stages(report: Report) -> Table:
+    metric = report.metric_name
+    found = score(report.float_.metric, metric, 2)
     table = Table(
-        title=f"{report.recipe['name']}: float {report.float_.metric:.2%} on {report.float_.n} gate samples",
+        title=f"{report.recipe['name']}: float {found} on {report.float_.n} gate samples",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
@@ -201,7 +206,7 @@ def _stages(report: Report) -> Table:
         table.add_row(
             row.name,
             "stored" if row.cached else f"{row.seconds:.1f}",
-            _share(row.metric),
+            "" if row.metric is None else score(row.metric, metric),
             f"{row.params:,}" if row.params is not None else "",
             f"{row.macs:,}" if row.macs is not None else "",
         )
@@ -245,7 +250,7 @@ def _run(run: RunRow) -> str:
             f"drop {_number(run.drop_points, '+.2f')} points "
             f"(upper bound {_number(run.drop_upper_points, '.2f')}, margin {run.margin_points:g})",
             f"lost {run.flips.lost}, gained {run.flips.gained}"
-            + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g}: no proof of parity)"),
+            + ("" if run.mcnemar_p is None else f" (McNemar p {run.mcnemar_p:.2g})"),
         ]
     for name, found in run.metrics.items():
         unit = f" {found.unit}" if found.unit else ""
@@ -271,8 +276,14 @@ def _run(run: RunRow) -> str:
 
 
 def _groups(report: Report, run: RunRow) -> str:
-    parts = [f"{name} {value:.1%} (float {report.float_.groups[name]:.1%})" for name, value in run.groups.items()]
+    metric, floats = report.metric_name, report.float_.groups
+    parts = [f"{n} {score(v, metric)} (float {score(floats[n], metric)})" for n, v in run.groups.items()]
     return f"by group: {', '.join(parts)}"
+
+
+def score(value: float, metric: str, digits: int = 1) -> str:
+    """The task's figure: accuracy in percent, any other by its name and as it is."""
+    return f"{value:.{digits}%}" if metric == "accuracy" else f"{metric} {value:.4g}"
 
 
 def _share(value: float | None, digits: int = 1) -> str:

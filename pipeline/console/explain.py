@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pipeline.console import OUT
+from pipeline.console import OUT, score
 from pipeline.explain.answers import Confusion
+from pipeline.explain.losses import Loss
 from pipeline.explain.report import Explanation
 
 MOST_ROWS = 12  # of what is sorted by weight; layers are all shown
@@ -27,6 +28,8 @@ def _target(one: Explanation) -> None:
     facts = f"{one.n} samples of the {one.split} split, SQNR {_db(one.sqnr_db)}, agreement {_share(one.agreement)}"
     OUT.print(title, style="bold", end="", soft_wrap=True)
     OUT.print(f": {facts}", soft_wrap=True)
+    for loss in one.losses:
+        OUT.print(f"  {_loss(loss, one.n)}", markup=False, soft_wrap=True)
     each = {f"'{name}'": db for name, db in one.outputs.items()} | {f"length {n}": db for n, db in one.lengths.items()}
     if each:
         OUT.print(
@@ -50,6 +53,14 @@ def _target(one: Explanation) -> None:
         for line in _confusion(one.confusion):
             OUT.print(f"  {line}", markup=False, soft_wrap=True)
     OUT.print()
+
+
+def _loss(loss: Loss, n: int) -> str:
+    """What a part of the road cost, in the task's metric."""
+    flips = "" if loss.lost is None else f" (lost {loss.lost:,}, gained {loss.gained:,} of {n:,})"
+    before, after = (score(value, loss.metric, 2) for value in (loss.before, loss.after))
+    what = "accuracy " if loss.metric == "accuracy" else ""
+    return f"by {loss.by}: {what}{before} -> {after}{flips}, SQNR {_db(loss.sqnr_db)}"
 
 
 def _layers(one: Explanation) -> Table:

@@ -15,7 +15,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 def show(found: Mapping[str, Any]) -> None:
     """The layers that can spare least come first."""
     out = Plain()
-    rows = sorted(found["rows"], key=lambda row: row["points"][-1]["metric"])
+    rows = sorted(found["rows"], key=lambda row: row["points"][-1]["metric"], reverse=not found.get("higher", True))
     values = [point["metric"] for row in rows for point in row["points"]] + [found["metric"]]
     low, high = min(values), max(values)
     kinds = ", ".join(found["granularity"])

@@ -17,9 +17,9 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """All that rules look at. `floating`, `quantized`: the first output [n, ...] for the same samples; `alone_db`: SQNR
-    of the quantized model's answers to samples one by one against all together, None where they are the same or its
-    batch is fixed; `mixes_at`: the first tensor where they differ.
+    """All that rules look at. `floating`, `quantized`: the judged output [n, ...] for the same samples; `alone_db`:
+    SQNR of the quantized model's answers to samples one by one against all together, None where they are the same or
+    its batch is fixed; `mixes_at`: the first tensor where they differ.
     """
 
     rows: Sequence[LayerRow]

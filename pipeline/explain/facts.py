@@ -21,12 +21,16 @@ from targets.base import Batch
 
 @dataclass(frozen=True)
 class Pair:
-    """A float graph, what a quantizer made of it (or of it after the weight step), and how that is run."""
+    """A float graph, what a quantizer made of it (or of it after the weight step), and how that is run.
+
+    `output`: the one that is judged, and that the rules look at; empty: the first.
+    """
 
     target: base.Target
     floating: base.Model
     quantized: base.Model
     candidate: base.Candidate
+    output: str = ""
 
     @property
     def float_candidate(self) -> base.Candidate:
@@ -85,11 +89,11 @@ def gather(
                 mixes_at = _mixes_at(quantized, names, few)
     if not outputs & set(names):  # a graph whose outputs no quantizer rounds
         rows = [*rows, *_ends(wanted, found, sorted(outputs))]
-    first = pair.floating.outputs[0].name
+    judged = pair.output or pair.floating.outputs[0].name
     facts = Facts(
         rows=rows,
-        floating=wanted[first],
-        quantized=found[first],
+        floating=wanted[judged],
+        quantized=found[judged],
         claims_int8=pair.candidate.precision == "int8",
         int8_mac_share=shares(pair.target.inspect(pair.quantized, pair.candidate))["int8_mac_share"],
         alone_db=None if alone_db in (None, float("inf")) else alone_db,

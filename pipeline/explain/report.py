@@ -14,7 +14,7 @@ import numpy as np
 from pipeline import api, lengths, order, outcome, road
 from pipeline.branch import Branch, model_folder
 from pipeline.errors import EvidenceError, StageError, UsageError
-from pipeline.explain import answers, causes, facts, layers, sensitivity
+from pipeline.explain import answers, causes, facts, layers, losses, sensitivity, stands_for
 from pipeline.release import report as reports
 from pipeline.release import samples
 from pipeline.release.report import EXPLANATION, Report, TargetRow
@@ -25,8 +25,9 @@ from pipeline.store import Store
 @dataclass(frozen=True)
 class Explanation:
     """One candidate of one target. Layers are in execution order, `kept` by what they gain; `split` names the samples
-    that were looked at: never the gate's, whose evidence gives `confusion` alone. `outputs`: SQNR in dB of each where
-    there are several; `lengths`: of the worst one at several lengths, where an axis is free.
+    that were looked at: never the gate's, whose evidence gives `confusion` alone. `losses`: what compression cost,
+    where there was any, then what int8 cost; all else compares int8 with the compressed float graph. `outputs`: SQNR in
+    dB of each where there are several; `lengths`: of the worst one at several lengths, where an axis is free.
     """
 
     target: str
@@ -34,6 +35,7 @@ class Explanation:
     shipped: bool
     split: str
     n: int
+    losses: Sequence[losses.Loss]
     int8_mac_share: float | None
     sqnr_db: float | None
     agreement: float | None
@@ -81,7 +83,8 @@ def explain(
             raise branch.error
         chosen = _candidate(name, before.targets[name], candidate)
         emit({"event": "start", "name": f"explain {name}", "stage": "explain", "branches": [name]})
-        found.append(_one(before, home, travelled, branch, chosen, tapped, leave_one_out))
+        graph = stands_for.float_graph(travelled, branch, chosen, runner)
+        found.append(_one(before, home, travelled, branch, chosen, graph.path, tapped, leave_one_out))
     text = json.dumps([as_json(one) for one in found], indent=1, allow_nan=False) + "\n"
     try:
         outcome.write_whole(home / EXPLANATION, text)
@@ -127,17 +130,18 @@ def _one(
     travelled: road.Road,
     branch: Branch,
     chosen: str,
+    graph: Path,
     tapped: int,
     leave_one_out: bool,
 ) -> Explanation:
+    """`graph`: the folder of the float graph to compare with."""
     from calibration.metrics import agreement, sqnr_db
     from pipeline.data import load_split
     from targets import base, registry
 
     target, row = registry.load(branch.name), before.targets[branch.name]
     assert travelled.data is not None
-    assert branch.lowered is not None
-    floating, shipped = base.read_manifest(branch.lowered.path), chosen == row.shipped
+    floating, shipped = base.read_manifest(graph), chosen == row.shipped
     folder = home / branch.name if shipped else model_folder(branch, chosen)
     try:
         model = base.read_manifest(folder)
@@ -145,7 +149,9 @@ def _one(
         raise EvidenceError(f"no model at {folder}: run 'deploy' again") from error
     split = load_split(travelled.data.path, "selection")
     labels = json.loads((travelled.data.path / "declared.json").read_text())["labels"]
-    pair = facts.Pair(target, floating, model, base.find(target, floating, chosen))
+    assert travelled.reference is not None
+    judged = travelled.reference.metadata["output"] or floating.outputs[0].name
+    pair = facts.Pair(target, floating, model, base.find(target, floating, chosen), judged)
     notes = []
     if shipped and model.sha256 != row.sha256:
         notes.append("the file is not the one that the report speaks of")
@@ -159,8 +165,8 @@ def _one(
             kept = sensitivity.leave_one_out(_maker(branch, chosen, home), some, wanted)
     except (base.TargetError, ValueError) as error:
         raise StageError(f"explain {branch.name}: {error}") from error
-    first, *others = (spec.name for spec in floating.outputs)
-    one, other, n = seen.wanted[first], seen.found[first], len(seen.wanted[first])
+    names = [judged, *(spec.name for spec in floating.outputs if spec.name != judged)]
+    one, other, n = seen.wanted[judged], seen.found[judged], len(seen.wanted[judged])
     groups = None if split.groups is None else split.groups[:n]
     return Explanation(
         target=branch.name,
@@ -168,6 +174,7 @@ def _one(
         shipped=shipped,
         split="selection",
         n=n,
+        losses=_losses(travelled, branch, split.labels[:n], seen, pair.candidate.precision),
         int8_mac_share=seen.facts.int8_mac_share,
         sqnr_db=sqnr_db(one, other) if np.isfinite(other).all() else None,
         agreement=agreement(one, other) if one.ndim == 2 and np.isfinite(other).all() else None,
@@ -178,10 +185,27 @@ def _one(
         kept=kept,
         worst=answers.worst(one, other, np.asarray(split.labels[:n]), labels, groups),
         confusion=_confusion(home / branch.name / outcome.EVIDENCE, row) if shipped else None,
-        outputs={name: facts.same_db(seen.wanted[name], seen.found[name]) for name in (first, *others) if others},
+        outputs={name: facts.same_db(seen.wanted[name], seen.found[name]) for name in names if names[1:]},
         lengths=seen.lengths,
         note="; ".join(notes),
     )
+
+
+def _losses(travelled: road.Road, branch: Branch, labels: Any, seen: facts.Gathered, how: str) -> list[losses.Loss]:
+    """Compression's part against the float model as it came, then what `how` it is computed cost."""
+    from pipeline import tasks
+    from pipeline.data import load_named
+
+    assert travelled.reference is not None
+    assert travelled.data is not None
+    recipe, model = travelled.recipe, branch.network.model
+    models = {"float": load_named(travelled.reference.path / "selection.npz"), how: seen.found}
+    if model is not None and travelled.floating is not None and model.digest != travelled.floating.digest:
+        models = {"float": models["float"], ", ".join(recipe.stages): seen.wanted, how: seen.found}
+    models = {by: {name: array[: len(labels)] for name, array in named.items()} for by, named in models.items()}
+    settings = recipe.task.model_dump() | {"output": travelled.reference.metadata["output"]}
+    task = tasks.on(tasks.Task(**settings, folder=str(recipe.folder)), travelled.data.path)
+    return losses.losses(task, np.asarray(labels), models)
 
 
 def _maker(branch: Branch, chosen: str, folder: Path) -> sensitivity.Maker:

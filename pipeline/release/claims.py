@@ -64,7 +64,8 @@ def other_slices(policy: Policy, runs: tuple[Run, ...]) -> Iterator[Check]:
             text = f"shown worse than the margin: {_drop(parts[run.batch, name])}, {_p(own[name], len(adjusted))}"
             yield check(f"slice {name}", "fail", text, run.batch, own[name], 1 - policy.confidence, "p")
         if own and not worse:
-            least = min(own, key=lambda name: own[name])
+            batch = run.batch
+            least = min(own, key=lambda name: (own[name], raw[f"{batch} {name}"], -_lost(parts[batch, name])))
             text = (
                 f"none of {len(own)} is shown worse than the margin "
                 f"(nearest {least}: {_drop(parts[run.batch, least])}, {_p(own[least], len(adjusted))})"
@@ -172,9 +173,15 @@ def _counts(part: Slice | Run) -> str:
     return f"lost {part.lost}, gained {part.gained} of {part.n}"
 
 
+def _lost(part: Slice) -> float:
+    """The share of a slice's samples that was lost, less what was gained."""
+    lost, gained, n = _whole(part)
+    return (lost - gained) / n
+
+
 def _drop(part: Slice) -> str:
     lost, gained, n = _whole(part)
-    return f"drop {number(100 * (lost - gained) / n)} points (lost {lost:,}, gained {gained:,} of {n:,})"
+    return f"drop {number(100 * _lost(part))} points (lost {lost:,}, gained {gained:,} of {n:,})"
 
 
 def _p(p: float, claims: int) -> str:

@@ -89,7 +89,7 @@ def _target(
     yield "latency p50", *_latency(first, second, tolerance)
     yield "peak memory", *_memory(first, second, tolerance)
     yield "int8 share of MACs", *_share(before, after)
-    yield "ops in float", *_ops(before, after)
+    yield "ops in float", *_ops(before, after, _other_device(first, second))
 
 
 def _accuracy(found: Paired, confidence: float) -> tuple[Change, str]:
@@ -150,10 +150,15 @@ def _share(before: TargetRow, after: TargetRow) -> tuple[Change, str]:
     return change, f"{first:.1%} -> {second:.1%} ({before.shipped} -> {after.shipped})"
 
 
-def _ops(before: TargetRow, after: TargetRow) -> tuple[Change, str]:
-    """Kinds of ops that the shipped model computes in float; names of single ops change with every export."""
+def _ops(before: TargetRow, after: TargetRow, other_device: str) -> tuple[Change, str]:
+    """Kinds of ops that the shipped model computes in float; names of single ops change with every export.
+
+    What a runtime fuses depends on the CPU, so kinds that differ between two of them are no change of the model.
+    """
     first, second = (_kinds(row) for row in (before, after))
     new, gone = sorted(second - first), sorted(first - second)
+    if (new or gone) and other_device:
+        return "not comparable", f"{other_device}; new in float: {', '.join(new) or 'none'}"
     if new:
         return "worse", f"new in float: {', '.join(new)}"
     return ("better", f"no more in float: {', '.join(gone)}") if gone else ("same", ", ".join(sorted(second)) or "none")
@@ -183,21 +188,22 @@ def _spelled(interval: Interval) -> str:
 
 def _differences(baseline: Report, now: Report) -> list[str]:
     """What the user changed between both: settings, the data, the versions of tools and of the runtimes."""
-    found = list(_changed("recipe ", _settings(baseline), _settings(now)))
+    found = list(_changed("recipe", _settings(baseline), _settings(now)))
     if baseline.gate_split.digest != now.gate_split.digest:
         found.append("data: another gate split")
     versions = (report.environment.get("versions", {}) for report in (baseline, now))
-    return found + list(_changed("version ", *versions))
+    return found + list(_changed("version", *versions))
 
 
 def _settings(report: Report) -> dict[str, Any]:
     return {key: value for key, value in report.recipe.items() if key not in ("folder", "set", "gate")}
 
 
-def _changed(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+def _changed(what: str, before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """A line for each value that differs, of tables within tables by its whole name."""
     for key in sorted(set(before) | set(after)):
         one, other = before.get(key), after.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _changed(f"{what}{key}.", one, other)  # the keys in it that differ
+            yield from _changed(what, one, other, f"{within}{key}.")
         elif one != other:
-            yield f"{what}{key}: {one} -> {other}"
+            yield f"{what} {within}{key}: {one} -> {other}"

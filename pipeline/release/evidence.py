@@ -12,6 +12,13 @@ from pipeline.release.statistics import Decision
 
 # Functions of each sample's answer, for classes: pipeline/release/metrics.py.
 CLASS_METRICS = re.compile(r"accuracy|balanced_accuracy|macro_f1|top[2-9]|top[1-9]\d+")
+
+
+def shown(metric: str) -> str:
+    """What figures called "metric" are, of a task with that metric: of classes always the accuracy."""
+    return "accuracy" if CLASS_METRICS.fullmatch(metric) else metric
+
+
 # Rows of pipeline/release/scores.py, in points unless they have the targets' own unit: name -> unit.
 SCORES = {
     "f1": "points",

@@ -14,7 +14,7 @@ SIGNS = {
 
 def text(report: Report) -> str:
     """The whole comment."""
-    metric = report.recipe.get("task", {}).get("metric", "accuracy")  # a report may be older than this key
+    metric = report.metric_name
     lines = [
         f"### {SIGNS[report.verdict]} {_cell(report.recipe['name'])}: {report.verdict}",
         "",
@@ -22,11 +22,11 @@ def text(report: Report) -> str:
         f"Float: {words.score(report.float_.metric, metric)} {_cell(metric)} on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",
-        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound < margin | p50 | Speed-up over float "
+        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound, margin | p50 | Speed-up over float "
         "| Over the original |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [_target(name, row, metric) for name, row in report.targets.items()]
+    lines += [_target(name, row, metric, report.task_metric) for name, row in report.targets.items()]
     broken = [
         f"- **{_cell(name)}**: {_cell(reason)}"
         for name, row in report.targets.items()
@@ -40,7 +40,7 @@ def text(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _target(name: str, row: TargetRow, metric: str) -> str:
+def _target(name: str, row: TargetRow, metric: str, judged_by: str) -> str:
     if not row.runs:
         return f"| {_cell(name)} | {SIGNS[row.verdict]} {row.verdict} |  |  |  |  |  |  |  |  |"
     run = row.runs[0]
@@ -51,7 +51,7 @@ def _target(name: str, row: TargetRow, metric: str) -> str:
         words.size(row.size_bytes),
         words.score(run.metric, metric),
         words.points(run.drop_points),
-        f"{words.number(run.drop_upper_points, '.2f')} < {run.margin_points:g}",
+        words.bound(row, run, judged_by),
         words.milliseconds(run.latency_ms.p50 if run.latency_ms else None),
         words.ratio(run.speedup),
         words.ratio(run.speedup_over_original) if run.speedup_over_original else "",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UsageError
-from pipeline.release.evidence import Chance
+from pipeline.release.evidence import Chance, shown
 
 FILE = "report.json"
 NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # a target's, and of its folder in the run's
@@ -40,7 +40,7 @@ class ChanceRow(_Record):
 
 
 class Float(_Record):
-    """The float model before any compression. `metric`: top-1 accuracy on the gate split, n samples.
+    """The float model before any compression. `metric`: the task's (of classes accuracy) on the gate split, n samples.
 
     `output`: the one of several that is judged. `chance`: None where the metric has no such thing.
     """
@@ -98,7 +98,7 @@ class Pruning(_Record):
 
 
 class StageRow(_Record):
-    """One stage of the run. `metric`: top-1 accuracy on the selection split, where the stage has one."""
+    """One stage of the run. `metric`: the task's (of classes accuracy) on the selection split, where it has one."""
 
     name: str
     branches: list[str]
@@ -359,8 +359,17 @@ class Report(_Record):
         if self.float_.chance is None:
             return ""
         seen = Chance(**self.float_.chance.model_dump())
-        metric = self.recipe.get("task", {}).get("metric", "accuracy")
-        return "" if seen.shown else f"float at chance: {seen.words(metric, self.float_.n)}"
+        return "" if seen.shown else f"float at chance: {seen.words(self.task_metric, self.float_.n)}"
+
+    @property
+    def task_metric(self) -> str:
+        """The metric that the gate judges by; a report may be older than the recipe's key."""
+        return str(self.recipe.get("task", {}).get("metric", "accuracy"))
+
+    @property
+    def metric_name(self) -> str:
+        """What the figures called `metric` are."""
+        return shown(self.task_metric)
 
     def to_json(self) -> str:
         """The report as text, keys in the schema's order."""

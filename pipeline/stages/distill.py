@@ -99,8 +99,8 @@ def run(job: Job) -> dict[str, Any]:
         return {
             **training.facts(student, data, fit, task),
             "method": method,
-            "teacher_metric": reached,
-            "before_metric": before,
+            "teacher_metric": tasks.figure(task, reached),
+            "before_metric": tasks.figure(task, before),
             "teacher_agreement": distillation.agreement(
                 tasks.answer(task, said, selection.labels),
                 tasks.answer(tasks.teachers(task, taught), taught, selection.labels),
@@ -108,7 +108,12 @@ def run(job: Job) -> dict[str, Any]:
             if task.classifies
             else None,
             "tried": [
-                {"method": name, "metric": one.metric, "loss": round(one.loss, 6), "epoch": one.epoch}
+                {
+                    "method": name,
+                    "metric": tasks.figure(task, one.metric),
+                    "loss": round(one.loss, 6),
+                    "epoch": one.epoch,
+                }
                 for name, one, _ in tried
             ],
         }

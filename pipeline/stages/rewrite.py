@@ -29,4 +29,5 @@ def run(job: Job) -> dict[str, Any]:
         interface.rewrite(model, passes)
         models.save(model, models.edits_of(job.inputs["model"]), job.out, *models.kept_of(job.inputs["model"]))
         facts = training.facts(model, job.inputs["data"], task=task)
-        return {**facts, "metric_before": before if math.isfinite(before) else None, "calls": dict(mode.done)}
+        told = tasks.figure(task, before) if math.isfinite(before) else None
+        return {**facts, "metric_before": told, "calls": dict(mode.done)}

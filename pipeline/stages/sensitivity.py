@@ -41,7 +41,7 @@ def run(job: Job) -> dict[str, Any]:
         metric, _ = training.evaluate(model, selection, task)
         if not math.isfinite(metric):
             raise StageError("sensitivity: a network with units taken out gives outputs that are not finite")
-        return metric
+        return tasks.figure(task, metric)
 
     with training.deterministic(job.seed):
         example = training.tensors(load_split(job.inputs["data"], "train").inputs, slice(0, 2))
@@ -66,4 +66,4 @@ def run(job: Job) -> dict[str, Any]:
             rows.append(row)
             job.emit({"event": "progress", "done": len(rows), "total": total})
     told = [{"name": one.name, "width": one.width, "reason": one.reason} for one in kept]
-    return {"metric": judge(model), "rows": rows, "kept": told}
+    return {"metric": judge(model), "higher": tasks.higher(task), "rows": rows, "kept": told}

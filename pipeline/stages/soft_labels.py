@@ -29,7 +29,7 @@ def run(job: Job) -> dict[str, Any]:
         metric, loss = training.evaluate(model, load_split(job.inputs["data"], "selection"), task)
     job.out.mkdir(parents=True, exist_ok=True)
     save_named(job.out / FILE, {name: values.numpy() for name, values in said.items()})
-    return {"metric": metric, "loss": round(loss, 6)}
+    return {"metric": tasks.figure(task, metric), "loss": round(loss, 6)}
 
 
 def teacher(job: Job) -> nn.Module:

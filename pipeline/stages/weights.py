@@ -18,6 +18,7 @@ from pipeline.stages.equalized import equalized
 if TYPE_CHECKING:
     from calibration.weights import Moments
     from pipeline.compression.program import Layer
+    from targets.base import Program
 
 BATCH = 8  # samples at a time
 SIMULATED = 512  # samples of the selection split for the simulation
@@ -35,7 +36,7 @@ State = Mapping[str, Array]
 def run(job: Job) -> dict[str, Any]:
     """Inputs: program (pt2), data. Files: `program.pt2`. Settings: method ("bias" | "rounding" | "adaround"), samples
     (of the calibration split), equalize, beyond (ops of BEYOND that a target keeps int8), largest_code (127 unless
-    given).
+    given). Method "none" equalizes and stops there: float weights whose tensors are those that int8 ones stand for.
 
     Metadata: `passes` that were tried before it (pipeline/stages/equalized.py); `weight_sqnr_db`, of the logits on the
     selection split with weights in int8 and everything else in float (a simulation: nearest codes, then what the step
@@ -46,7 +47,7 @@ def run(job: Job) -> dict[str, Any]:
 
     from pipeline.compression import program
     from pipeline.data import load_split
-    from pipeline.stages.export import EXPECTED, read_program, save_pt2
+    from pipeline.stages.export import read_program, save_pt2
 
     torch.set_num_threads(1)
     settings = job.settings
@@ -58,6 +59,9 @@ def run(job: Job) -> dict[str, Any]:
     if settings["equalize"]:
         exported, passes = equalized(exported, source.inputs, calibration, selection, samples)
     module: Any = exported.module(check_guards=False)
+    told = {"method": settings["method"], "samples": samples, "passes": passes}
+    if settings["method"] == "none":
+        return {**save_pt2(exported, source, _expected(module, {}, calibration, source), job.out), **told}
     found, left = program.layers(module, settings["beyond"])
     state = {name: tensor.detach().numpy() for name, tensor in exported.state_dict.items()}
     near: dict[str, Array] = {}
@@ -73,23 +77,29 @@ def run(job: Job) -> dict[str, Any]:
                 stepped[key] = layer.put(stepped.get(key, state[key]), array)
     sqnr_db = _simulate(module, selection, {"nearest": near, settings["method"]: stepped})
     changed = {name: torch.from_numpy(array) for name, array in stepped.items()}
-    batches = _batches(calibration, min(EXPECTED, len(calibration)))
-    answers = [program.predict(module, changed, batch) for _, batch in batches]
-    expected = {
-        spec.name: np.concatenate([answer[i].float().numpy() for answer in answers])
-        for i, spec in enumerate(source.outputs)
-    }
+    expected = _expected(module, changed, calibration, source)
     with torch.no_grad():
         for name, tensor in changed.items():
             exported.state_dict[name].copy_(tensor)
     return {
         **save_pt2(exported, source, expected, job.out),
-        "method": settings["method"],
-        "samples": samples,
-        "passes": passes,
+        **told,
         "weight_sqnr_db": sqnr_db,
         "layers": [rows[layer.name] for layer in found],
         "left": left,
+    }
+
+
+def _expected(module: Any, changed: Mapping[str, Any], calibration: Split, source: Program) -> dict[str, Array]:
+    """Every output for the first calibration samples, with some of the state changed."""
+    from pipeline.compression import program
+    from pipeline.stages.export import EXPECTED
+
+    batches = _batches(calibration, min(EXPECTED, len(calibration)))
+    answers = [program.predict(module, changed, batch) for _, batch in batches]
+    return {
+        spec.name: np.concatenate([answer[i].float().numpy() for answer in answers])
+        for i, spec in enumerate(source.outputs)
     }
 
 

@@ -67,7 +67,9 @@ def test_a_metric_that_nobody_knows_is_bad_usage(finished: Folder) -> None:
 
 
 def test_a_run_is_explained_on_every_target(finished: Folder) -> None:
-    """From the store and the delivered files: layers, what leaving one in float brings, targets side by side."""
+    """From the store and the delivered files: whose part of the loss is what, layers beside the float tensors that they
+    stand for (this network is equalized), what leaving one in float brings, targets side by side.
+    """
     done = finished.deploy("explain", "--samples", "16", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -79,6 +81,7 @@ def test_a_run_is_explained_on_every_target(finished: Folder) -> None:
         assert one["split"] == "selection"
         assert len(one["layers"]) >= 4
         assert one["causes"] == []
+        assert [loss["by"] for loss in one["losses"]] == ["prune, distill", "int8"]
         assert len(one["kept"]) == 4
         report = finished.report()["targets"][one["target"]]
         assert one["shipped"] == (report["shipped"] == one["candidate"])

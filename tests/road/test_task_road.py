@@ -95,7 +95,7 @@ def test_the_tasks_own_metric_decides(points: Folder) -> None:
 
 def test_the_page_speaks_of_the_metric_and_of_no_points(points: Folder) -> None:
     page = (points.path / "deploy-out" / "report.html").read_text()
-    assert re.search(r" of 10\s% of float</dd>", page)  # the bound, beside the margin
+    assert re.search(r"<dd>upper [^<]+ &lt; 10\s% of float</dd>", page)  # the bound, beside the margin
     assert "unavailable points" not in page
     assert "by int8" not in page
 

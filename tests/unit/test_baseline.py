@@ -165,6 +165,24 @@ def test_another_device_is_not_compared(kept: Path) -> None:
     assert compared(kept, interval(5.0), run_of(device={**DEVICE, "python": "3.12.1"})).verdict == "fail"
 
 
+def test_what_another_cpu_fuses_is_no_change_of_the_model(kept: Path) -> None:
+    softmax = candidate(float_ops=["Softmax soft (f32)"])
+    rows = {row.name: row for row in compared(kept, softmax, run_of(device={**DEVICE, "cpu": "b"})).rows}
+    assert rows["ops in float"].change == "not comparable"
+    assert rows["ops in float"].text == "another device: cpu a -> b; new in float: Softmax"
+
+
+def test_of_a_changed_table_the_keys_that_differ_are_named(kept: Path) -> None:
+    def pruned(record: Any) -> None:
+        record["recipe"]["prune"] = {"macs": 0.4, "steps": 3, "groups": {"a": 0.5}}
+
+    kept_file = kept / "report.json"
+    before = json.loads(kept_file.read_text())
+    before["recipe"]["prune"] = {"macs": 0.5, "steps": 3, "groups": {"a": 0.25}}
+    kept_file.write_text(json.dumps(before))
+    assert compared(kept, pruned).explained == ["recipe prune.groups.a: 0.25 -> 0.5", "recipe prune.macs: 0.5 -> 0.4"]
+
+
 def test_an_unknown_device_is_not_taken_for_the_same(kept: Path) -> None:
     rows = {row.name: row for row in compared(kept, run_of(device={})).rows}
     assert rows["latency p50"].change == "not comparable"

@@ -16,13 +16,19 @@ from onnx import helper, numpy_helper
 from calibration.metrics import sqnr_db
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
+from pipeline import road, tasks
+from pipeline.artifact import Artifact
+from pipeline.branch import Branch, Exported, Network
 from pipeline.data import Data, Split, load_split, save, save_named
 from pipeline.errors import StageError
-from pipeline.explain import answers, causes, facts, layers, sensitivity
+from pipeline.explain import answers, causes, facts, layers, losses, sensitivity, stands_for
+from pipeline.recipe import from_table
 from pipeline.release.gate import Evidence, Policy, Run, Verdict, judge
 from pipeline.release.samples import from_logits
+from pipeline.runner import Runner
 from pipeline.stages import Job, keep, quantize, verify
 from pipeline.stages.quantize import shares
+from pipeline.store import Store
 from targets import base, registry
 from targets.base import Batch, Model
 from tests.conformance.case import Case, make_network
@@ -283,6 +289,55 @@ def test_the_first_break_is_where_it_falls() -> None:
     assert layers.first_break(rows(41, 39, 20, 37)) == "t2"
     assert layers.first_break(rows(5, 4)) == "t0"
     assert layers.first_break(rows(None, 30, None)) is None
+
+
+def test_a_loss_is_shared_out_between_what_made_it() -> None:
+    labels = np.array([0, 1, 2, 0])
+    floating = {"output": np.eye(3, dtype=np.float32)[[0, 1, 2, 1]]}
+    pruned = {"output": np.eye(3, dtype=np.float32)[[1, 1, 2, 0]]}
+    int8 = {"output": np.eye(3, dtype=np.float32)[[1, 0, 2, 0]]}
+    first, second = losses.losses(tasks.CLASSIFICATION, labels, {"float": floating, "prune": pruned, "int8": int8})
+    assert (first.by, first.before, first.after, first.lost, first.gained) == ("prune", 0.75, 0.75, 1, 1)
+    assert (second.by, second.before, second.after, second.lost, second.gained) == ("int8", 0.75, 0.5, 1, 0)
+    assert second.sqnr_db == pytest.approx(10 * np.log10(4 / 2))
+    mae = losses.losses(tasks.Task("mae"), np.zeros(4), {"float": {"y": np.ones(4)}, "int8": {"y": np.full(4, 1.5)}})
+    assert [(one.before, one.after, one.lost) for one in mae] == [(1.0, 1.5, None)]
+    broken = {"output": np.full((4, 3), np.nan, np.float32)}
+    assert losses.losses(tasks.CLASSIFICATION, labels, {"float": floating, "int8": broken}) == []
+
+
+def test_a_tensor_is_compared_with_the_graph_that_it_stands_for(tmp_path: Path) -> None:
+    """The lowered one, unless the candidate's own was equalized: then that, made where the store has none."""
+
+    def artifact(name: str, **metadata: Any) -> Artifact:
+        return Artifact("stage", name, tmp_path / name, name, metadata, 0.0)
+
+    asked: list[tuple[str, Any, bool]] = []
+
+    class Recorder(Runner):
+        def do(self, stage: str, inputs: Any, settings: Any, **_: Any) -> Artifact:
+            asked.append((stage, settings.get("method"), self.stored_only))
+            return artifact(f"{stage} made")
+
+    recipe = from_table(
+        {"name": "x", "model": "net:build", "data": "data:splits", "targets": [TARGET]}, tmp_path, "a recipe"
+    )
+    runner = Recorder(Store(tmp_path / "store"), tmp_path, {}, "", 0, stored_only=True)
+    travelled = road.Road(recipe, data=artifact("data"))
+
+    def graph(candidate: str, used: bool | None) -> str:
+        passes = [{"pass": "cross_layer", "used": used}]
+        stepped = {} if used is None else {TARGET: artifact("stepped", passes=passes)}
+        network = Network(exports={"": Exported(artifact("program"), stepped)})
+        branch = Branch(TARGET, network, artifact("lowered"))
+        branch.made = {"vendor": ({"float": artifact("lowered")}, {}), "ours": ({"float": artifact("of stepped")}, {})}
+        asked.clear()
+        return stands_for.float_graph(travelled, branch, candidate, runner).key
+
+    assert [graph("vendor", True), graph("ours", False), graph("ours", None)] == ["lowered"] * 3
+    assert not asked
+    assert graph("ours", True) == "lower made"
+    assert asked == [("weights", "none", False), ("export-onnx", None, False), ("lower", None, False)]
 
 
 def test_worst_samples_and_confusion_are_counted(world: World, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ VERDICTS = {
 
 def page(report: Report, folder: Path) -> str:
     """The whole page. `folder`: where the run was delivered."""
-    metric = report.recipe.get("task", {}).get("metric", "accuracy")  # a report may be older than this key
+    metric = report.metric_name
     template = _environment().get_template("page.html.j2")
     return template.render(
         report=report,
@@ -58,6 +58,7 @@ def page(report: Report, folder: Path) -> str:
         slices={name: row.runs[0].slices for name, row in report.targets.items() if row.runs and row.runs[0].slices},
         commands=_commands(report),
         metric=metric,
+        bound=words.bound,
         recipe=json.dumps({k: v for k, v in report.recipe.items() if k not in ("folder", "set")}, indent=1),
     )
 

@@ -78,8 +78,10 @@ def candidates(name: str, row: TargetRow, kind: str, metric: str) -> Markup | No
     at = {c.id: (x(spans[c.id][1]), y(value)) for c, value in known} | {
         c.id: (x(spans[c.id][1]), high_y) for c in exact
     }
-    parts = _x_axis(x, low_y, "latency p50, ms", right)
+    parts = _x_axis(x, low_y, "latency p50 in the race, ms", right)
     for tick in y.ticks():
+        if percent and tick > 1:
+            continue
         parts += [
             line(46, y(tick), right, y(tick), class_="grid"),
             text(

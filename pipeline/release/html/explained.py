@@ -30,6 +30,7 @@ def _one(row: dict[str, Any]) -> dict[str, Any]:
     lengths = {f"length {length}": db for length, db in row.get("lengths", {}).items()}
     return {
         **{key: row[key] for key in ("target", "candidate", "n", "sqnr_db", "agreement", "breaks_at", "note")},
+        "losses": row.get("losses", []),
         "parts": {f"'{name}'": db for name, db in row.get("outputs", {}).items()} | lengths,
         "causes": [{key: one[key] for key in ("name", "layer", "text")} for one in row["causes"]],
         "layers": [{key: one[key] for key in ("name", "sqnr_db", "clipped", "dead")} for one in row["layers"]],

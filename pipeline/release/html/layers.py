@@ -49,6 +49,11 @@ def bars(title: str, rows: list[LayerRow]) -> Markup:
         parts += [
             text(x.start - 6, y + 9.5, label, class_="name", text_anchor="end"),
             bar,
-            text(x.start + length + 5, y + 9.5, f"{share:.0%}, {ms:.3g} ms", class_="tick"),
+            text(x.start + length + 5, y + 9.5, f"{share:.0%}, {_ms(ms)}", class_="tick"),
         ]
     return chart(WIDTH, 8 + ROW * len(lines), f"{title}: share of the time by layer", parts)
+
+
+def _ms(value: float) -> str:
+    """OpenVINO counts whole microseconds: what takes less is no 0."""
+    return f"{value:.3g} ms" if value else "under 0.001 ms"

@@ -55,7 +55,8 @@ def sensitivity(folder: Path) -> dict[str, Any] | None:
     """The curves that lie beside the report, those that can spare least first; None where there are none to read."""
     try:
         found = json.loads((folder / SENSITIVITY).read_text(encoding="utf-8"))
-        rows = sorted(found["rows"], key=lambda row: row["points"][-1]["metric"])
+        errors = not found.get("higher", True)  # the largest is the worst
+        rows = sorted(found["rows"], key=lambda row: row["points"][-1]["metric"], reverse=errors)
         values = [found["metric"], *(point["metric"] for row in rows for point in row["points"])]
         low, high = min(values), max(values)
         up = Scale(low, high if high > low else low + 1, LINE[1] - 2, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.release.report import Report
+from pipeline.release.report import CandidateRow, Report, TargetRow
 
 FIELDS = ("weight_bytes", "macs", "metric", "latency_ms")
 FLOAT_BYTES = 4  # a weight before quantization
@@ -13,7 +13,7 @@ FLOAT_BYTES = 4  # a weight before quantization
 
 @dataclass(frozen=True)
 class Step:
-    """A model on its way. `metric`: top-1 accuracy on the selection split. None = this step has no such figure."""
+    """A model on its way. `metric`: the task's on the selection split. None = this step has no such figure."""
 
     name: str
     weight_bytes: int | None = None
@@ -34,8 +34,9 @@ class Bar:
 def steps(report: Report) -> list[tuple[Step, dict[str, Bar]]]:
     """The original, each stage that changed the weights, then each target's float and what it ships."""
     original = report.float_
-    first = next((row.metric for row in report.stages if row.name in ("load", "train")), None)
-    rows = [Step("float, as it came", FLOAT_BYTES * original.params, original.macs, first)]
+    first = next((row for row in report.stages if row.name in ("load", "train")), None)
+    title = "float, trained" if first is not None and first.name == "train" else "float, as it came"
+    rows = [Step(title, FLOAT_BYTES * original.params, original.macs, first.metric if first else None)]
     rows += [
         Step(row.name, FLOAT_BYTES * row.params, row.macs, row.metric)
         for row in report.stages
@@ -45,7 +46,7 @@ def steps(report: Report) -> list[tuple[Step, dict[str, Bar]]]:
         for candidate in target.candidates:
             ships = candidate.id == target.shipped
             if ships or (candidate.precision == "f32" and candidate.id == "float"):
-                latency = candidate.latency_ms.p50 if candidate.latency_ms else None
+                latency = _latency(target, candidate)
                 title = f"{name}: {candidate.id}"
                 rows.append(Step(title, candidate.weight_bytes, None, candidate.metric, latency, ships))
     most = {
@@ -56,6 +57,14 @@ def steps(report: Report) -> list[tuple[Step, dict[str, Bar]]]:
         (row, {field: Bar(getattr(row, field), _share(getattr(row, field), top)) for field, top in most.items()})
         for row in rows
     ]
+
+
+def _latency(target: TargetRow, candidate: CandidateRow) -> float | None:
+    """The profile's median of what ships or of its float; the race's where there is no profile."""
+    run = target.runs[0] if target.runs else None
+    profiled = run and (run.latency_ms if candidate.id == target.shipped else run.float_latency_ms)
+    found = profiled or candidate.latency_ms
+    return found.p50 if found else None
 
 
 def _most(values: Sequence[float | None]) -> float:
