@@ -18,6 +18,7 @@ from pipeline.branch import Branch, model_folder, rows_of, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
+from pipeline.release.checks import still
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative
 from pipeline.release.findings import differs, findings
@@ -196,6 +197,7 @@ def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric]) -> gate
         peak_memory_bytes=run.peak_memory_bytes,
         measured_at=run.measured_at,
         worst_error=run.worst_error,
+        still=still([output.model_dump() for output in run.outputs]),
     )
 
 

@@ -224,7 +224,7 @@ class Run:
     `slices`: "class:NAME", "group:NAME", "tag:NAME=VALUE"; the slices of one kind make up the whole split. `metrics`:
     by name, and for required slices where flips do not decide "METRIC on SLICE". `device`: its facts. `measured_at`:
     when, in seconds since 1970 (UTC) by the host's clock. `worst_error`: of any output value against the runtime's
-    own float.
+    own float. `still`: channels of outputs that move in float and not in what was measured, in words.
     What stored evidence really holds is checked by `judge`, not by these types.
     """
 
@@ -242,6 +242,7 @@ class Run:
     peak_memory_bytes: int | None = None
     measured_at: float | None = None
     worst_error: float | None = None
+    still: str = ""
 
     @property
     def p50_ms(self) -> float | None:

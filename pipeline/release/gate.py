@@ -41,6 +41,8 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
         checks += broken
         if not broken:
             whole.append(run)
+            if run.still:
+                checks.append(check("channels", "fail", run.still, run.batch))
             if policy.by_flips:
                 checks.append(_accuracy(policy, run, condition))
             checks += claims.metrics(policy, run)

@@ -26,6 +26,12 @@ def text(report: Report) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_target(name, row, metric) for name, row in report.targets.items()]
+    far = [
+        f"- **{name}**: outputs beside float's: {_cell('; '.join(output.words for output in row.runs[0].outputs))}"
+        for name, row in report.targets.items()
+        if row.runs and row.runs[0].outputs
+    ]
+    lines += ["", *far] if far else []
     broken = [
         f"- **{name}**: {_cell(reason)}"
         for name, row in report.targets.items()
