@@ -142,10 +142,12 @@ def unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copy a state dict into the model; every key must fit. Tied tensors may come once or under each name.
 
-    Raises UsageError listing the first missing, unexpected and wrong-shaped keys.
+    Raises UsageError listing the first missing, unexpected and wrong-shaped keys, and for weights that are NaN,
+    infinite, complex or integers.
     """
     own, tied = model.state_dict(), ties(model)
     state = unwrapped(state, own)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     present = set(state) | {alias for alias, name in tied.items() if name in state}
     present |= {name for alias, name in tied.items() if alias in state}
     shapes = [
@@ -158,7 +160,30 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         "unexpected": [k for k in state if k not in own],
         "wrong shape": shapes,
     }
+    for name, tensor in state.items():
+        if name in own and (fault := _unfit(tensor, own[name], name in parameters)):
+            raise UsageError(f"{source}: '{name}' {fault}: give the float weights of a training that went well")
     if any(problems.values()):
         text = "; ".join(f"{kind} ({len(keys)}): {', '.join(keys[:3])}" for kind, keys in problems.items() if keys)
         raise UsageError(f"{source} does not fit the model: {text}. Give the checkpoint of this architecture")
     model.load_state_dict(dict(state), strict=False)
+
+
+def _unfit(tensor: Tensor, own: Tensor, is_parameter: bool) -> str:
+    """Why a tensor of a checkpoint cannot take the place of the model's own, in words; empty where it can.
+
+    Integers stay integers (num_batches_tracked), and a buffer may be infinite where the factory's is (a mask).
+    """
+    if tensor.is_complex():
+        return f"is complex ({tensor.dtype})"
+    if not own.is_floating_point():
+        return ""
+    if not tensor.is_floating_point():
+        return f"is {tensor.dtype}, where the model has {own.dtype}"
+    values = tensor.float()
+    if bool(values.isnan().any()):
+        return f"has NaN in {int(values.isnan().sum())} of {values.numel()} values"
+    infinite = values.isinf()
+    if not is_parameter and infinite.shape == own.shape:
+        infinite &= ~own.float().isinf()
+    return f"has infinity in {int(infinite.sum())} of {values.numel()} values" if bool(infinite.any()) else ""

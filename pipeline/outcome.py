@@ -18,8 +18,9 @@ from pipeline.branch import Branch, model_folder, rows_of, shipped_artifact
 from pipeline.errors import PRECEDENCE, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
+from pipeline.release.checks import still
 from pipeline.release.claims import as_slices, on_slice
-from pipeline.release.evidence import is_relative
+from pipeline.release.evidence import is_relative, samples_file
 from pipeline.release.findings import differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Road, parts
@@ -143,17 +144,17 @@ def judged(
 ) -> report.TargetRow:
     """The row with the gate's verdict on its figures. `artifact_sha256`: digest of the file as it lies there now.
 
-    `samples`: folders of the per-sample evidence, one a device, the run's own first;
-    read where the policy asks for other metrics than accuracy.
+    `samples`: folders of the per-sample evidence, one a device, the run's own first; its digests are always looked at,
+    and it is read where the policy asks for other metrics than accuracy.
     """
     asked = gate.Policy(**policy, groups=split.groups is not None)
     metrics, at_lengths = ([_metrics(run, asked, samples) for run in runs] for runs in (row.runs, row.lengths))
     evidence = gate.Evidence(
         n=split.n,
         batches=tuple(row.batches),
-        runs=tuple(_as_evidence(run, found) for run, found in zip(row.runs, metrics, strict=True)),
+        runs=tuple(_as_evidence(run, found, samples) for run, found in zip(row.runs, metrics, strict=True)),
         lengths={
-            run.length: _as_evidence(run, found)
+            run.length: _as_evidence(run, found, samples)
             for run, found in zip(row.lengths, at_lengths, strict=True)
             if run.length is not None
         },
@@ -189,7 +190,7 @@ def _bounded(run: report.RunRow, policy: gate.Policy) -> report.RunRow:
     return run.model_copy(update={"margin_points": policy.margin_points, "drop_upper_points": bound})
 
 
-def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric]) -> gate.Run:
+def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric], samples: Sequence[Path]) -> gate.Run:
     return gate.Run(
         batch=run.batch,
         n=run.n,
@@ -205,6 +206,8 @@ def _as_evidence(run: report.RunRow, metrics: Mapping[str, gate.Metric]) -> gate
         peak_memory_bytes=run.peak_memory_bytes,
         measured_at=run.measured_at,
         worst_error=run.worst_error,
+        still=still([output.model_dump() for output in run.outputs]),
+        evidence=_samples_of(run, samples)[1] if run.finite else "",  # none is stored of what is not finite
     )
 
 
@@ -223,18 +226,12 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -
             asked[on_slice(policy.metric, part)] = (policy.metric, part, is_relative(margin))
     if not asked:
         return {}
+    file, why = _samples_of(run, folders)
+    if why:
+        return {name: gate.Metric(None, None, None, why) for name in asked}
     from pipeline.release import metrics, samples  # numpy comes with them
 
-    files = [folder / samples.file_name(run.batch, run.length) for folder in folders]
-    file = next((f for f in files if f.is_file() and sha256_file(f) == run.samples_sha256), files[0])
-    try:
-        if sha256_file(file) != run.samples_sha256:
-            why = f"{file} is not the per-sample evidence that the report speaks of: run 'deploy verify'"
-            return {name: gate.Metric(None, None, None, why) for name in asked}
-        kept = samples.load(file)
-    except OSError:
-        why = f"no per-sample evidence at {file}: run 'deploy verify'"
-        return {name: gate.Metric(None, None, None, why) for name in asked}
+    kept = samples.load(file)
     found = {}
     for name, (metric, part, relative) in asked.items():
         seen = kept.part(part) if part else kept
@@ -243,6 +240,20 @@ def _metrics(run: report.RunRow, policy: gate.Policy, folders: Sequence[Path]) -
         else:
             found[name] = metrics.measure(metric, seen, policy.confidence, relative)
     return found
+
+
+def _samples_of(run: report.RunRow, folders: Sequence[Path]) -> tuple[Path, str]:
+    """The file of a run's per-sample evidence, and what is wrong with it, in words; empty where it is the one meant."""
+    files = [folder / samples_file(run.batch, run.length) for folder in folders]
+    try:
+        digests = [sha256_file(file) if file.is_file() else None for file in files]
+    except OSError as error:
+        return files[0], f"per-sample evidence {error.filename} cannot be read: {error.strerror}"
+    if run.samples_sha256 is not None and run.samples_sha256 in digests:
+        return files[digests.index(run.samples_sha256)], ""
+    if not any(digests):
+        return files[0], f"no per-sample evidence at {files[0]}: run 'deploy verify'"
+    return files[0], f"{files[0]} is not the per-sample evidence that the report speaks of: run 'deploy verify'"
 
 
 def _evidence(branch: Branch) -> list[Path]:

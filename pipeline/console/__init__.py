@@ -171,6 +171,7 @@ def summary(report: Report, out: Path, brief: bool = False) -> None:
         if row.candidates and not brief:
             OUT.print(_candidates(name, row))
         lines = [_run(run) for run in (*row.runs, *row.lengths)]
+        lines += [_outputs(row.runs[0])] if row.runs and row.runs[0].outputs else []
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
         lines += [row.race] if row.race else []
         lines += [f"{found.check}: {found.text}" for found in row.findings]
@@ -273,6 +274,10 @@ def _run(run: RunRow) -> str:
         over = run.speedup_over_original
         parts.append(f"{over.median:.2f} ({over.low:.2f}-{over.high:.2f}) times as fast as the original float model")
     return ", ".join([*([f"on {run.attached}: {run.runtime_version}"] if run.attached else []), *parts])
+
+
+def _outputs(run: RunRow) -> str:
+    return f"outputs beside float's: {'; '.join(output.words for output in run.outputs)}"
 
 
 def _groups(report: Report, run: RunRow) -> str:

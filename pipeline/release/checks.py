@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 from pipeline.release.evidence import Check, Policy
 from pipeline.release.statistics import Decision, noninferior, samples_to_decide, tango_lower, tango_upper
@@ -46,6 +48,20 @@ def parity(
         else:
             text += f"; at the rates seen, n = {needed:,} samples would decide with {100 * POWER:g} % power"
     return check(name, decision, text + condition, batch, bound_points, margin_points, "points")
+
+
+def still(outputs: Sequence[Mapping[str, Any]]) -> str:
+    """Which channels move in float and have one value in the deployed model, in words; empty where none does.
+
+    `outputs`: rows as measured (calibration/fidelity.py).
+    """
+    found = [(row["name"], channel) for row in outputs for channel in row["still"]]
+    if not found:
+        return ""
+    name, channel = found[0]
+    more = sum(row["dead"] for row in outputs) - 1
+    others = f", as {more} other{'s' if more > 1 else ''}" if more else ""
+    return f"output '{name}', channel {channel['at']}: moves by {channel['moved']:g} in float and stands still{others}"
 
 
 def is_number(value: object) -> bool:

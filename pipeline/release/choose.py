@@ -1,10 +1,11 @@
 """Which candidate ships: a pure function of the race's figures.
 
 Parity: the one-sided upper bound of what quantization cost on the selection split, against the runtime's own float,
-is below the margin. Of those that hold it, what breaks a budget of the gate that the file alone decides is left out,
-unless all of them do: then the gate says so. Among the rest the fastest ships (or the smallest). Candidates are tied
-with it whose speed-up intervals meet its own, and those of its precision that take at most 3 % longer: nobody gives
-10 dB for that. Of the tied within 5 % of the smallest the one with the highest SQNR ships.
+is below the margin, and no channel of an output stands still that moves in float. Of those that hold it, what breaks a
+budget of the gate that the file alone decides is left out, unless all of them do: then the gate says so. Among the rest
+the fastest ships (or the smallest). Candidates are tied with it whose speed-up intervals meet its own, and those of its
+precision that take at most 3 % longer: nobody gives 10 dB for that. Of the tied within 5 % of the smallest the one with
+the highest SQNR ships.
 A board counts what it cannot time: there the fewest instructions win, and float, which it cannot run, never ships.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pipeline.release.checks import still
 from pipeline.release.evidence import BUDGETS
 from pipeline.release.statistics import noninferior, samples_to_decide
 
@@ -121,6 +123,8 @@ def parity(row: Mapping[str, Any], margin: float, confidence: float) -> tuple[st
         return "pass", "the runtime's own float"
     if not row["finite"]:
         return "fail", "its outputs have NaN or infinity, or another shape"
+    if dead := still(row.get("outputs", ())):
+        return "fail", dead
     if row["quant_flips"] is None:
         return _by_metric(row["quant_bound"], margin)
     lost, gained, n = row["quant_flips"]["lost"], row["quant_flips"]["gained"], row["n"]

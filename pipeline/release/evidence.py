@@ -48,6 +48,14 @@ def metric_unit(name: str) -> str | None:
     return "" if OWN_SCORE.fullmatch(plain) else SCORES.get(plain)
 
 
+def samples_file(batch: int, length: int | None = None) -> str:
+    """The file of per-sample evidence of the run at that batch size.
+
+    `length`: at which the samples were cut, where that varies.
+    """
+    return f"samples-{batch}.npz" if length is None else f"samples-{batch}-length-{length}.npz"
+
+
 RANKS = frozenset({"auc"})  # of all samples together: a single one has no such figure
 
 
@@ -231,7 +239,8 @@ class Run:
     `slices`: "class:NAME", "group:NAME", "tag:NAME=VALUE"; the slices of one kind make up the whole split. `metrics`:
     by name, and for required slices where flips do not decide "METRIC on SLICE". `device`: its facts. `measured_at`:
     when, in seconds since 1970 (UTC) by the host's clock. `worst_error`: of any output value against the runtime's
-    own float.
+    own float. `still`: channels of outputs that move in float and not in what was measured, in words. `evidence`: what
+    is wrong with the file of per-sample evidence, in words.
     What stored evidence really holds is checked by `judge`, not by these types.
     """
 
@@ -249,6 +258,8 @@ class Run:
     peak_memory_bytes: int | None = None
     measured_at: float | None = None
     worst_error: float | None = None
+    still: str = ""
+    evidence: str = ""
 
     @property
     def p50_ms(self) -> float | None:

@@ -41,6 +41,9 @@ def judge(policy: Policy, evidence: Evidence) -> Verdict:
         checks += broken
         if not broken:
             whole.append(run)
+            checks += _evidence(run)
+            if run.still:
+                checks.append(check("channels", "fail", run.still, run.batch))
             if policy.by_flips:
                 checks.append(_accuracy(policy, run, condition))
             checks += claims.metrics(policy, run)
@@ -65,6 +68,7 @@ def _shortened(policy: Policy, run: Run, evidence: Evidence, condition: str) -> 
     yield from broken
     if broken:
         return
+    yield from _evidence(run)
     for row in ([_accuracy(policy, run, condition)] if policy.by_flips else []) + list(claims.metrics(policy, run)):
         shown = row.verdict == "fail"
         text = row.reason if shown else f"not shown worse than the margin ({row.reason})"
@@ -204,6 +208,12 @@ def _broken(policy: Policy, run: Run, evidence: Evidence) -> Iterator[Check]:
     for name in _nan_fields(run):
         if name not in counts:
             yield check(name, "fail", "is NaN", run.batch)
+
+
+def _evidence(run: Run) -> Iterator[Check]:
+    """Is the file of per-sample evidence the one that the run wrote? Whatever is asked of it."""
+    if run.evidence:
+        yield check("evidence", "fail", run.evidence, run.batch)
 
 
 def _accuracy(policy: Policy, run: Run, condition: str) -> Check:

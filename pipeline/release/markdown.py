@@ -27,6 +27,12 @@ def text(report: Report) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_target(name, row, metric, report.task_metric) for name, row in report.targets.items()]
+    far = [
+        f"- **{_cell(name)}**: outputs beside float's: {_cell('; '.join(one.words for one in row.runs[0].outputs))}"
+        for name, row in report.targets.items()
+        if row.runs and row.runs[0].outputs
+    ]
+    lines += ["", *far] if far else []
     broken = [
         f"- **{_cell(name)}**: {_cell(reason)}"
         for name, row in report.targets.items()

@@ -173,6 +173,40 @@ class GateSplit(_Record):
     digest: str
 
 
+class ChannelRow(_Record):
+    """A channel of an output: `at`, "[:, 3]" or, counted along the last axis, "[..., 3]". `moved`: what float moves by,
+    in the output's unit, where this one stands still.
+    """
+
+    at: str
+    sqnr_db: float | None
+    moved: float | None = None
+
+
+class OutputRow(_Record):
+    """An output against the runtime's own float (calibration/fidelity.py). SQNR of None: identical.
+
+    `channels`: how many there are; `worst`: those furthest from float; `still`: some of the `dead` channels, those that
+    move in float and have one value here.
+    """
+
+    name: str
+    sqnr_db: float | None
+    worst_error: float | None
+    channels: int
+    worst: list[ChannelRow] = []
+    still: list[ChannelRow] = []
+    dead: int = 0
+
+    @property
+    def words(self) -> str:
+        """The output and its worst channel."""
+        if self.sqnr_db is None:
+            return f"'{self.name}' identical"
+        channel = f", its worst channel {self.worst[0].at} {self.worst[0].sqnr_db:.1f} dB" if self.worst else ""
+        return f"'{self.name}' {self.sqnr_db:.1f} dB{channel if self.channels > 1 else ''}"
+
+
 class Flips(_Record):
     """Samples right only before, and right only after."""
 
@@ -205,6 +239,7 @@ class CandidateRow(_Record):
     float_ops: list[str]
     metric: float | None
     sqnr_db: float | None
+    outputs: list[OutputRow] = []
     agreement: float | None = None
     latency_ms: Latency | None = None
     speedup: Interval | None
@@ -280,6 +315,7 @@ class RunRow(_Record):
     agreement: float | None
     sqnr_db: float | None
     worst_error: float | None = None
+    outputs: list[OutputRow] = []
     groups: dict[str, float] = {}
     slices: dict[str, SliceRow] = {}
     metrics: dict[str, MetricRow] = {}

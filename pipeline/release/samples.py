@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.release.evidence import samples_file as file_name
 from pipeline.release.scores import Pair
+
+__all__ = ["Answers", "Samples", "file_name", "from_logits", "kinds", "load", "slices"]
 
 Array = npt.NDArray[Any]
 
@@ -103,11 +106,6 @@ def load(file: Path) -> Samples:
     scores = {name: Pair(array, named[f"after {name}"]) for name, array in before.items()}
     tags = {name.removeprefix("tag "): array for name, array in named.items() if name.startswith("tag ")}
     return Samples(int(named["n"]), answers, scores, named.get("groups"), tags, str(named.get("judged", "")))
-
-
-def file_name(batch: int, length: int | None = None) -> str:
-    """The file of the run at that batch size; `length`: at which the samples were cut, where that varies."""
-    return f"samples-{batch}.npz" if length is None else f"samples-{batch}-length-{length}.npz"
 
 
 def kinds(samples: Samples) -> dict[str, Array]:

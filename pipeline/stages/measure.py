@@ -6,13 +6,14 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibration.metrics import agreement, flips, sqnr_db, worst_error
+from calibration import fidelity
+from calibration.metrics import agreement, flips
 from pipeline import tasks
 from pipeline.data import Array, Split
 from pipeline.stages import Job
@@ -179,7 +180,8 @@ def compare(
     """Evidence for one model on one split; every figure None, and `finite` False, where an output is NaN or infinite.
 
     `original`: the float model before any compression, in PyTorch. `floating`: the runtime's own float. `metric` is the
-    task's, accuracy for one; SQNR and the worst error are those of the worst output. Drops are in
+    task's, accuracy for one; SQNR and the worst error are those of the worst output, `outputs` has each of them and its
+    worst channels (calibration/fidelity.py), the worst first. Drops are in
     points of accuracy; they, the flips and the agreement are None where no classes are told apart. `task` names the
     output that is judged (tasks.settled).
     """
@@ -189,20 +191,30 @@ def compare(
         for name in original
     )
     if not fitting:
-        return {"n": n, "finite": False, **dict.fromkeys(FIGURES)}
-    ratios = [sqnr_db(floating[name], outputs[name]) for name in original]
+        return {"n": n, "finite": False, **dict.fromkeys(FIGURES), "outputs": []}
+    each = fidelity.outputs({name: floating[name] for name in original}, outputs)
     return {
         "n": n,
         "finite": True,
         **dict.fromkeys(FIGURES),
         "metric": round(tasks.value(task, outputs, targets), 6),
-        "sqnr_db": rounded(min(ratios)),
-        "worst_error": rounded(max(worst_error(floating[name], outputs[name]) for name in original)),
+        "sqnr_db": rounded(min(one.sqnr_db for one in each)),
+        "worst_error": rounded(max(one.worst_error for one in each)),
+        "outputs": [_row(one) for one in each],
         **(
             _classes(targets, *(judged(task, named) for named in (original, floating, outputs)))
             if task.classifies
             else {}
         ),
+    }
+
+
+def _row(one: fidelity.Output) -> dict[str, Any]:
+    return asdict(one) | {
+        "sqnr_db": rounded(one.sqnr_db),
+        "worst_error": rounded(one.worst_error),
+        "worst": [{"at": c.at, "sqnr_db": rounded(c.sqnr_db)} for c in one.worst],
+        "still": [{"at": c.at, "sqnr_db": rounded(c.sqnr_db), "moved": float(f"{c.moved:.4g}")} for c in one.still],
     }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration import fidelity
 from calibration.metrics import sqnr_db
 from calibration.qparams import from_range, limits
 from calibration.rules import OBSERVERS
@@ -215,6 +216,14 @@ def int8_keeps_its_floor(case: Case) -> None:
         nearer_than(floor, case.network.reference, case.logits(candidate), f"{candidate.id} against PyTorch")
 
 
+def no_output_channel_stands_still(case: Case) -> None:
+    wanted = case.outputs(case.floating)
+    for candidate in case.int8:
+        for found in fidelity.outputs(wanted, case.outputs(candidate)):
+            where = ", ".join(channel.at for channel in found.still)
+            assert not found.dead, f"{candidate.id}: '{found.name}'{where} moves in float and stands still in int8"
+
+
 def output_depends_on_every_input_channel(case: Case) -> None:
     inputs = case.network.held_out
     for candidate in (case.floating, *case.int8):
@@ -363,6 +372,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     float_is_pytorch,
     outputs_are_finite,
     int8_keeps_its_floor,
+    no_output_channel_stands_still,
     output_depends_on_every_input_channel,
     int8_runs_as_int8,
     int8_is_no_float_in_disguise,

@@ -195,6 +195,16 @@ class IsConstant(Spoiled):
         return np.repeat(array[:1], len(array), axis=0)
 
 
+class LosesAChannel(Spoiled):
+    """One output channel of many has a single code."""
+
+    precisions = ("int8",)
+
+    def after(self, array: Array) -> Array:
+        array[:, 2] = 0
+        return array
+
+
 class IsBlindToChannels(Spoiled):
     precisions = ("int8",)
 
@@ -346,6 +356,7 @@ SABOTAGES: tuple[tuple[type[Broken], Check, str], ...] = (
     (GivesOneNaN, checks.int8_keeps_its_floor, "NaN"),
     (ShiftsAZeroPoint, checks.int8_keeps_its_floor, "dB"),
     (SwapsChannels, checks.int8_keeps_its_floor, "dB"),
+    (LosesAChannel, checks.no_output_channel_stands_still, "moves in float and stands still"),
     (IsConstant, checks.output_depends_on_every_input_channel, "the same for every sample"),
     (IsBlindToChannels, checks.output_depends_on_every_input_channel, "the order of channels"),
     (StaysFloat, checks.int8_runs_as_int8, "float islands"),

@@ -348,6 +348,24 @@ class Anything:
     """Not a tensor: only a full unpickle could bring it back."""
 
 
+def with_first(value):
+    def spoil(tensor):
+        tensor.view(-1)[0] = value
+        return tensor
+
+    return spoil
+
+
+SPOILED = {
+    "nan": ("a.weight", with_first(float("nan"))),
+    "nan in a buffer": ("na.running_mean", with_first(float("nan"))),
+    "infinite": ("a.bias", with_first(float("-inf"))),
+    "infinite buffer": ("na.running_var", with_first(float("inf"))),
+    "complex": ("a.weight", lambda tensor: tensor.to(torch.complex64)),
+    "integers": ("a.weight", lambda tensor: (100 * tensor).to(torch.int8)),
+}
+
+
 def checkpoint(place, kind):
     torch.manual_seed(0)
     models_state = models.build(owner(place)).state_dict()
@@ -368,6 +386,9 @@ def checkpoint(place, kind):
         path.write_bytes(b"")
     elif kind == "list":
         torch.save([1, 2], path)
+    elif kind in SPOILED:
+        name, spoil = SPOILED[kind]
+        torch.save(models_state | {name: spoil(models_state[name].clone())}, path)
     elif kind == "numbers":
         torch.save({"epoch": 3, "lr": 0.1}, path)
     return path
@@ -384,6 +405,12 @@ def checkpoint(place, kind):
         ("damaged", "cannot be read as a checkpoint: SafetensorError"),
         ("garbage", "cannot be read as a checkpoint"),
         ("list", "holds a list, expected a state dict"),
+        ("nan", r"'a.weight' has NaN in 1 of 192 values"),
+        ("nan in a buffer", r"'na.running_mean' has NaN in 1 of"),
+        ("infinite", r"'a.bias' has infinity in 1 of 32 values"),
+        ("infinite buffer", r"'na.running_var' has infinity in 1 of"),
+        ("complex", r"'a.weight' is complex \(torch.complex64\)"),
+        ("integers", r"'a.weight' is torch.int8, where the model has torch.float32"),
         ("numbers", r"holds a dict with the keys \['epoch', 'lr'\], expected a state dict"),
     ],
 )
