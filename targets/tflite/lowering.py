@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calibration.weights import same_padding
 from targets.base import Program, TargetError, TensorSpec
+from targets.tflite import plain_forms
 from targets.tflite.quiet import quiet
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def convert(program: Program) -> bytes:
             torch.set_num_threads(1)
             module = _flat(torch.export.load(program.path).module(check_guards=False))
             example = _example(module, program)
+            plain_forms.full_length(module)
+            plain_forms.nearest(module)
+            plain_forms.output_padding(module)
             number_padding(module)
             fold_batch_norm(module)
             plain = torch.fx.GraphModule(module, module.graph).eval()  # without export's own input checks
@@ -64,7 +68,8 @@ def number_padding(module: GraphModule) -> None:
     named = {getattr(aten, name).padding: getattr(aten, name).default for name in ("conv1d", "conv2d", "conv3d")}
     for node in [found for found in module.graph.nodes if found.target in named]:
         given = list(node.args)
-        left_out: list[Any] = [None, [1], "valid", [1], 1][len(given) - 2 :]
+        one = [1] * (given[1].meta["val"].ndim - 2)
+        left_out: list[Any] = [None, one, "valid", one, 1][len(given) - 2 :]
         data, weight, bias, stride, padding, dilation, groups = given + left_out
         kernel = weight.meta["val"].shape[2:]
         steps = (list(dilation) * len(kernel))[: len(kernel)]
@@ -74,7 +79,7 @@ def number_padding(module: GraphModule) -> None:
                 last_first = [end for both in reversed(ends) for end in both]
                 data = module.graph.call_function(aten.constant_pad_nd.default, (data, last_first, 0.0))
             ends = ((0, 0),) * len(kernel)
-        node.args = (data, weight, bias, stride, [before for before, _ in ends], dilation, groups)
+        node.args = (data, weight, bias, stride, [before for before, _ in ends], steps, groups)
         node.target = named[node.target]
     module.recompile()
 
