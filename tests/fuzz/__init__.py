@@ -1,0 +1,1 @@
+"""Inputs of all kinds, mutated: each ends in one line and an exit code of our own."""
