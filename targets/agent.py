@@ -248,16 +248,20 @@ class OpenVino(Adapter):
         The first inferences take many times as long, so what the counters had before these `runs` is taken off. A
         kernel's name ends with the precision that it computes in.
         """
+        self.invoke(handle)
+        cold = self._counted()  # all that runs: later what takes less than a microsecond is not told any more
         for _ in range(UNCOUNTED):
             self.invoke(handle)
         before, so_far = self._counted(), self.invoked
         for _ in range(runs):
             self.invoke(handle)
+        after = self._counted()
         rows: list[Layer] = []
-        for name, (node, mean) in self._counted().items():
-            spent = mean * self.invoked - (before[name][1] * so_far if name in before else 0)
+        for name, (node, _) in {**cold, **after}.items():
+            then, now = (found[name][1] if name in found else 0.0 for found in (before, after))
+            spent = max(0.0, now * self.invoked - then * so_far) / runs
             precision = ELEMENTS.get(node.exec_type.rpartition("_")[2].lower())
-            rows.append((node.node_type, name, node.exec_type, precision, [max(0.0, spent / runs) / 1e3]))
+            rows.append((node.node_type, name, node.exec_type, precision, [spent / 1e3]))
         return rows
 
     def _counted(self) -> dict[str, tuple[Any, float]]:
@@ -552,7 +556,9 @@ def layers_task(task: dict[str, Any], models: dict[str, Loaded], folder: Path) -
             "unavailable": NO_LAYERS.get(model.record["runtime"], "its runtime tells no times of single ops"),
         }
     rows = [(op, name, kind, precision, float(np.median(ms))) for op, name, kind, precision, ms in found]
-    whole = sum(row[4] for row in rows) or 1.0
+    whole = sum(row[4] for row in rows)
+    if not whole:
+        return {**result, "unavailable": "every layer takes less than the microsecond that its runtime counts in"}
     names = ("op", "name", "type", "precision", "ms", "share")
     return {**result, "layers": [dict(pairs(names, (*row, row[4] / whole))) for row in rows]}
 

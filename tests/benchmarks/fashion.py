@@ -20,7 +20,7 @@ def ratio(value: dict[str, float]) -> str:
 
 def table(report: dict[str, Any]) -> str:
     lines = [
-        "| Target | Ships | Weights, share of float | Drop, points | 95 % bound < margin | Lost / gained "
+        "| Target | Ships | Weights, share of float | Drop, points | 95 % bound, margin | Lost / gained "
         "| Over its float | Over the original | Verdict |",
         "|" + " --- |" * 9,
     ]
@@ -28,7 +28,8 @@ def table(report: dict[str, Any]) -> str:
         run = target["runs"][0]
         lines.append(
             f"| {name} | {target['shipped']} | {share(target, target['shipped']):.3f} | {run['drop_points']:+.2f} "
-            f"| {run['drop_upper_points']:.2f} < {run['margin_points']:g} "
+            f"| {run['drop_upper_points']:.2f} {'<' if run['drop_upper_points'] < run['margin_points'] else '>='} "
+            f"{run['margin_points']:g} "
             f"| {run['flips']['lost']} / {run['flips']['gained']} | {ratio(run['speedup'])} "
             f"| {ratio(run['speedup_over_original'])} | {target['verdict']} |"
         )

@@ -47,12 +47,13 @@ def example(report: dict[str, Any]) -> str:
                 ]
             )
         run = target["runs"][0]
+        holds = run["drop_upper_points"] < run["margin_points"]
         gate.append(
             [
                 name,
                 f"{run['metric']:.2%}",
                 f"{run['drop_points']:+.2f}",
-                f"{run['drop_upper_points']:.2f} < {run['margin_points']:g}",
+                f"{run['drop_upper_points']:.2f} {'<' if holds else '>='} {run['margin_points']:g}",
                 f"{run['flips']['lost']} / {run['flips']['gained']}",
                 f"{run['latency_ms']['p50']:.4f} ({run['float_latency_ms']['p50']:.4f})",
                 target["verdict"],
@@ -77,7 +78,7 @@ def example(report: dict[str, Any]) -> str:
         "Target",
         "Accuracy",
         "Drop, points",
-        "95 % bound < margin",
+        "95 % bound, margin",
         "Lost / gained",
         "p50 ms (float)",
         "Verdict",
