@@ -43,8 +43,9 @@ def test_the_bound_stands_to_its_margin_as_the_verdict_says(check: tuple[str, fl
     report = checked(*check)
     row = report.targets["tflite"]
     assert words.bound(row, row.runs[0], "accuracy") == says
-    assert f"| {says.replace('<', '&lt;')} |" in markdown.text(report)
-    assert html.page(report, Path("nowhere")).count(says.replace("<", "&lt;").replace(">", "&gt;")) == 2
+    escaped = says.replace("<", "&lt;").replace(">", "&gt;")
+    assert f"| {escaped} |" in markdown.text(report)
+    assert html.page(report, Path("nowhere")).count(escaped) == 2
 
 
 def test_without_the_check_the_runs_own_figures_are_compared() -> None:
@@ -55,13 +56,12 @@ def test_without_the_check_the_runs_own_figures_are_compared() -> None:
     assert words.bound(row, row.runs[0], "accuracy") == "upper 1.54 \N{GREATER-THAN OR EQUAL TO} 0.3"
 
 
-def test_a_run_stands_beside_the_margin_that_it_was_judged_by() -> None:
+def test_a_run_stands_beside_the_margin_that_it_was_judged_by(tmp_path: Path) -> None:
     row = record().targets["tflite"].model_copy(update={"sha256": "ab"})
     split = GateSplit(n=N, groups=None, shared_samples=0, digest="d")
     for margin, confidence in ((2.0, 0.95), (7.0, 0.99)):
-        found = outcome.judged(
-            row, {"margin_points": margin, "confidence": confidence}, split, record().float_, "ab", []
-        )
+        asked = {"margin_points": margin, "confidence": confidence}
+        found = outcome.judged(row, asked, split, record().float_, "ab", [tmp_path])
         check = next(check for check in found.checks if check.name == "accuracy")
         assert found.runs[0].margin_points == check.limit == margin
         assert found.runs[0].drop_upper_points == pytest.approx(check.value, abs=1e-4)
