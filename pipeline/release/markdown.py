@@ -22,8 +22,8 @@ def text(report: Report) -> str:
         f"Float: {words.score(report.float_.metric, metric)} {_cell(metric)} on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",
-        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound, margin | p50 | Speed-up over float "
-        "| Over the original |",
+        f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound, margin | p50, profiled "
+        "| Speed-up over float | Over the original |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_target(name, row, metric, report.task_metric) for name, row in report.targets.items()]
@@ -69,7 +69,7 @@ def _candidates(name: str, row: TargetRow) -> list[str]:
     lines = [
         f"<details><summary>{_cell(name)}: {len(row.candidates)} candidates</summary>",
         "",
-        "| Candidate | Weights | int8 MACs | SQNR | Drop by int8 | Speed-up over float | Parity |",
+        "| Candidate | Weights | int8 MACs | SQNR | Drop by int8 | Speed-up in the race | Parity |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for c in row.candidates:

@@ -144,5 +144,3 @@ def _text(node: Any) -> str:
     name = getattr(getattr(node.target, "_schema", None), "name", str(node.target)).replace("::", ".")
     place = source_line(node.meta.get("stack_trace") or "")
     return f"{name} ({place})" if place else name
-
-
