@@ -65,16 +65,17 @@ def on(task: Task, data: Path) -> Task:
     return replace(task, classes=count, named=named)
 
 
+LOGITS = "logits"  # what the scores of classes are called by convention
 LOSSES = ("auto", "cross_entropy", "mae", "mse")
 
 
 def judged(task: Task, outputs: Mapping[str, Any], targets: Any) -> str:
     """Which output the metric and the loss look at, of outputs [n, ...] by name, arrays or tensors.
 
-    The one that the task names; else the only one, or the only one that fits the targets (several that answer alike are
-    one). Of a metric of the user's own, which gets them all, the loss looks at the first where none stands out. Raises
-    UsageError, naming all with their shapes, where the named one is not there or does not fit, and where none or
-    several fit.
+    The one that the task names; else the only one, or the only one that fits the targets: several that answer alike are
+    one, and of others the one called "logits" is meant. Of a metric of the user's own, which gets them all, the loss
+    looks at the first where none stands out. Raises UsageError, naming all with their shapes, where the named one is
+    not there or does not fit, and where none or several fit.
     """
     names = list(outputs)
     fitting = [name for name in names if fits(task, outputs[name], targets)]
@@ -92,6 +93,8 @@ def judged(task: Task, outputs: Mapping[str, Any], targets: Any) -> str:
         fitting = exact
     if not fitting:
         raise UsageError(f"{'no' if names[1:] else 'the'} output fits the data: {_expected(task, outputs, targets)}")
+    if LOGITS in fitting:
+        return LOGITS
     if any(not _alike(outputs[fitting[0]], outputs[name]) for name in fitting[1:]):
         raise UsageError(
             f"several outputs could be judged, {', '.join(fitting)}: name one with [task] output; the model has "

@@ -11,6 +11,7 @@ from typing import Any
 
 Facts = Mapping[str, Any]
 SAME_DB = 40.0
+FAR_DB = 10.0  # of an output of what ships against the runtime's own float: a tenth of it is noise
 NAMED = 3  # tensors that a text names
 
 
@@ -38,6 +39,13 @@ def _half_range(found: Sequence[str]) -> str:
     )
 
 
+def _far(found: Sequence[str]) -> str:
+    return (
+        f"{', '.join(found)} from float; a task's metric looks at one output alone: ask for all with gate.min_sqnr_db, "
+        "or look for the cause with 'deploy explain'"
+    )
+
+
 def _islands(found: Sequence[str]) -> str:
     return ", ".join(found)
 
@@ -56,6 +64,7 @@ FINDINGS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "zero-variance tensors": ("constant", _constant),
     "half-range weights": ("half_range", _half_range),
     "saturation": ("older_cpus", _saturation),
+    "output far from float": ("far", _far),
     "in float": ("islands", _islands),
 }
 

@@ -86,9 +86,15 @@ def test_the_output_that_is_judged_fits_the_data(task: Task, targets: np.ndarray
 
 
 def test_outputs_that_answer_alike_are_one() -> None:
-    assert tasks.judged(Task(classes=4), {"logits": LOGITS, "same": LOGITS.copy()}, CLASSES) == "logits"
-    with pytest.raises(UsageError, match="several outputs could be judged, logits, other"):
-        tasks.judged(Task(classes=4), {"logits": LOGITS, "other": LOGITS + 1}, CLASSES)
+    assert tasks.judged(Task(classes=4), {"scores": LOGITS, "same": LOGITS.copy()}, CLASSES) == "scores"
+    with pytest.raises(UsageError, match="several outputs could be judged, scores, other"):
+        tasks.judged(Task(classes=4), {"scores": LOGITS, "other": LOGITS + 1}, CLASSES)
+
+
+def test_of_several_that_fit_the_one_called_logits_is_meant() -> None:
+    features = RNG.normal(size=(6, 32))
+    assert tasks.judged(Task(classes=3), {"features": features, "logits": LOGITS}, CLASSES) == "logits"
+    assert tasks.judged(Task(classes=30), {"features": features, "logits": LOGITS}, CLASSES) == "features"
 
 
 def test_the_judged_outputs_metrics_have_plain_names() -> None:
