@@ -66,7 +66,7 @@ def test_a_device_that_stays_away_is_given_up_on(fake: Bench, quick: None) -> No
         ("ssh://pi:secret@board", "expected ssh://"),
         ("ssh://pi@board?pyhton=x", "expected ssh://"),
         ("adb://", "expected adb://"),
-        ("local:///no/such/python", "expected local://"),
+        ("local:///no/such/python", "there is no program /no/such/python"),
     ],
 )
 def test_a_uri_that_is_none_is_refused(uri: str, words: str) -> None:

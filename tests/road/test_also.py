@@ -84,7 +84,7 @@ def test_the_original_is_timed_where_it_is_asked_for(again: Folder) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ('also.tflite=["local:///nowhere/python"]', "expected local:// or local:///path/to/python"),
+        ('also.tflite=["local:///nowhere/python"]', "there is no program /nowhere/python: name a Python"),
         ('also.tflite=["usb://1"]', "no such channel"),
         ('also.tflit=["local://"]', "['tflit'] not among the targets"),
     ],

@@ -166,7 +166,7 @@ def test_numbers_that_are_only_0_and_1_are_mentioned() -> None:
 def test_compare_names_the_key_that_differs_not_its_table() -> None:
     before = {"race": {"budget_s": 2, "processes": 6}, "seed": 0}
     after = {"race": {"budget_s": 3, "processes": 6}, "seed": 1}
-    assert list(_changed("recipe ", before, after)) == ["recipe race.budget_s: 2 -> 3", "recipe seed: 0 -> 1"]
+    assert list(_changed("recipe", before, after)) == ["recipe race.budget_s: 2 -> 3", "recipe seed: 0 -> 1"]
 
 
 def test_what_the_package_offers_can_be_found() -> None:

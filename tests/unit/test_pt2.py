@@ -75,6 +75,7 @@ def entry(table: str, **changed: Any) -> Callable[[Members, str], Members]:
         row = next(iter(config["config"].values()))
         row.update(changed)
         payload = pickle.dumps(Runs(code)) if row["path_name"].startswith("opaque") else pickled(code)
+        payload += bytes(-len(payload) % 8)  # whole numbers of elements, whatever the path in it
         return members | {table: json.dumps(config).encode(), f"{table.rpartition('/')[0]}/{row['path_name']}": payload}
 
     return change
