@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -30,7 +31,8 @@ COPY, RESULTS = WORK / "copy", WORK / "results.jsonl"
 FOLDERS = ("calibration", "pipeline/release", "pipeline/compression")
 PACKAGES = ("calibration", "pipeline", "targets", "tests")
 AT_MOST_S = 45.0  # of tests for one mutant
-ARGUMENTS = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "--no-header"]
+ARGUMENTS = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
+ARGUMENTS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of libraries that are loaded before
 
 
 def main() -> int:
@@ -44,7 +46,7 @@ def main() -> int:
         try:
             rows += _file(file, options.each, options.seed, known)
         finally:
-            (COPY / file).write_text((ROOT / file).read_text())
+            _write(file, (ROOT / file).read_text())
     return _told(rows)
 
 
@@ -62,18 +64,18 @@ def _files() -> list[Path]:
 
 
 def _prepare() -> None:
-    """A fresh copy of the packages, without compiled files: a mutant must never be taken for another."""
+    """A fresh copy of the packages, without compiled files."""
     shutil.rmtree(COPY, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, COPY / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "CHANGELOG.md", "constraints.txt"):
         shutil.copy(ROOT / name, COPY / name)
-    os.environ.update(PYTHONPATH=str(COPY), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
+    os.environ.update(PYTHONPATH=str(COPY), OMP_NUM_THREADS="1")
 
 
 def _file(file: str, each: int, seed: int, known: dict[str, Any]) -> list[dict[str, Any]]:
     tests = _tests(file)
-    seen = _seen(file, tests)
+    seen = _seen(tests)
     state = hashlib.sha256("".join((ROOT / name).read_text() for name in tests).encode()).hexdigest()[:16]
     found = mutants.of((ROOT / file).read_text())
     drawn = found if not each else random.Random(f"{seed} {file}").sample(found, min(each, len(found)))
@@ -121,22 +123,33 @@ def _importing(modules: set[str]) -> list[str]:
     return found
 
 
-def _seen(file: str, tests: list[str]) -> dict[str, Any]:
-    """Which test calls which function, found by one run of the tests as they are."""
-    state = hashlib.sha256("".join((ROOT / name).read_text() for name in (file, *tests)).encode()).hexdigest()[:16]
-    kept = WORK / f"seen-{file.replace('/', '-')}-{state}.json"
-    if not kept.exists():
-        os.environ.update(MUTATION_FILE=file, MUTATION_SEEN=str(kept))
-        _pytest([arg for arg in ARGUMENTS if arg != "-x"] + ["-p", "tests.mutation.seen", *tests], 3600.0)
-    if tests and not kept.exists():
-        raise RuntimeError(f"the tests of {file} did not run: see {WORK / 'pytest.log'}")
-    seen: dict[str, Any] = json.loads(kept.read_text()) if tests else {"lines": {}, "seconds": {}}
+def _seen(tests: list[str]) -> dict[str, Any]:
+    """Which test calls which function, found by one run of the tests as they are, which is kept."""
+    ours = "".join(path.read_text() for path in _files())
+    state = hashlib.sha256("".join([ours, *((ROOT / name).read_text() for name in tests)]).encode()).hexdigest()[:16]
+    folder = WORK / f"seen-{hashlib.sha256(ours.encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: folder / f"{hashlib.sha256((ROOT / name).read_bytes()).hexdigest()[:16]}.json" for name in tests}
+    if missing := [name for name in tests if not kept[name].exists()]:
+        (told := WORK / f"told-{state}").mkdir(exist_ok=True)
+        os.environ["MUTATION_SEEN"] = str(told)
+        _pytest([arg for arg in ARGUMENTS if arg != "-x"] + ["-p", "tests.mutation.seen", *missing], 3600.0)
+        for name in missing:
+            made = told / name.replace("/", "-")
+            if not made.exists():  # nothing in it is quick
+                made.write_text(json.dumps({"lines": {}, "seconds": {}}))
+            made.rename(kept[name])
+    seen: dict[str, Any] = {"lines": {}, "seconds": {}}
+    for path in kept.values():
+        for part, found in json.loads(path.read_text()).items():
+            seen[part] |= found
     return seen
 
 
-def _chosen(mutant: Mutant, seen: dict[str, Any]) -> list[str]:
-    """Tests that call the mutant's function, the quickest first, as far as time allows."""
-    hit = {name for name, lines in seen["lines"].items() if (mutant.function in lines if mutant.function else lines)}
+def _chosen(file: str, mutant: Mutant, seen: dict[str, Any]) -> list[str]:
+    """Tests that call the mutant's function, the quickest first, as far as time allows; outside of any, the file's."""
+    place = f"{file}:{mutant.function}" if mutant.function else f"{file}:"
+    hit = {name for name, lines in seen["lines"].items() if any(_is(line, place) for line in lines)}
     tests = [name for name in seen["seconds"] if name in hit or name.partition("::")[0] in hit]
     chosen, left = [], AT_MOST_S
     for name in sorted(tests, key=seen["seconds"].__getitem__):
@@ -147,14 +160,28 @@ def _chosen(mutant: Mutant, seen: dict[str, Any]) -> list[str]:
     return chosen
 
 
+def _is(line: str, place: str) -> bool:
+    return line.startswith(place) if place.endswith(":") else line == place
+
+
 def _tried(file: str, mutant: Mutant, seen: dict[str, Any]) -> dict[str, Any]:
-    tests = _chosen(mutant, seen)
+    tests = _chosen(file, mutant, seen)
     if not tests:
         return {"verdict": "survived", "tests": 0}
-    (COPY / file).write_text(mutant.text)
+    _write(file, mutant.text)
     needed = sum(seen["seconds"][name] for name in tests)
     code = _pytest([*ARGUMENTS, *tests], 60.0 + 5 * needed)
     return {"verdict": "survived" if code == 0 else "caught", "tests": len(tests)}
+
+
+_TICKS = itertools.count(1_000_000_000)
+
+
+def _write(file: str, text: str) -> None:
+    """Into the copy, at a time of its own: what Python compiled is another's where time or size differ."""
+    (COPY / file).write_text(text)
+    moment = next(_TICKS)
+    os.utime(COPY / file, (moment, moment))
 
 
 def _pytest(arguments: list[str], limit_s: float) -> int:
@@ -182,7 +209,6 @@ def _in_child(arguments: list[str]) -> int:
     sys.path[:] = [str(COPY), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
         del sys.modules[name]
-    sys.dont_write_bytecode = True
     log = os.open(WORK / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -217,6 +243,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    for library in ("numpy", "scipy.stats", "torch", "onnx", "onnxruntime", "pydantic"):
+    for library in ("numpy", "scipy.stats", "torch", "torch_pruning", "onnx", "onnxruntime", "pydantic", "hypothesis"):
         __import__(library)  # once, in place of once for each mutant
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""A pytest plugin that notes which functions of one file each test calls, by their first lines, and how long it takes.
+"""A pytest plugin that notes which of our functions each test calls, by their first lines, and how long it takes.
 
 What a test's fixtures call counts for all tests of its file: a fixture of the session runs for the first of them only.
 """
@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-FILE, RESULT = os.environ["MUTATION_FILE"], Path(os.environ["MUTATION_SEEN"])
+ROOT, RESULT = Path.cwd(), Path(os.environ["MUTATION_SEEN"])  # what was seen of each test file goes into RESULT/FILE
+OURS = tuple(f"{ROOT}/{package}/" for package in ("calibration", "pipeline", "targets"))
 
 
 class Seen:
-    """The notes: node id (of a test, or of a file for its fixtures) -> lines; node id -> seconds."""
+    """The notes: node id (of a test, or of a file for its fixtures) -> "file:line"; node id -> seconds."""
 
     def __init__(self) -> None:
-        self.lines: dict[str, set[int]] = {}
+        self.lines: dict[str, set[str]] = {}
         self.seconds: dict[str, float] = {}
 
     @pytest.hookimpl(hookwrapper=True)
@@ -40,15 +41,18 @@ class Seen:
             self.seconds[report.nodeid] = float("inf")  # it fails without a mutant too
 
     def pytest_sessionfinish(self) -> None:
-        tests = {name: seconds for name, seconds in self.seconds.items() if seconds < float("inf")}
-        RESULT.write_text(json.dumps({"lines": {k: sorted(v) for k, v in self.lines.items()}, "seconds": tests}))
+        for file in {name.partition("::")[0] for name in self.lines}:
+            lines = {name: sorted(places) for name, places in self.lines.items() if name.partition("::")[0] == file}
+            passed = {name: self.seconds[name] for name in lines if self.seconds.get(name, float("inf")) < float("inf")}
+            (RESULT / file.replace("/", "-")).write_text(json.dumps({"lines": lines, "seconds": passed}))
 
     def _traced(self, name: str) -> Iterator[None]:
         found = self.lines.setdefault(name, set())
 
         def note(frame: FrameType, event: str, argument: Any) -> None:
-            if frame.f_code.co_filename.endswith(FILE):
-                found.add(frame.f_code.co_firstlineno)
+            file = frame.f_code.co_filename
+            if file.startswith(OURS):
+                found.add(f"{file[len(str(ROOT)) + 1 :]}:{frame.f_code.co_firstlineno}")
 
         threading.settrace(note)
         sys.settrace(note)
