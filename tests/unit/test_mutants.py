@@ -1,4 +1,4 @@
-"""What `make test-mutation` changes: each change compiles, is one place, and is none of types, docstrings or messages."""
+"""What `make test-mutation` changes: each change compiles and is one place, none of types, docstrings or messages."""
 
 import ast
 
