@@ -13,7 +13,7 @@ apt = ! dpkg-query -W -f '$${Status}\n' $(1) 2>&1 | grep -qv ' ok installed' || 
 	{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends $(1); }
 
 .PHONY: test-fuzz bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices test-board bench-quantization bench-observers kinds
-.PHONY: bench-compression bench-networks bench-resolution transcript clean
+.PHONY: test-mutation bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -44,6 +44,12 @@ test: .venv/.test .venv/.browser .venv/.tflite-runtime lint
 # Without the slow tests: a few minutes.
 test-fast: .venv/.test
 	$(PYTEST) -m 'not slow'
+
+# One thing changed in our code at a time, which some test must notice; resumable, not in CI. FILES, EACH and SEED draw less.
+EACH ?= 12
+SEED ?= 0
+test-mutation: .venv/.test
+	$(BIN)/python -m tests.mutation.run $(FILES) --each $(EACH) --seed $(SEED)
 
 # The generated C against TFLite Micro. Brings the compilers with apt where they are lacking.
 test-mcu: .venv/.test-mcu

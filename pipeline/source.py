@@ -56,10 +56,15 @@ def reachable(module: str, roots: Sequence[Path], packages: Sequence[str] | None
         if file is None:
             continue
         found[name] = file
-        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         waiting += _parents(name)
-        waiting += _read(file, file.stat().st_mtime_ns, package).imports
+        waiting += imports(file, name)
     return found
+
+
+def imports(file: Path, module: str) -> tuple[str, ...]:
+    """Dotted names that a module's file imports when it runs: modules, and what it takes from them."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _read(file, file.stat().st_mtime_ns, package).imports
 
 
 def digest(module: str, roots: Sequence[Path], packages: Sequence[str] | None = None, meaning: bool = False) -> str:

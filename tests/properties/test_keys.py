@@ -92,14 +92,15 @@ SCORES = {"pipeline.release.evidence", "pipeline.release.scores", "pipeline.rele
 TASKS = NETWORKS | SCORES
 PROGRAMS = NETWORKS | {"calibration"}
 SAYS = {"pipeline.release.bootstrap", "pipeline.release.metrics", "pipeline.release.samples"}
+CHANCE = SAYS | {"pipeline.release.chance"}
 MEASURES = SCORES | SAYS | {"calibration", "targets.channels"}
 CALIBRATES = {"calibration", "pipeline.explain", "targets.tflite"}
 REACH = {
     "data": set(),
-    "bring": TASKS | {"calibration"},
+    "bring": TASKS | CHANCE | {"calibration"},
     "load": TASKS,
     "train": TASKS,
-    "reference": TASKS,
+    "reference": TASKS | CHANCE,
     "rewrite": TASKS,
     "sensitivity": TASKS,
     "prune": TASKS | MEASURES,
@@ -117,7 +118,7 @@ REACH = {
     "keep": CALIBRATES | MEASURES,
     "screen": MEASURES,
     "race": MEASURES,
-    "verify": TASKS | MEASURES,
+    "verify": TASKS | CHANCE | MEASURES,
     "older-cpus": MEASURES,
     "profile": MEASURES,
 }

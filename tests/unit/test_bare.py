@@ -88,7 +88,14 @@ QUIET = {"frequencies_khz": [2000000], "load_1m": 0.5, "affinity": [0, 1], "pree
         ({}, 1.0, None),
         ({"frequencies_khz": None, "load_1m": None, "preempted": None, "affinity": None}, 1.0, None),
         ({"frequencies_khz": [1500000]}, 1.0, "throttled: the cores fell from 2000 to 1500 MHz"),
+        ({"frequencies_khz": [1901000]}, 1.0, None),  # 5 % are nothing
+        ({"frequencies_khz": [1899000]}, 1.0, "throttled: the cores fell from 2000 to 1899 MHz"),
+        ({"frequencies_khz": [2500000]}, 1.0, None),  # they rose
+        ({"frequencies_khz": [2400000, 1000000]}, 1.0, "throttled: the cores fell from 2000 to 1700 MHz"),  # the mean
+        ({"load_1m": 2.0}, 1.0, None),  # as many as there are cores
         ({"load_1m": 3.0}, 1.0, "load 3.0 on 2 cores"),
+        ({"preempted": 9}, 1.0, None),
+        ({"preempted": 10}, 1.0, "took the core 10 times"),
         ({"preempted": 40}, 1.0, "took the core 40 times"),
         ({}, 1.2, "the last third is 20% slower"),
         ({}, 0.8, "the last third is 20% faster"),
@@ -101,6 +108,15 @@ def test_what_disturbed_is_named_and_nothing_else(change, scale, words):
     said = timing.disturbances(samples, [QUIET, {**QUIET, **change}], steady=True)
     assert len(said) == (words is not None)
     assert words is None or words in said[0]
+
+
+def test_cores_that_fell_from_their_height_and_rose_again_are_not_named_and_those_that_stayed_low_are():
+    def said(*clocks):
+        looks = [{**QUIET, "frequencies_khz": [clock]} for clock in clocks]
+        return timing.disturbances(np.full(9, 5, np.int64), looks, steady=True)
+
+    assert said(1500000, 2000000, 1990000) == []
+    assert said(1500000, 2000000, 1500000) == ["throttled: the cores fell from 2000 to 1500 MHz"]
 
 
 def test_a_warm_up_that_did_not_settle_is_named():

@@ -444,3 +444,23 @@ def test_contribution_is_the_same_whether_layers_are_run_again_or_not(monkeypatc
             assert float(values[unit]) == pytest.approx(float(rise), abs=1e-5)
     assert all(torch.equal(state[name], tensor) for name, tensor in sight.model.state_dict().items())
     assert not any("forward" in vars(module) for module in sight.model.modules() if list(module.children()) == [])
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_scores_are_of_one_scale_in_all_groups_unless_they_mean_the_same_there(name):
+    sight = seen()
+    sight = Sight(sight.model, [sight.groups[group_of(sight, "norm")]], sight.inputs, sight.labels)
+    own, told = CRITERIA[name].score(sight), criteria.score(name, sight)
+    for before, after in zip(own, told, strict=True):
+        torch.testing.assert_close(after, before if CRITERIA[name].comparable else before / before.mean())
+    assert {name for name, one in CRITERIA.items() if not one.comparable} == {"l0", "l1", "l2", "fpgm"}
+
+
+def test_a_group_of_small_weights_does_not_go_before_the_others():
+    """One threshold over the network: without a scale of its own, a layer of many or large weights would never go."""
+    sight = seen(Plain)
+    with torch.no_grad():
+        sight.model.a.weight *= 1000
+    for name in ("l1", "l2", "fpgm", "l0"):
+        for values in criteria.score(name, sight):
+            assert float(values.mean()) == pytest.approx(1.0, rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compression.widths import solve
+from pipeline.compression.widths import alignment, solve
 
 
 def chain(sizes, positions=7, ends=(3, 10)):
@@ -63,3 +63,33 @@ def test_a_narrow_group_falls_to_a_finer_alignment():
     cost = chain(sizes)
     left = solve(sizes, cost, int(0.25 * cost(sizes)))
     assert 0 < left[0] < 8
+
+
+@pytest.mark.parametrize(
+    ("align", "width", "kept"),
+    [
+        (8, 8, 8),
+        (8, 7.99, 4),
+        (8, 4, 4),
+        (8, 3.9, 2),
+        (32, 33, 32),
+        (32, 1, 1),
+        (1, 0.5, 1),
+        (16, 1.5, 1),
+        (8, 1000, 8),
+    ],
+)
+def test_the_alignment_is_the_largest_that_is_not_above_the_width(align, width, kept):
+    assert alignment(align, width) == kept
+
+
+def test_what_is_wanted_is_rounded_down_to_the_alignment_and_the_rest_goes_where_most_is_missing():
+    def cost(left):
+        return sum(left)
+
+    assert solve([64, 64], cost, 47, tolerance=0.5, wanted=[31.0, 16.0]) == [24, 16]  # 31 is 24, and 8 more would be 48
+    assert solve([64, 64], cost, 48, tolerance=0.5, wanted=[31.0, 17.0]) == [
+        32,
+        16,
+    ]  # the first misses 7 of 31, the other 1 of 17
+    assert solve([64, 64], cost, 48, align=[16, 4], tolerance=0.5, wanted=[24.0, 24.0]) == [16, 32]

@@ -165,3 +165,50 @@ def test_an_outlier_channel_is_found_and_helped() -> None:
 def test_nothing_seen_is_said() -> None:
     with pytest.raises(CalibrationError, match="no input"):
         _ = equalization.Inputs(Geometry()).most
+
+
+def test_factors_of_several_layers_are_those_with_the_least_mean_share_of_error() -> None:
+    """A layer whose outputs are a hundred times larger must not decide alone."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((64, 24)).astype(np.float32) * np.exp(rng.uniform(-2, 3, 24)).astype(np.float32)
+    inputs = equalization.Inputs(Geometry())
+    inputs.update(x)
+    spread = np.exp(rng.uniform(-3, 0, 24)).astype(np.float32)
+    weights = [
+        100 * rng.standard_normal((16, 24)).astype(np.float32),
+        rng.standard_normal((16, 24)).astype(np.float32) * spread,
+    ]
+    most = np.maximum(*(np.abs(weight).max(axis=0) for weight in weights))
+    ones = np.ones(24)
+    shares = {}
+    for alpha in equalization.ALPHAS:
+        tried = equalization.smoothing(inputs.most, most, alpha)
+        each = [
+            equalization.output_error(w, inputs, tried) / equalization.output_error(w, inputs, ones) for w in weights
+        ]
+        shares[alpha] = sum(each) / 2
+    best = min(shares, key=shares.__getitem__)
+    factors, gain_db = equalization.smoothed(weights, inputs)
+    np.testing.assert_allclose(factors, equalization.smoothing(inputs.most, most, best))
+    assert gain_db == pytest.approx(-10 * np.log10(shares[best]))
+    assert gain_db > 0
+
+
+def test_where_no_factors_help_there_are_none() -> None:
+    rng = np.random.default_rng(5)
+    inputs = equalization.Inputs(Geometry())
+    inputs.update(rng.uniform(-1, 1, (256, 8)).astype(np.float32))
+    weight = (
+        np.exp(rng.uniform(-3, 3, (1, 8))).astype(np.float32) * 1e-3 * rng.choice([-1, 1], (16, 8)).astype(np.float32)
+    )
+    factors, gain_db = equalization.smoothed([weight.astype(np.float32)], inputs)
+    shares = [
+        equalization.output_error(
+            weight, inputs, equalization.smoothing(inputs.most, equalization.most_of(weight, Geometry()), alpha)
+        )
+        / equalization.output_error(weight, inputs, np.ones(8))
+        for alpha in equalization.ALPHAS
+    ]
+    assert (gain_db > 0) == (min(shares) < 1)
+    assert gain_db >= 0
+    assert np.allclose(factors, 1.0) == (min(shares) >= 1)

@@ -100,3 +100,20 @@ def test_a_product_whose_clamp_is_the_ranges_work_keeps_its_rounding(there: bool
     )
     onnx_placement.spare_float_readers(quantized, ["end", "act"], source)
     assert len(quantized.graph.node) == nodes
+
+
+@pytest.mark.parametrize(
+    ("nodes", "floats"),
+    [
+        # behind a product and before none: rounding for it alone costs time and bits
+        ([("Conv", "x w", "a"), ("Cos", "a", "b"), ("Add", "a c", "end")], ["end"]),
+        # before a product, behind a node that integers do not pass
+        ([("Cos", "x", "a"), ("Add", "a c", "b"), ("Conv", "b w", "end")], ["b"]),
+        # between both
+        ([("Conv", "x w", "a"), ("Add", "a c", "b"), ("Conv", "b w", "end")], []),
+        # between the graph's input and a product
+        ([("Add", "x c", "b"), ("Conv", "b w", "end")], []),
+    ],
+)
+def test_what_has_an_integer_on_one_side_only_stays_float(nodes: list[tuple[str, str, str]], floats: list[str]) -> None:
+    assert onnx_placement.floats(graph(*nodes, stored="w c")) == floats

@@ -17,6 +17,7 @@ from pipeline.release.statistics import (
     mcnemar_p,
     noninferior,
     power,
+    samples_for,
     samples_to_decide,
     tango_interval,
     tango_lower,
@@ -310,3 +311,21 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("rates", "margin"),
+    # ((z_a s0 + z_b s1) / (margin - drop))^2 by another way to s0: the cells that maximise the likelihood
+    [((0.2, 0.19), 0.022), ((0.05, 0.05), 0.005), ((0.4, 0.0), 0.412), ((0.01, 0.0), 0.0111)],
+)
+def test_the_sample_size_above_ten_thousand_is_nams(rates: tuple[float, float], margin: float) -> None:
+    lost, gained = rates
+    counts = (round(lost * 10**6), round(gained * 10**6))
+    p_lost, p_gained, _ = most_likely(margin, (*counts, 10**6 - sum(counts)))
+    s0 = math.sqrt(p_lost + p_gained - margin**2)
+    s1 = math.sqrt(lost + gained - (lost - gained) ** 2)
+    needed = ((stats.norm.ppf(0.95) * s0 + stats.norm.ppf(0.8) * s1) / (margin - (lost - gained))) ** 2
+    assert needed > 10_000
+    assert samples_for(lost, gained, margin) == math.ceil(needed)
+    stricter = ((stats.norm.ppf(0.99) * s0 + stats.norm.ppf(0.9) * s1) / (margin - (lost - gained))) ** 2
+    assert samples_for(lost, gained, margin, 0.9, 0.99) == math.ceil(stricter)
