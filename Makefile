@@ -12,8 +12,9 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 apt = ! dpkg-query -W -f '$${Status}\n' $(1) 2>&1 | grep -qv ' ok installed' || \
 	{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends $(1); }
 
-.PHONY: test-fuzz bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices test-board bench-quantization bench-observers kinds
-.PHONY: test-mutation bench-compression bench-networks bench-resolution transcript clean
+.PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures
+.PHONY: test-mcu test-devices test-board test-kills test-fuzz test-mutation bench-gate bench-quantization bench-observers
+.PHONY: kinds bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
 demo: .venv/.demo
@@ -59,6 +60,10 @@ test-mcu: .venv/.test-mcu
 # The ways to attached devices, against real servers on this machine. Brings them with apt where they are lacking.
 test-devices: .venv/.test .venv/.test-devices
 	$(BIN)/pytest tests/devices --require-devices
+
+# 60 runs killed at random moments: nothing lost, nothing left over, the same bytes. Its short form is in `make test`.
+test-kills: .venv/.test
+	$(BIN)/python -m tests.road.kills 60 1
 
 # A whole emulated ARM board, kernel and all, with 3 GB of memory. Not part of CI.
 test-board: .venv/.test .venv/.test-board

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import order, outcome, road, user_modules
+from pipeline import delivered, delivery, order, outcome, road, user_modules
 from pipeline import recipe as recipes
 from pipeline.errors import EvidenceError, UsageError
 from pipeline.recipe import Recipe
@@ -60,10 +60,23 @@ def run(
         recipe = recipe.model_copy(update={"also": recipe.also | further})
     for uri in (*([device] if device else map(target_device, names)), *_also(recipe, names)):
         reach(uri)
-    _writable(Path(out))
+    delivered.check(Path(out), names)
     runner = runner_of(recipe, store, emit, refresh)
     began = time.perf_counter()
-    travelled = road.travel(recipe, names, runner, only, device)
+    with runner.store.used(recipe.name):
+        travelled = road.travel(recipe, names, runner, only, device)
+        return _end(travelled, runner, Path(out), report_file, overrides, only, began)
+
+
+def _end(
+    travelled: road.Road,
+    runner: Runner,
+    out: Path,
+    report_file: Path | None,
+    overrides: Sequence[str],
+    only: str | None,
+    began: float,
+) -> Report | None:
     errors = [branch.error for branch in travelled.branches.values() if branch.error]
     if errors and (only is not None or len(travelled.branches) == 1):
         raise errors[0]
@@ -72,8 +85,8 @@ def run(
             raise UsageError(f"--only {only}: it had nothing to do in this run")
         return None
     result = outcome.conclude(travelled, runner, overrides)
-    outcome.deliver(travelled, result, Path(out), report_file)
-    emit({"event": "end", "wall_s": time.perf_counter() - began, "stage_s": runner.stage_seconds})
+    delivered.deliver(travelled, result, out, report_file, runner.waits)
+    runner.emit({"event": "end", "wall_s": time.perf_counter() - began, "stage_s": runner.stage_seconds})
     return result
 
 
@@ -89,27 +102,26 @@ def again(
 
     On the run's own device; `device` names another way to it.
     """
-    before = reports.read(run_folder)
+    home = _report_file(run_folder).parent
+    with delivery.settled(home):
+        before = reports.read(run_folder)
     recipe = recipe_of(before)
     names = chosen_targets(recipe, targets) if targets else list(before.targets)
     for name in names:
         _check_delivered(before, run_folder, name)
+    delivered.check(home, names)
     runner = runner_of(recipe, store, emit, frozenset({stage}))
     runner.stored_only = True
     device = device or before.environment.get("attached")
     for uri in (device, *_also(recipe, names)):
         reach(uri)
-    travelled = road.travel(recipe, names, runner, device=device)
-    for branch in travelled.branches.values():
-        if branch.error:
-            raise branch.error
-    result = outcome.conclude(travelled, runner, before.recipe["set"])
-    for name, branch in travelled.branches.items():
-        assert travelled.data is not None
-        outcome.keep_samples(branch, travelled.data.path, _report_file(run_folder).parent / name)
-        outcome.keep_timings(name, branch, _report_file(run_folder).parent)
-    outcome.write_whole(_report_file(run_folder), result.to_json())
-    outcome.render(result, _report_file(run_folder).parent)
+    with runner.store.used(recipe.name):
+        travelled = road.travel(recipe, names, runner, device=device)
+        for branch in travelled.branches.values():
+            if branch.error:
+                raise branch.error
+        result = outcome.conclude(travelled, runner, before.recipe["set"])
+        delivered.deliver_again(travelled, before, result, home)
     return result
 
 
@@ -120,6 +132,11 @@ def judge(
 
     `policy_file`: keys of `[gate]` in place of the run's own; `overrides` change either.
     """
+    with delivery.settled(_report_file(run_folder).parent):
+        return _judge(run_folder, targets, overrides, policy_file)
+
+
+def _judge(run_folder: Path, targets: Sequence[str], overrides: Sequence[str], policy_file: Path | None) -> Report:
     before = reports.read(run_folder)
     recipe = recipe_of(before, overrides, policy_file)
     rows = {}
@@ -139,8 +156,8 @@ def judge(
 
 
 def render(run_folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
-    """Write a finished run's report in other forms, as `outcome.render` says."""
-    return outcome.render(reports.read(run_folder), _report_file(run_folder).parent, files)
+    """Write a finished run's report in other forms, as `delivered.render` says."""
+    return delivered.render(run_folder, files)
 
 
 def _also(recipe: Recipe, targets: Iterable[str]) -> list[str]:
@@ -210,6 +227,7 @@ def runner_of(
         folder=recipe.folder,
         factories=factories,
         cache_key=recipe.cache_key,
+        recipe=recipe.name,
         seed=recipe.seed,
         emit=emit,
         refresh=refresh,
@@ -236,14 +254,3 @@ def _check_delivered(before: Report, run_folder: Path, name: str) -> None:
         raise UsageError(f"{run_folder} has no finished target '{name}': it has {list(before.targets)}")
     if _delivered_digest(run_folder, name) != row.sha256:
         raise EvidenceError(f"{run_folder / name} is not the artifact that the report speaks of: run 'deploy' again")
-
-
-def _writable(out: Path) -> None:
-    """Say so before the work, not after it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".deploy-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror}; name another folder with --out") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import files
 from pipeline.errors import DeviceError, StageError, UsageError
 from pipeline.stages import Emit
 from targets import agent, measurement, registry, timing
@@ -173,6 +173,6 @@ def _progress(emit: Emit, line: Mapping[str, Any]) -> None:
 
 def _keep(measured: Path, samples: Path) -> None:
     try:
-        shutil.copyfile(measured, samples)
+        files.write_whole(samples, measured.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot write {samples}: {error.strerror}; name another file with --samples") from error

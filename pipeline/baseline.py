@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import outcome
+from pipeline import delivery, outcome
 from pipeline.artifact import sha256_file
 from pipeline.errors import EvidenceError, UsageError
 from pipeline.release import compare
@@ -28,22 +27,18 @@ def keep(run: Path, baseline: Path = FOLDER) -> Report:
         raise EvidenceError(f"{run}: the verdict is {report.verdict}: only a run that passed can be the baseline")
     if baseline.exists() and not (baseline / reports.FILE).is_file():
         raise UsageError(f"{baseline} is there and no baseline: name another folder with --to")
-    aside = baseline.with_name(f".{baseline.name}-{uuid.uuid4().hex[:8]}")
-    try:
+    if baseline.resolve() == home.resolve():
+        raise UsageError(f"{baseline} is the run itself: name another folder with --to")
+    with delivery.settled(home), delivery.delivering(delivery.Place(baseline, "baseline", "--to")) as parcel:
         for name, row in report.targets.items():
-            (aside / name).mkdir(parents=True)
+            (parcel.new / name).mkdir(parents=True)
             for one in row.runs:
                 file = _samples(home, name, one, within=outcome.EVIDENCE)
                 if (why := _broken(file, one)) is not None:
                     raise EvidenceError(f"{name} at batch {one.batch}: {why}")
-                shutil.copy(file, aside / name / file.name)
-        outcome.write_whole(aside / reports.FILE, report.to_json())
-        shutil.rmtree(baseline, ignore_errors=True)
-        aside.rename(baseline)
-    except OSError as error:
-        raise UsageError(f"cannot write to {baseline}: {error.strerror}; name another folder with --to") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+                shutil.copy(file, parcel.new / name / file.name)
+        (parcel.new / reports.FILE).write_text(report.to_json())
+        parcel.keep_only_new()
     return report
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import recipe
+from pipeline import files, recipe
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def write(folder: Path, model: str, data: str, targets: list[str]) -> tuple[Path
         task=NUMBERS if numbers else CLASSES,
     )
     try:
-        path.write_text(text.replace("\n\n\n", "\n\n"))
+        files.write_whole(path, text.replace("\n\n\n", "\n\n"))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     return path, read

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
 
-from pipeline import errors, plain
+from pipeline import errors, plain, signals
 from pipeline.errors import DeployError, StageError, UsageError
 
 MOST_LINES = 50  # of one error: a recipe with a fault in every key
@@ -58,7 +58,7 @@ def guard(run: Callable[[], int | None]) -> NoReturn:
     try:
         code = _coded(run, out)
     except BaseException as error:  # while an error was told
-        code = errors.INTERRUPTED if isinstance(error, KeyboardInterrupt) else errors.STAGE_FAILED
+        code = signals.code() if isinstance(error, KeyboardInterrupt) else errors.STAGE_FAILED
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     _END.append(code)
@@ -124,7 +124,7 @@ def told(error: BaseException, verbose: bool) -> int:
 def _words(error: BaseException) -> tuple[int, str]:
     """An error's code and what to say of it."""
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
-        return errors.INTERRUPTED, "interrupted; finished stages are stored, run again to go on"
+        return signals.code(), signals.words()
     if any(kind.__name__ == "ClickException" for kind in type(error).__mro__):  # typer brings a click of its own
         return errors.USAGE, f"{error.format_message()} (--help lists what there is)"  # type: ignore[attr-defined]
     known = deploy_error(error)

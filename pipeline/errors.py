@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 PASS, GATE_FAILED, USAGE, INCONCLUSIVE, DEVICE, STAGE_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+TERMINATED = 143  # by SIGTERM, or since the terminal went away (SIGHUP)
 
 # With several outcomes in one run, the first of these that occurred is the exit code.
-PRECEDENCE = (INTERRUPTED, STAGE_FAILED, DEVICE, USAGE, GATE_FAILED, INCONCLUSIVE, PASS)
+PRECEDENCE = (TERMINATED, INTERRUPTED, STAGE_FAILED, DEVICE, USAGE, GATE_FAILED, INCONCLUSIVE, PASS)
 
 
 class DeployError(Exception):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import delivery
 from pipeline.errors import UsageError
 from pipeline.release.html import arena
 from targets import registry
@@ -48,12 +49,21 @@ def fit(
         found = fits.fit(made, flash_bytes, ram_bytes, stack_bytes, board, measured)
         if out is not None and found.fits:
             drawn = arena.alone(model.name, made.drawn(), made.plan.arena_bytes)
-            emit.write(made, out, others={**others, emit.PICTURE: drawn})
+            _write(out, emit.files(made, others={**others, emit.PICTURE: drawn}))
     except TargetError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error
     return {"model": str(model), "macs": made.macs, **found.record(), "plan": made.drawn()}
+
+
+def _write(out: Path, texts: Mapping[str, str]) -> None:
+    """The C in place of what was generated there before; whatever else lies there stays."""
+    with delivery.delivering(delivery.Place(out, "firmware")) as parcel:
+        for name, text in texts.items():
+            (parcel.new / name).parent.mkdir(parents=True, exist_ok=True)
+            (parcel.new / name).write_text(text)
+        parcel.keep_only_new()
 
 
 def _state(text: str) -> tuple[str, str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from pydantic import BaseModel
 
 from pipeline import errors
 from pipeline.artifact import Artifact, sha256_file
-from pipeline.branch import Branch, model_folder, rows_of, shipped_artifact
-from pipeline.errors import PRECEDENCE, UsageError
+from pipeline.branch import Branch, model_folder, rows_of
+from pipeline.errors import PRECEDENCE
 from pipeline.recipe import Recipe
 from pipeline.release import gate, report
 from pipeline.release.checks import still
@@ -23,7 +21,7 @@ from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative, samples_file
 from pipeline.release.findings import FAR_DB, differs, findings
 from pipeline.release.statistics import mcnemar_p, tango_upper
-from pipeline.road import Road, parts
+from pipeline.road import Road
 from pipeline.runner import Runner, device, version
 from pipeline.store import Store
 
@@ -131,7 +129,7 @@ def _target(road: Road, branch: Branch, split: report.GateSplit, floating: repor
         runs=_runs(road.recipe, branch),
         lengths=_at_lengths(road.recipe, branch),
     )
-    return judged(row, road.recipe.policy(branch.name), split, floating, shipped["sha256"], _evidence(branch))
+    return judged(row, road.recipe.policy(branch.name), split, floating, shipped["sha256"], evidence(branch))
 
 
 def judged(
@@ -256,7 +254,11 @@ def _samples_of(run: report.RunRow, folders: Sequence[Path]) -> tuple[Path, str]
     return files[0], f"{files[0]} is not the per-sample evidence that the report speaks of: run 'deploy verify'"
 
 
-def _evidence(branch: Branch) -> list[Path]:
+PYTORCH = "pytorch"  # the folder of a run that holds the pruned and trained network itself
+EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
+
+
+def evidence(branch: Branch) -> list[Path]:
     """Where the per-sample evidence of each device was stored, the run's own first."""
     assert branch.verify is not None
     return [branch.verify.path, *(verify.path for verify, _ in branch.also)]
@@ -336,111 +338,3 @@ def _candidates(branch: Branch) -> list[report.CandidateRow]:
 def _known(record: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
     """The part of a record that a report's row has fields for."""
     return {name: record[name] for name in kind.model_fields if name in record}
-
-
-def deliver(road: Road, result: report.Report, out: Path, report_file: Path | None) -> None:
-    """What ships to `out/TARGET/`, the raw timings to `out/samples/`, the network to `out/pytorch/`, then the report.
-
-    Each is written aside and renamed.
-    """
-    from pipeline.loader import ship  # numpy comes with it
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, branch in road.branches.items():
-            if result.targets[name].shipped is None:
-                continue
-            aside = out / f".{name}-{uuid.uuid4().hex[:8]}"
-            shutil.copytree(shipped_artifact(branch).path, aside)
-            assert road.data is not None
-            precision = branch.candidates[str(result.targets[name].shipped)].metadata["precision"]
-            assert road.reference is not None
-            activation, judged = "softmax" if road.recipe.task.classifies else "none", road.reference.metadata["output"]
-            ship.write(aside, road.data.path, precision, activation, judged)
-            keep_samples(branch, road.data.path, aside)
-            shutil.rmtree(out / name, ignore_errors=True)
-            aside.rename(out / name)
-            keep_timings(name, branch, out)
-        _deliver_networks(road, out)
-        for beside in (report.EXPLANATION, report.SENSITIVITY):  # they speak of another run
-            (out / beside).unlink(missing_ok=True)
-        for file in {out / report.FILE, report_file or out / report.FILE}:
-            write_whole(file, result.to_json())
-        render(result, out)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {error.filename or out}: {error.strerror}; name another folder with --out"
-        ) from error
-
-
-def _deliver_networks(road: Road, out: Path) -> None:
-    """One network, or a folder with one for each target where they were pruned for it; none where that failed."""
-    own = {name: branch.network for name, branch in road.branches.items()} if parts(road.recipe) else {}
-    made = {name: network.model for name, network in own.items() if network is not road.network}
-    folders = made if own else {"": road.network.model}
-    if not any(folders.values()):
-        return
-    aside = out / f".{PYTORCH}-{uuid.uuid4().hex[:8]}"
-    for name, model in folders.items():
-        if model is not None:
-            shutil.copytree(model.path, aside / name)
-    shutil.rmtree(out / PYTORCH, ignore_errors=True)
-    aside.rename(out / PYTORCH)
-
-
-PYTORCH = "pytorch"  # the folder that holds the pruned and trained network itself
-EVIDENCE = "evidence"  # the folder beside a delivered model that holds what became of each sample
-
-
-def keep_timings(name: str, branch: Branch, out: Path) -> None:
-    """Copy a target's raw timings to `out/samples/`, in place of what is there."""
-    also = {f"profile-{number}": profile for number, (_, profile) in enumerate(branch.also, 1)}
-    (out / "samples").mkdir(exist_ok=True)
-    for stage, measured in {"race": branch.race, "profile": branch.profile, **also}.items():
-        assert measured is not None
-        shutil.copy(measured.path / "samples.npz", out / "samples" / f"{name}-{stage}.npz")
-
-
-def keep_samples(branch: Branch, data: Path, folder: Path) -> None:
-    """Copy the per-sample evidence below a delivered target's folder, in place of what is there; with it, a few of the
-    inputs that flipped, from the artifact `data`.
-    """
-    from pipeline.data import load_split  # numpy comes with it
-    from pipeline.release import flipped, samples
-
-    shutil.rmtree(folder / EVIDENCE, ignore_errors=True)
-    (folder / EVIDENCE).mkdir()
-    for number, stored in enumerate(_evidence(branch)):
-        to = folder / EVIDENCE / str(number or "")
-        to.mkdir(exist_ok=True)
-        for file in sorted(stored.glob("samples-*.npz")):
-            shutil.copy(file, to / file.name)
-    first = folder / EVIDENCE / samples.file_name(branch.batches[0])
-    answers = samples.load(first).answers if first.is_file() else None  # outputs that are not finite leave no samples
-    if answers is not None:
-        flipped.save(folder / EVIDENCE / flipped.FILE, answers, load_split(data, "gate").inputs)
-
-
-def render(result: report.Report, folder: Path, files: Mapping[str, Path] | None = None) -> list[Path]:
-    """The report of a run delivered to `folder`, for people and for CI: `files` says in which forms
-    (release/renderings.py) and where; all of them beside `report.json` without. Returns what was written.
-
-    Raises UsageError for a file that cannot be written.
-    """
-    from pipeline.release import renderings  # jinja comes with it
-
-    wanted = files or {name: folder / name for name in renderings.FORMS}
-    for name, file in wanted.items():
-        try:
-            write_whole(file, renderings.FORMS[name](result, folder))
-        except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
-    return list(wanted.values())
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write aside, rename: a reader sees the old text or the new, never half."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
-    aside.write_text(text)
-    aside.replace(file)

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from pipeline import helpers, source
 from pipeline.artifact import Artifact, canonical_json, sha256_file, sha256_json
 from pipeline.errors import DeviceError, UsageError
+from pipeline.locks import Holder
 from pipeline.stages import Emit, Job, silent
 from pipeline.stages.table import STAGES, StageInfo
 from pipeline.store import Store
@@ -45,9 +46,17 @@ class Runner:
     refresh: frozenset[str] = frozenset()
     stored_only: bool = False
     apart: bool = False
+    recipe: str = ""  # its name, for people
     known: dict[str, str] = field(default_factory=dict)  # of the user's model, once the data is there: joins Job.user
     rows: list[dict[str, Any]] = field(default_factory=list)
     stage_seconds: float = 0.0
+    waited_for: set[int] = field(default_factory=set)  # processes whose work this run has waited for
+
+    def waits(self, holder: Holder | None) -> None:
+        """Say for whom this run waits, once for each."""
+        if holder is not None and holder.pid not in self.waited_for:
+            self.waited_for.add(holder.pid)
+            self.emit({"event": "waiting", "message": f"waiting for {holder}", **asdict(holder)})
 
     def do(
         self,
@@ -64,7 +73,7 @@ class Runner:
         key = self.key(stage, inputs, settings, extra or {})
         title = f"{stage} {label}".strip()
         event = {"name": title, "stage": stage, "branches": list(branches)}
-        with self.store.lock(key):
+        with self.store.lock(key, f"{self.recipe}: {title}", self.waits):
             artifact = None if stage in self.refresh else self.store.get(key)
             if artifact is not None and artifact.metadata.get("failed") and not self.stored_only:
                 artifact = None  # what did not run then may run now: memory, time and a device's state are in no key
@@ -80,7 +89,10 @@ class Runner:
                 if stage in self.refresh:
                     shutil.rmtree(scratch, ignore_errors=True)
                 artifact = self.store.put(
-                    stage, key, lambda out: self._make(info, stage, inputs, settings, out, scratch)
+                    stage,
+                    key,
+                    lambda out: self._make(info, stage, inputs, settings, out, scratch),
+                    {"recipe": self.recipe, "title": title},
                 )
                 self.stage_seconds += artifact.seconds
         row = {

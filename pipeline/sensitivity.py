@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import outcome, road
+from pipeline import delivered, road
 from pipeline.api import runner_of
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import report as reports
+from pipeline.runner import Runner
 from pipeline.stages import Emit, silent
 from pipeline.store import Store
 
@@ -28,6 +29,11 @@ def measure(recipe: Recipe, ratios: Sequence[float], store: Store | None = None,
     if recipe.program:
         raise UsageError(f"sensitivity: {recipe.model} is a finished program, which nothing cuts: name a factory")
     runner = runner_of(recipe, store, emit, frozenset())
+    with runner.store.used(recipe.name):
+        return _measure(recipe, ratios, runner)
+
+
+def _measure(recipe: Recipe, ratios: Sequence[float], runner: Runner) -> dict[str, Any]:
     travelled = road.travel(recipe, recipe.targets, runner, "reference")
     assert travelled.floating is not None
     assert travelled.data is not None
@@ -51,5 +57,4 @@ def keep(found: Mapping[str, Any], run: Path) -> None:
     if found["float_key"] not in {row.key for row in report.stages}:
         raise UsageError(f"the run at {run} began from another float model than {found['name']} here: run it again")
     folder = run if run.is_dir() else run.parent
-    outcome.write_whole(folder / reports.SENSITIVITY, json.dumps(found, indent=1) + "\n")
-    outcome.render(report, folder)
+    delivered.put(folder, report, {reports.SENSITIVITY: json.dumps(found, indent=1) + "\n"})

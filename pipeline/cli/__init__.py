@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from pipeline import boundary
+from pipeline import boundary, signals
 
 
 def main() -> NoReturn:
     """Entry point of the `deploy` command."""
+    signals.listen()
     boundary.guard(_run)
 
 
@@ -17,6 +18,7 @@ def _run() -> int | None:
 
     helpers.quieten()
     if helpers.is_helper():
+        signals.listen(quiet=True)
         helpers.help_out()
         return None
     code: int | None = _app()(standalone_mode=False)

@@ -34,12 +34,13 @@ def encodings_show(
         from calibration import encodings
         from pipeline import console, deployed_encodings
         from pipeline.console import encodings as shown
+        from pipeline.files import write_whole
 
         found = deployed_encodings.read(model, target, candidate)
         text = encodings.to_json(found)
         if out is not None:
             try:
-                out.write_text(text)
+                write_whole(out, text)
             except OSError as error:
                 raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
             console.note(

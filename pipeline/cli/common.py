@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import boundary, errors
+from pipeline import boundary, signals, temporary
 from pipeline.errors import DeployError
 
 if TYPE_CHECKING:
@@ -65,15 +65,26 @@ class one_line_errors:  # noqa: N801  (reads as a statement: with one_line_error
         self.verbose = verbose
 
     def __enter__(self) -> None:
-        pass
+        self.inside = contextlib.ExitStack()
+        self.inside.enter_context(signals.cleaning())
+        self.inside.enter_context(temporary.folder())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        stopped = isinstance(error, KeyboardInterrupt) or (isinstance(error, DeployError) and signals.came())
+        if stopped:
+            close_connections()
+        self.inside.close()
+        if stopped:
+            signals.leave()
         if isinstance(error, DeployError):
             fail(error, self.verbose)
-        if isinstance(error, KeyboardInterrupt):
-            print("deploy: interrupted; finished stages are stored, run again to go on", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(errors.INTERRUPTED)  # runtimes' threads must not delay a Ctrl-C
+
+
+def close_connections() -> None:
+    """What the end of Python would close, and an interruption would not."""
+    ssh = sys.modules.get("targets.channels.ssh")
+    if ssh is not None:
+        ssh.close()
 
 
 def fail(error: DeployError, verbose: bool = False) -> NoReturn:
@@ -88,12 +99,13 @@ def stored(model: Path, int8: bool, levels: str | None, out: Path | None, json_:
     from pipeline import console, stored_weights
     from pipeline.compression import storage as formats
     from pipeline.errors import UsageError
+    from pipeline.files import write_whole
 
     weights, sqnr_db = stored_weights.reshape(stored_weights.read(model), levels, int8)
     rows = stored_weights.rows(weights)
     if out is not None:
         try:
-            out.write_bytes(formats.pack(weights))
+            write_whole(out, formats.pack(weights))
         except OSError as error:
             raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
     totals, saves = stored_weights.totals(rows), stored_weights.saves()

@@ -28,7 +28,10 @@ def store(
     days: Annotated[float, typer.Option(min=0, help="With --prune; 0 removes all.")] = 30,
     json_: Json = False,
 ) -> None:
-    """Show the stored results of earlier runs, or remove old ones. The folder: $DEPLOY_STORE, else .deploy here."""
+    """Show the stored results of earlier runs, or remove old ones, never under a run that uses them.
+
+    The folder: $DEPLOY_STORE, else .deploy here.
+    """
     with one_line_errors(False):
         import time
 
@@ -37,14 +40,12 @@ def store(
         results = api.default_store()
         rows = results.entries()
         if prune:
-            old = [row for row in rows if row["last_used"] <= time.time() - days * 86400]
-            for row in old:
-                results.remove(row["key"])
-            console.note(f"removed {len(old)} of {len(rows)} results from {results.root}")
+            gone = results.prune(time.time() - days * 86400)
+            console.pruned(gone, len(rows), results.root)
         elif json_:
-            console.print_json(rows)
+            console.print_json([*rows, *results.leftovers()])
         else:
-            console.store(rows, results.root)
+            console.store(rows, results.leftovers(), results.root)
 
 
 @app.command()

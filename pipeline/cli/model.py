@@ -32,7 +32,7 @@ def sensitivity(
         from pipeline import recipe as recipes
         from pipeline import sensitivity as curves
         from pipeline.console import sensitivity as shown
-        from pipeline.outcome import write_whole
+        from pipeline.files import write_whole
         from pipeline.release import report as reports
         from pipeline.release.html.curves import svg
 

@@ -61,7 +61,7 @@ def explain(
 ) -> None:
     """Why int8 differs from float: layer by layer, by cause, by what leaving a layer in float brings."""
     with one_line_errors(verbose):
-        from pipeline import api, console
+        from pipeline import console
         from pipeline.console import explain as drawn
         from pipeline.explain import report as explanations
 
@@ -69,7 +69,6 @@ def explain(
             found = explanations.explain(
                 run, target or (), candidate=candidate, tapped=samples, leave_one_out=not quick, emit=emit
             )
-        api.render(run)  # the page shows it too
         if json_:
             console.print_json([explanations.as_json(one) for one in found])
         else:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import signals
 from pipeline.cli.common import (
     Device,
     Devices,
@@ -20,7 +21,7 @@ from pipeline.cli.common import (
     one_line_errors,
     show,
 )
-from pipeline.errors import INTERRUPTED, PASS, UsageError
+from pipeline.errors import PASS, UsageError
 
 
 @app.callback(invoke_without_command=True)
@@ -47,7 +48,7 @@ def deploy(
     """Compress, deploy, profile and gate a model: deploy --target openvino.
 
     Runs deploy.toml of the current folder, or the shipped example. Exit codes: 0 pass, 1 gate failed or evidence
-    missing, 2 bad usage or input, 3 inconclusive, 4 device, 5 a stage failed, 130 interrupted.
+    missing, 2 bad usage or input, 3 inconclusive, 4 device, 5 a stage failed, 130 interrupted, 143 terminated.
     """
     if context.invoked_subcommand is not None:
         given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]  # type: ignore[union-attr]
@@ -170,7 +171,7 @@ def _file(
             console.print_json(found)
         else:
             shown.profile(found)
-    raise typer.Exit(INTERRUPTED if found["interrupted"] else PASS)
+    raise typer.Exit(signals.code() if found["interrupted"] else PASS)
 
 
 def _again(

@@ -89,7 +89,7 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
                 progress.update(bar, visible=False)
                 message = event["message"].removeprefix(f"{event['target']}: ")
                 progress.console.print(f"  {event['target']}: {message}", markup=False)
-            elif kind == "note":
+            elif kind in ("note", "waiting"):
                 progress.console.print(f"  {event['message']}", markup=False)
             elif kind == "end" and timings:
                 own = event["wall_s"] - event["stage_s"]
@@ -347,18 +347,43 @@ def doctor(found: Mapping[str, Any]) -> None:
         OUT.print(f"{name}: {what}", markup=False)
 
 
-def store(rows: list[dict[str, Any]], root: Path) -> None:
-    """A table of stored results, most recently used first."""
+def store(rows: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]], root: Path) -> None:
+    """A table of stored results by recipe, most recently used first, and what lies beside them."""
     OUT.print(
         f"{root}: {len(rows)} results, {sum(row['size_bytes'] for row in rows):,} B", markup=False, soft_wrap=True
     )
+    for kind in dict.fromkeys(row["kind"] for row in beside):
+        found = [row for row in beside if row["kind"] == kind]
+        used = sum(row["in_use"] for row in found)
+        size = sum(row["size_bytes"] for row in found)
+        OUT.print(f"  {kind}/: {len(found)}, {size:,} B, {used} in use", markup=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
-    for header in ("stage", "key", "bytes", "last used"):
-        table.add_column(header)
-    for row in sorted(rows, key=lambda row: -row["last_used"]):
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last_used"]))
-        table.add_row(row["stage"], row["key"][:12], f"{row['size_bytes']:,}", used)
+    for header in ("recipe", "stage", "bytes", "last used", "key"):
+        table.add_column(header, justify="right" if header == "bytes" else "left")
+    newest: dict[str, float] = {}
+    for row in rows:
+        newest[row["recipe"]] = max(newest.get(row["recipe"], 0.0), row["last_used"])
+    now = time.time()
+    for row in sorted(rows, key=lambda row: (-newest[row["recipe"]], row["recipe"], -row["last_used"])):
+        told = (row["title"], f"{row['size_bytes']:,}", _ago(now - row["last_used"]), row["key"][:12])
+        table.add_row(*(Text(word) for word in (row["recipe"] or "-", *told)))
     OUT.print(table)
+
+
+def pruned(gone: Sequence[Mapping[str, Any]], of: int, root: Path) -> None:
+    """What was removed from the store."""
+    beside = [row for row in gone if "kind" in row]
+    size = sum(row["size_bytes"] for row in gone)
+    more = f" and {len(beside)} leftovers" if beside else ""
+    note(f"removed {len(gone) - len(beside)} of {of} results{more} from {root}: {size:,} B")
+
+
+def _ago(seconds: float) -> str:
+    """An age in its largest unit."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
 
 
 # What stands beside the formats, which need some bytes to say how long they are.

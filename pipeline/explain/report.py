@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import api, lengths, order, outcome, road
+from pipeline import api, delivered, lengths, order, road
 from pipeline.branch import Branch, model_folder
 from pipeline.errors import EvidenceError, StageError, UsageError
 from pipeline.explain import answers, causes, facts, layers, losses, sensitivity, stands_for
+from pipeline.outcome import EVIDENCE
+from pipeline.recipe import Recipe
 from pipeline.release import report as reports
 from pipeline.release import samples
 from pipeline.release.report import EXPLANATION, Report, TargetRow
+from pipeline.runner import Runner
 from pipeline.stages import Emit, silent
 from pipeline.store import Store
 
@@ -75,6 +78,24 @@ def explain(
     names = [name for name in api.chosen_targets(recipe, names) if name in before.targets]
     runner = api.runner_of(recipe, store, emit)
     runner.stored_only = True
+    delivered.check_beside(home, EXPLANATION)
+    with runner.store.used(recipe.name):
+        found = _each(before, home, recipe, names, runner, candidate, tapped, leave_one_out)
+    text = json.dumps([as_json(one) for one in found], indent=1, allow_nan=False) + "\n"
+    delivered.put(home, before, {EXPLANATION: text})
+    return found
+
+
+def _each(
+    before: Report,
+    home: Path,
+    recipe: Recipe,
+    names: Sequence[str],
+    runner: Runner,
+    candidate: str | None,
+    tapped: int,
+    leave_one_out: bool,
+) -> list[Explanation]:
     last = "keep" if "keep" in order.of(recipe, names).stages else "quantize"
     travelled = road.travel(recipe, names, runner, only=last)
     found = []
@@ -82,14 +103,9 @@ def explain(
         if branch.error:
             raise branch.error
         chosen = _candidate(name, before.targets[name], candidate)
-        emit({"event": "start", "name": f"explain {name}", "stage": "explain", "branches": [name]})
+        runner.emit({"event": "start", "name": f"explain {name}", "stage": "explain", "branches": [name]})
         graph = stands_for.float_graph(travelled, branch, chosen, runner)
         found.append(_one(before, home, travelled, branch, chosen, graph.path, tapped, leave_one_out))
-    text = json.dumps([as_json(one) for one in found], indent=1, allow_nan=False) + "\n"
-    try:
-        outcome.write_whole(home / EXPLANATION, text)
-    except OSError as error:
-        raise UsageError(f"cannot write to {home}: {error.strerror}") from error
     return found
 
 
@@ -184,7 +200,7 @@ def _one(
         layers=seen.facts.rows,
         kept=kept,
         worst=answers.worst(one, other, np.asarray(split.labels[:n]), labels, groups),
-        confusion=_confusion(home / branch.name / outcome.EVIDENCE, row) if shipped else None,
+        confusion=_confusion(home / branch.name / EVIDENCE, row) if shipped else None,
         outputs={name: facts.same_db(seen.wanted[name], seen.found[name]) for name in names if names[1:]},
         lengths=seen.lengths,
         note="; ".join(notes),

@@ -81,7 +81,9 @@ class Ssh:
         finally:
             (folder / "errors").unlink(missing_ok=True)
         leave = ["ssh", *self._options, *shared, "-O", "exit", "--", self._host]
-        atexit.register(_quietly, leave, folder)
+        if not CONNECTED:
+            atexit.register(close)
+        CONNECTED.append((leave, folder))
         return ["ssh", *self._options, *shared, "--", self._host]
 
     def start(self, script: str) -> subprocess.Popen[bytes]:
@@ -123,10 +125,15 @@ class Ssh:
             raise self.fault(errors.decode(errors="replace"))
 
 
-def _quietly(leave: list[str], folder: Path) -> None:
-    """Close a shared connection; it may be gone already."""
-    subprocess.run(leave, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    shutil.rmtree(folder, ignore_errors=True)
+CONNECTED: list[tuple[list[str], Path]] = []  # shared connections: the command that ends one, and its folder
+
+
+def close() -> None:
+    """Close the shared connections of this process; they may be gone already."""
+    while CONNECTED:
+        leave, folder = CONNECTED.pop()
+        subprocess.run(leave, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 IDLE_S = 60  # how long an unused connection stays

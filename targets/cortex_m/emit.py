@@ -29,7 +29,7 @@ def write(program: Program, out: Path, name: str = "model", others: Mapping[str,
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name == "nn":
         raise TargetError(f"'{name}' cannot prefix C names: use letters, digits and _", "unsupported")
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _ours(out))):
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or ours(out))):
         raise TargetError(f"{out} exists and was not generated here: name another folder or remove it", "unsupported")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
@@ -74,7 +74,13 @@ def _headers(sources: Iterable[str]) -> set[str]:
     return found
 
 
-def _ours(folder: Path) -> bool:
+def kernels() -> set[str]:
+    """Names of the files that hold our kernels, of either set."""
+    return {path.name for folder in (KERNELS, ADAPTERS) for path in folder.glob("nn*.[ch]")}
+
+
+def ours(folder: Path) -> bool:
+    """Whether a folder was generated here."""
     readme = folder / "README.md"
     return readme.is_file() and MARK in readme.read_text(errors="replace")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -198,7 +201,8 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
     command = [emulator, *options(elf, machine), "-serial", f"tcp:127.0.0.1:{number},server=on,wait=on"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    null = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, preexec_fn=ends_with_parent)
     try:
         with _connect(serial, number, process) as port:
             board = Board(port, program, MACHINES[machine].ticks_per_instruction)
@@ -207,6 +211,18 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
     finally:
         process.kill()
         process.wait()
+
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def ends_with_parent() -> None:
+    """Called in a new process: the kernel is to kill it when the thread that started it ends, however that ended. An
+    emulator reads nothing that would tell it. Linux alone has this.
+    """
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _connect(serial: Any, number: int, process: subprocess.Popen[bytes]) -> Any:

@@ -66,10 +66,16 @@ def test_the_store_shows_and_prunes(tmp_path: Path) -> None:
     from pipeline.store import Store
 
     results = Store(tmp_path / ".deploy")
-    results.put("train", "ab" * 32, lambda out: {"n": (out / "x").write_bytes(b"123")})
+    of = {"recipe": "[bars]", "title": "train again"}
+    results.put("train", "ab" * 32, lambda out: {"n": (out / "x").write_bytes(b"123")}, of)
+    half = tmp_path / ".deploy" / "building" / ("cd" * 32 + "-12345678") / "files"
+    half.mkdir(parents=True)
+    (half / "x").write_bytes(b"12345")
     shown = deploy("store", cwd=tmp_path)
     assert "1 results, 3 B" in shown.stdout
-    assert "removed 0 of 1" in deploy("store", "--prune", cwd=tmp_path).stderr
+    assert "building/: 1, 5 B, 0 in use" in shown.stdout
+    assert "[bars] train again 3" in " ".join(shown.stdout.split())
+    assert "removed 0 of 1 results and 1 leftovers" in deploy("store", "--prune", cwd=tmp_path).stderr
     assert "removed 1 of 1" in deploy("store", "--prune", "--days", "0", cwd=tmp_path).stderr
     assert results.entries() == []
 

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import side_by_side
 from pipeline.errors import DeviceError
+from pipeline.locks import Holder
 from pipeline.runner import Runner
 from pipeline.store import Store
 
@@ -59,3 +60,12 @@ def test_an_error_comes_when_the_others_have_ended(runner: Runner) -> None:
 @pytest.mark.parametrize("devices", [[], ["ssh://b"], ["local://", "ssh://b"]])
 def test_one_elsewhere_needs_no_process_of_its_own(runner: Runner, devices: list[str]) -> None:
     assert side_by_side.measure(devices, lambda uri, own: own is runner, runner) == [True] * len(devices)
+
+
+def test_who_waits_for_another_run_says_for_whom_once(runner: Runner) -> None:
+    heard: list[str] = []
+    runner.emit = lambda event: heard.append(f"{event['event']}: {event['message']}")
+    for holder in (Holder(7, "1", "bars: train", 0.0), None, Holder(7, "1", "bars: distill", 9.0)):
+        runner.waits(holder)
+    (said,) = heard
+    assert said.startswith("waiting: waiting for process 7 (bars: train, since ")

@@ -137,3 +137,106 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write to the store"):
         Store(tmp_path / "file" / "store").put("stage", KEY, write)
+
+
+def in_another_process(root: Path, body: str) -> "subprocess.Popen[str]":
+    """A process that does something with the store, says "there", and stays so until its stdin closes."""
+    script = (
+        f"import pathlib, sys\nfrom pipeline.store import Store\nstore = Store(pathlib.Path({str(root)!r}))\n{body}"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    return process
+
+
+def let_go(process: "subprocess.Popen[str]") -> None:
+    process.communicate("")
+    assert process.returncode == 0
+
+
+def age(store: Store, key: str) -> None:
+    long_ago = time.time() - 10**6
+    os.utime(store.root / "entries" / key / "entry.json", (long_ago, long_ago))
+
+
+def test_pruning_takes_nothing_that_a_run_uses(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in (KEY, "cd" * 32):
+        store.put("stage", key, write)
+        age(store, key)
+    body = f"with store.used('bars'):\n    store.get({KEY!r})\n    print('there', flush=True)\n    sys.stdin.read()"
+    run = in_another_process(tmp_path, body)
+    assert [row["key"] for row in store.prune(time.time())] == ["cd" * 32]
+    assert store.get(KEY) is not None
+    let_go(run)
+    assert [row["key"] for row in store.prune(time.time())] == [KEY]
+
+
+def test_what_is_being_made_is_counted_and_not_pruned_and_what_killed_runs_left_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    making = (
+        f"with store.lock({KEY!r}, 'bars: train'):\n"
+        f"    for part in (store.scratch({KEY!r}), store.root / 'building' / ({KEY!r} + '-00000000')):\n"
+        "        part.mkdir(parents=True)\n        (part / 'x').write_bytes(b'12345')\n"
+        "    print('there', flush=True)\n    sys.stdin.read()"
+    )
+    run = in_another_process(tmp_path, making)
+    rows = {row["kind"]: row for row in store.leftovers()}
+    assert {kind: (row["in_use"], row["key"]) for kind, row in rows.items()} == dict.fromkeys(
+        ("scratch", "building", "locks"), (True, KEY)
+    )
+    assert rows["scratch"]["size_bytes"] == rows["building"]["size_bytes"] == 5
+    assert store.prune(time.time()) == []
+    run.kill()
+    run.communicate()
+    assert not any(row["in_use"] for row in store.leftovers())
+    assert {row["kind"] for row in store.prune(time.time() - 3600)} == {"building", "locks"}  # scratch: to go on from
+    assert {row["kind"] for row in store.prune(time.time() + 1)} == {"scratch"}
+    assert store.leftovers() == []
+
+
+def test_the_next_run_removes_what_a_killed_one_left_half_made(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    half = tmp_path / "building" / ("cd" * 32 + "-00000000")
+    half.mkdir(parents=True)
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / f"{KEY}.lock").touch()
+    with store.used("bars"):
+        assert not half.exists()
+        assert len([*(tmp_path / "locks").iterdir()]) == 1  # this run's
+    assert [*(tmp_path / "locks").iterdir()] == []
+
+
+def test_scratch_of_a_result_that_is_there_goes(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put("stage", KEY, write)
+    store.scratch(KEY).mkdir(parents=True)
+    assert store.get(KEY) is not None
+    assert not store.scratch(KEY).exists()
+
+
+def test_the_store_is_its_users_alone(tmp_path: Path) -> None:
+    root = tmp_path / "a" / "store"
+    Store(root).put("stage", KEY, write)
+    assert [path.stat().st_mode & 0o777 for path in (root, root / "entries")] == [0o700, 0o700]
+    root.chmod(0o755)  # an earlier version's
+    with Store(root).lock(KEY):
+        assert root.stat().st_mode & 0o777 == 0o700
+    mixed = tmp_path / "b"
+    mixed.mkdir(mode=0o755)
+    (mixed / "theirs").touch()
+    Store(mixed).put("stage", KEY, write)
+    assert mixed.stat().st_mode & 0o777 == 0o755
+    assert (mixed / "entries").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_belongs_to_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.put("stage", KEY, write)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    for use in (lambda: store.get(KEY), store.entries, lambda: store.put("stage", "cd" * 32, write)):
+        with pytest.raises(UsageError, match=r"belongs to another user .*: set DEPLOY_STORE to a folder of your own"):
+            use()
