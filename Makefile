@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 apt = ! dpkg-query -W -f '$${Status}\n' $(1) 2>&1 | grep -qv ' ok installed' || \
 	{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends $(1); }
 
-.PHONY: test-fuzz bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices test-board bench-quantization bench-observers kinds
+.PHONY: test-fuzz test-sweep bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures bench-gate test-mcu test-devices test-board bench-quantization bench-observers kinds
 .PHONY: bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
@@ -121,6 +121,11 @@ build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
 # The session in README.md, run in an empty folder.
 transcript: .venv/.test
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/road/transcript.py
+
+# Every form in which PyTorch takes an op, and drawn networks, on every target; hours, resumable (build/sweep). Writes
+# tests/sweep/FORMS.md.
+test-sweep: .venv/.test
+	$(BIN)/python -m tests.sweep.run; forms=$$?; $(BIN)/python -m tests.sweep.drawn --count 100 && exit $$forms
 
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test
