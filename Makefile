@@ -13,7 +13,7 @@ apt = ! dpkg-query -W -f '$${Status}\n' $(1) 2>&1 | grep -qv ' ok installed' || 
 	{ $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -q -y --no-install-recommends $(1); }
 
 .PHONY: bench-mcu demo demo-fashion figures-fashion fashion-mnist tflite-runtime test test-fast lint schema bench figures
-.PHONY: test-mcu test-devices test-board test-kills test-fuzz test-mutation bench-gate bench-quantization bench-observers
+.PHONY: test-mcu test-devices test-board test-kills test-fuzz test-sweep test-mutation bench-gate bench-quantization bench-observers
 .PHONY: kinds bench-compression bench-networks bench-resolution transcript clean
 
 # The quick start: what `deploy --target openvino` needs, and no more.
@@ -132,6 +132,11 @@ build/networks/.there: tests/benchmarks/networks/requirements.txt .venv/.test
 # The session in README.md, run in an empty folder.
 transcript: .venv/.test
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python tests/road/transcript.py
+
+# Every form in which PyTorch takes an op, and drawn networks, on every target; hours, resumable (build/sweep). Writes
+# tests/sweep/FORMS.md.
+test-sweep: .venv/.test
+	$(BIN)/python -m tests.sweep.run; forms=$$?; $(BIN)/python -m tests.sweep.drawn --count 100 && exit $$forms
 
 # What each target makes of each kind of network: the table in README.md, seen by running it.
 kinds: .venv/.test

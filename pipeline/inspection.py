@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import op_table
 from pipeline.errors import UsageError
 from pipeline.op_table import base_name
 
@@ -156,7 +157,7 @@ def _exported(
     from torch.utils.flop_counter import FlopCounterMode
 
     from pipeline import interface
-    from pipeline.stages.export import ops_of
+    from pipeline.stages.export import calls_of, ops_of
 
     inside: Any = exported.module(check_guards=False)
     taken = {n.name: n.meta["val"] for n in inside.graph.nodes if n.op == "placeholder"}
@@ -185,7 +186,7 @@ def _exported(
         "ops": dict(calls.most_common()),
         "int8_mac_share": None,  # nothing is quantized yet
         "float_ops": [],
-        "targets": _could(ops_of(exported)),
+        "targets": _could(ops_of(exported), calls_of(exported)),
     }
 
 
@@ -200,13 +201,16 @@ def _words(tensor: Any, free: bool = False) -> str:
 _LEVELS = {"refused": "refused", "depends": "int8, if these have the form", "float": "int8, some ops in float"}
 
 
-def _could(ops: Mapping[str, str]) -> dict[str, Any]:
-    """Each target's capability table on the program's ops: refused, or with which ops in float or untested."""
+def _could(ops: Mapping[str, str], calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each target's capability table on the program's ops and their calls: refused, or with which ops in float or
+    untested.
+    """
     from targets import registry
 
     rows: dict[str, Any] = {}
     for name in registry.names():
-        table = registry.load(name).capabilities.ops
+        able = registry.load(name).capabilities
+        table = able.ops
         found: dict[str, list[str]] = {"refused": [], "depends": [], "float": [], "untested": []}
         for op, line in ops.items():
             support, place = table.get(base_name(op)), f" ({line})" if line else ""
@@ -214,6 +218,8 @@ def _could(ops: Mapping[str, str]) -> dict[str, Any]:
                 found["untested"].append(base_name(op) + place)
             elif support.level != "int8":
                 found[support.level].append(f"{base_name(op)}{place}: {support.reason}")
+        forms = op_table.refused_forms(able, calls)
+        found["refused"] += [f"{base_name(op)}{f' ({line})' if line else ''}: {reason}" for op, line, reason in forms]
         level = next((words for level, words in _LEVELS.items() if found[level]), "int8")
         reasons = found["refused"] or found["depends"] + found["float"]
         rows[name] = {"level": level, "reasons": list(dict.fromkeys(reasons)), "untested": found["untested"]}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from targets.base import Capabilities
 
 
 def check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> None:
@@ -17,6 +20,27 @@ def check_ops(target: str, table: Mapping[str, Any], ops: Mapping[str, str]) -> 
     ]
     if refused:
         raise UsageError(f"{target} cannot run {'; '.join(refused)}")
+
+
+def check_calls(target: str, able: Capabilities, calls: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UsageError for calls whose op, or whose form, a target refuses: each op, its source line, and why.
+
+    `calls`: of the export stage (`pipeline.stages.export.calls_of`).
+    """
+    check_ops(target, able.ops, {call["op"]: call["line"] for call in reversed(calls)})
+    refused = [f"{op}{f' ({line})' if line else ''}: {reason}" for op, line, reason in refused_forms(able, calls)]
+    if refused:
+        raise UsageError(f"{target} cannot run {'; '.join(dict.fromkeys(refused))}")
+
+
+def refused_forms(able: Capabilities, calls: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(op, source line, reason) of calls in a form that the target refuses."""
+    return [
+        (call["op"], call["line"], form.reason)
+        for call in calls
+        for form in able.forms
+        if form.op in (base_name(call["op"]), "*") and form.refused(call)
+    ]
 
 
 def base_name(op: str) -> str:

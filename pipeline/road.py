@@ -12,7 +12,7 @@ from pipeline import candidates, lengths, order, side_by_side, source, training_
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
 from pipeline.errors import DeployError, StageError, UsageError
-from pipeline.op_table import check_ops
+from pipeline.op_table import check_calls, check_ops
 from pipeline.order import Order
 from pipeline.recipe import Recipe
 from pipeline.release import choose
@@ -192,6 +192,7 @@ def _branch(road: Road, branch: Branch, everyone: tuple[str, ...], runner: Runne
     stepped = made.stepped.get(branch.name, exported)
 
     check_ops(branch.name, target.capabilities.ops, exported.metadata["ops"])
+    check_calls(branch.name, target.capabilities, exported.metadata.get("calls", ()))
     same = (branch.name,) if parts(recipe) else everyone
     sharing = tuple(n for n in same if registry.load(n).capabilities.program == "onnx")
     if parts(recipe):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -141,6 +141,19 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Form:
+    """Forms of an op that a target refuses where it takes others.
+
+    `op`: a row's name, "*" for any op. `refused`: told a call, {"op", "line", "args": name -> value, "out": [tensor]},
+    where a tensor is {"shape": [size, None where free], "dtype": "float32"}. `reason`: what is lacking, and what to do.
+    """
+
+    op: str
+    refused: Callable[[Mapping[str, Any]], bool]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a target can do, as data.
 
@@ -150,6 +163,7 @@ class Capabilities:
     varying length stays "free" between its bounds, or is "padded" to the upper one, for models that take a mask.
     `older_cpus`: CPUs with fewer instructions that the runtime can be held to here -> the options for the agent that
     do so. `saturating`: the strategies that suit a CPU which adds pairs of 8-bit products in 16 bits (agent.saturates).
+    `forms`: forms of these ops that are refused.
     `further`: candidates that are raced where a recipe names them. `variants`: "ID@VARIANT" is a candidate under these
     options for the agent. `lacking`: schemes and variants that a user may expect -> why this runtime has none.
     """
@@ -162,6 +176,7 @@ class Capabilities:
     lengths: Literal["free", "padded"] = "padded"
     older_cpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     saturating: tuple[str, ...] = ("default",)
+    forms: tuple[Form, ...] = ()
     further: tuple[Candidate, ...] = ()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from targets.base import Program, Support, TargetError, TensorSpec
+from targets.program_forms import plain
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +40,7 @@ def export(program: Program, out: Path) -> Program:
     with _quiet_exporter():
         try:
             exported = torch.export.load(program.path)
+            plain(exported.graph)
             converted = torch.onnx.export(
                 exported,
                 (),

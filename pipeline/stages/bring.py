@@ -12,7 +12,7 @@ from pipeline import interface, pt2, tasks
 from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
 from pipeline.stages import Job
-from pipeline.stages.export import EXPECTED, ops_of, write_program
+from pipeline.stages.export import EXPECTED, calls_of, ops_of, write_program
 from pipeline.stages.reference import SPLITS, told
 from targets.base import Program, TensorSpec
 
@@ -118,7 +118,8 @@ def _pt2(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[st
 
     params = sum(tensor.numel() for tensor in exported.parameters())
     macs = counter.get_total_flops() // 2 // len(example[0])
-    return program, answer, {"ops": ops_of(exported), "params": params, "macs": macs, "size_bytes": 4 * params}
+    facts = {"ops": ops_of(exported), "calls": calls_of(exported)}
+    return program, answer, {**facts, "params": params, "macs": macs, "size_bytes": 4 * params}
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,7 @@ def save_pt2(exported: Any, described: Program, expected: Any, folder: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(exported, program.path)
-    return write_program(program, ops_of(exported))
+    return {**write_program(program, ops_of(exported)), "calls": calls_of(exported)}
 
 
 def onnx(job: Job) -> dict[str, Any]:
@@ -156,18 +157,72 @@ def ops_of(exported: Any) -> dict[str, str]:
 
     Ops on weights alone are left out: every converter computes them once, and no runtime sees them.
     """
+    found: dict[str, str] = {}
+    for node in _varying(exported):
+        found.setdefault(_op(node), _source_line(node.meta.get("stack_trace") or ""))
+    return dict(sorted(found.items()))
+
+
+def calls_of(exported: Any) -> list[dict[str, Any]]:
+    """Every call of an op in an exported program, equal ones once: {"op", "line", "args", "out"}.
+
+    `args`: by the schema's names, given or default; a tensor is {"shape": [size, None where free], "dtype"}, with
+    "stored" where it is a weight. `out`: the tensors that it gives.
+    """
+    stored = {*exported.graph_signature.inputs_to_parameters, *exported.graph_signature.inputs_to_buffers}
+    found: dict[str, dict[str, Any]] = {}
+    for node in _varying(exported):
+        names = [argument.name for argument in node.target._schema.arguments]
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        default = {a.name: a.default_value for a in node.target._schema.arguments if a.has_default_value()}
+        value = node.meta.get("val")
+        call = {
+            "op": _op(node),
+            "line": _source_line(node.meta.get("stack_trace") or ""),
+            "args": {name: _told(one, stored) for name, one in {**default, **given}.items()},
+            "out": [_tensor(one) for one in (value if isinstance(value, tuple | list) else [value])],
+        }
+        found.setdefault(json.dumps(call, sort_keys=True), call)
+    return list(found.values())
+
+
+def _varying(exported: Any) -> list[Any]:
+    """Nodes that call an op on what depends on the inputs, or is random."""
     import torch
 
-    found: dict[str, str] = {}
+    found = []
     varying = {node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs}
     for node in exported.graph.nodes:
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if random or not varying.isdisjoint(node.all_input_nodes):
             varying.add(node)
         if node in varying and node.op == "call_function" and hasattr(node.target, "_schema"):
-            name = node.target._schema.name.replace("::", ".")
-            found.setdefault(name, _source_line(node.meta.get("stack_trace") or ""))
-    return dict(sorted(found.items()))
+            found.append(node)
+    return found
+
+
+def _op(node: Any) -> str:
+    return str(node.target._schema.name).replace("::", ".")
+
+
+def _told(value: Any, stored: Collection[str]) -> Any:
+    """An argument as JSON has it."""
+    if hasattr(value, "meta"):
+        told = _tensor(value.meta.get("val"))
+        return {**told, "stored": True} if isinstance(told, dict) and value.name in stored else told
+    if isinstance(value, tuple | list):
+        return [_told(one, stored) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _tensor(value: Any) -> Any:
+    """A tensor's shape and dtype; None for a size that is free."""
+    if not hasattr(value, "shape"):
+        return value if isinstance(value, bool | int | float) else None
+    sizes = [size if isinstance(size, int) else None for size in value.shape]
+    return {"shape": sizes, "dtype": str(value.dtype).removeprefix("torch.")}
 
 
 def _source_line(trace: str) -> str:
@@ -183,6 +238,13 @@ def _user_line(error: BaseException) -> str:
     return f" ({place})" if place else ""
 
 
+_FIXED = (
+    "it fixes the number of samples: keep the first axis free (-1 or x.shape[0] in a view; cut and join other axes)"
+)
+
+
 def _first_line(error: BaseException) -> str:
+    if "(batch)!" in str(error):  # the constraint that our own free axis violates
+        return _FIXED
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

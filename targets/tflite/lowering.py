@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calibration.weights import same_padding
 from targets.base import Program, TargetError, TensorSpec
+from targets.program_forms import plain
 from targets.tflite import plain_forms
 from targets.tflite.quiet import quiet
 
@@ -40,15 +41,15 @@ def convert(program: Program) -> bytes:
             torch.set_num_threads(1)
             module = _flat(torch.export.load(program.path).module(check_guards=False))
             example = _example(module, program)
-            plain_forms.full_length(module)
+            plain(module.graph)
             plain_forms.nearest(module)
             plain_forms.output_padding(module)
             number_padding(module)
             fold_batch_norm(module)
-            plain = torch.fx.GraphModule(module, module.graph).eval()  # without export's own input checks
-            for weights in (*plain.parameters(), *plain.buffers()):
+            bare = torch.fx.GraphModule(module, module.graph).eval()  # without export's own input checks
+            for weights in (*bare.parameters(), *bare.buffers()):
                 weights.data = weights.data.contiguous()  # the converter reads channels-last ones in the wrong order
-            return bytes(litert_torch.convert(plain, example).model_content())
+            return bytes(litert_torch.convert(bare, example).model_content())
         except TargetError:
             raise
         except Exception as error:
@@ -125,10 +126,7 @@ def fold_batch_norm(module: GraphModule) -> int:
 
 
 def _flat(module: GraphModule) -> GraphModule:
-    """Tensors in, a tuple of tensors out, both in the program's order; 4-D ones channels-last.
-
-    `view` becomes `reshape`: the same numbers, also where what comes in is no longer contiguous.
-    """
+    """Tensors in, a tuple of tensors out, both in the program's order; 4-D ones channels-last."""
     import torch
 
     graph = module.graph
@@ -146,9 +144,6 @@ def _flat(module: GraphModule) -> GraphModule:
             graph.call_function(permute, (r, list(NHWC))) if r.meta["val"].ndim == 4 else r for r in output.args[0]
         )
     output.args = (results,)
-    for node in graph.nodes:
-        if node.target == torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
     module.recompile()
     return module
 

@@ -8,31 +8,6 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 
-def full_length(module: GraphModule) -> None:
-    """Every stride, padding, dilation and size that is given as one number for all axes is given for each.
-
-    How many there are is in the op's own schema ("int[2] stride"). With one for two axes the converter fails.
-    """
-    for node in module.graph.nodes:
-        if node.op != "call_function" or not hasattr(node.target, "_schema"):
-            continue
-        arguments = node.target._schema.arguments
-        node.args = tuple(_repeated(argument, value) for argument, value in zip(arguments, node.args, strict=False))
-        named = {argument.name: argument for argument in arguments}
-        node.kwargs = {name: _repeated(named[name], value) for name, value in node.kwargs.items()}
-    module.recompile()
-
-
-def _repeated(argument: Any, value: Any) -> Any:
-    """An argument's value; a number or a list of one, repeated to the length that the schema tells."""
-    if not argument.N or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return [value] * argument.N
-    one = isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], int)
-    return list(value) * argument.N if one else value
-
-
 def nearest(module: GraphModule) -> None:
     """Nearest-neighbour interpolation by anything but whole factors becomes a choice of rows and columns by index.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from targets.base import Candidate, Capabilities, Support
+from collections.abc import Mapping
+from typing import Any
+
+from targets.base import Candidate, Capabilities, Form, Support
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -118,8 +121,21 @@ _REFUSED = {
     "nonzero": "its output's shape depends on the data",
 }
 
+
+def _doubles(call: Mapping[str, Any]) -> bool:
+    """Arithmetic in float64; a way there and back is none."""
+    moved = {"aten.to", "aten._to_copy", "aten.clone"}
+    floats = [one for one in call["out"] if isinstance(one, dict) and one["dtype"] == "float64"]
+    return bool(floats) and call["op"] not in moved
+
+
+_FORMS = (
+    Form("*", _doubles, "it computes in float64, for which LiteRT has no kernels: leave dtype out, or say .float()"),
+)
+
 CAPABILITIES = Capabilities(
     program="pt2",
+    forms=_FORMS,
     batch="resizable",
     dtypes=frozenset({"float32", "int32", "int64"}),
     schemes=frozenset({"s8s8", "s8s8-symmetric", "s8s8-per_tensor", "s8s8-int16"}),
