@@ -217,7 +217,8 @@ def _losses(travelled: road.Road, branch: Branch, labels: Any, seen: facts.Gathe
     recipe, model = travelled.recipe, branch.network.model
     models = {"float": load_named(travelled.reference.path / "selection.npz"), how: seen.found}
     if model is not None and travelled.floating is not None and model.digest != travelled.floating.digest:
-        models = {"float": models["float"], ", ".join(recipe.stages): seen.wanted, how: seen.found}
+        by = ", ".join([*(["rewrite"] if recipe.rewrite else []), *recipe.stages])
+        models = {"float": models["float"], by: seen.wanted, how: seen.found}
     models = {by: {name: array[: len(labels)] for name, array in named.items()} for by, named in models.items()}
     settings = recipe.task.model_dump() | {"output": travelled.reference.metadata["output"]}
     task = tasks.on(tasks.Task(**settings, folder=str(recipe.folder)), travelled.data.path)
