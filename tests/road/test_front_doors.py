@@ -64,7 +64,7 @@ def run(place: Path, model: str, target: str, events: list[Any] | None = None) -
         "calibrate": {"observers": ["mse"]},
         "race": {"budget_s": 0.2, "min_rounds": 5},
         "profile": {"budget_s": 0.2, "min_rounds": 20},
-        "gate": {"margin_points": 20.0},
+        "gate": {"margin_points": 20.0, "allow_chance": True},  # fresh weights call all noise one class
     }
     made = recipe.from_table(table, place, "recipe")
     emit = (lambda event: None) if events is None else events.append
@@ -81,6 +81,9 @@ def test_a_program_is_deployed_without_training(place: Path, model: str, target:
     report = run(place, model, target, events)
     assert report.verdict == "pass"
     assert report.float_.metric == 1.0
+    assert report.at_chance.startswith("float at chance: accuracy 100.00% of 200 gate samples is not shown (95 %) to")
+    (told,) = [check for check in report.targets[target].checks if check.name == "float at chance"]
+    assert "gate.allow_chance says so" in told.reason
     assert report.float_.params == sum(p.numel() for p in Net().parameters())
     assert report.float_.macs == 9 * 7 * 8 * 2 * 9 + 4 * 3 * 8 * 8 * 9 + 8 * 3
     assert {row.name for row in report.stages}.isdisjoint({"train", "load", "prune", "distill"})
