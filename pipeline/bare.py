@@ -173,6 +173,6 @@ def _progress(emit: Emit, line: Mapping[str, Any]) -> None:
 
 def _keep(measured: Path, samples: Path) -> None:
     try:
-        files.write_whole(samples, measured.read_bytes())
+        files.write_whole(samples, measured)
     except OSError as error:
         raise UsageError(f"cannot write {samples}: {error.strerror}; name another file with --samples") from error

@@ -8,23 +8,24 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import StageError
 
 NEARLY_NOTHING = 64 * 1024  # bytes
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Write aside, rename: a reader sees the old content or the new, never half, and a killed writer leaves nothing
-    that the next one does not use. What is no plain file (/dev/stdout, a pipe) is written to as it is.
+def write_whole(file: Path, content: str | bytes | Path) -> None:
+    """Write a text, bytes or another file's content aside, rename: a reader sees the old content or the new, never
+    half, and a killed writer leaves nothing that the next one does not use. What is no plain file (/dev/stdout, a pipe)
+    is written to as it is.
 
     Raises OSError, with the old content in place.
     """
-    body = content.encode() if isinstance(content, str) else content
     file = Path(os.path.realpath(file))  # of a link the file that it names: the link stays
     if file.exists() and not file.is_file():
         with file.open("wb") as stream:
-            stream.write(body)
+            _pour(content, stream)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.deploy-part")
@@ -32,7 +33,7 @@ def write_whole(file: Path, content: str | bytes) -> None:
     try:
         with os.fdopen(handle, "wb", closefd=False) as stream:
             stream.truncate(0)
-            stream.write(body)
+            _pour(content, stream)
             stream.flush()
             os.fsync(handle)
         aside.replace(file)
@@ -41,6 +42,14 @@ def write_whole(file: Path, content: str | bytes) -> None:
         raise
     finally:
         os.close(handle)
+
+
+def _pour(content: str | bytes | Path, stream: IO[bytes]) -> None:
+    if isinstance(content, Path):
+        with content.open("rb") as source:
+            shutil.copyfileobj(source, stream)
+    else:
+        stream.write(content.encode() if isinstance(content, str) else content)
 
 
 def _alone(aside: Path) -> int:

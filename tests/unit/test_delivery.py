@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import delivery, files, locks
+from pipeline import delivery, files, fits, locks
 from pipeline.errors import UsageError
 from tests.unit.killed_delivery import content, deliver
 
@@ -114,6 +114,16 @@ def test_a_copy_of_a_delivery_is_ours_too(out: Path, tmp_path: Path) -> None:
 def test_a_baseline_is_not_delivered_over_a_run(out: Path) -> None:
     with pytest.raises(UsageError, match="is not of an earlier baseline of ours"):
         delivery.Place(out, "baseline", "--to").check(NAMES)
+
+
+def test_firmware_replaces_its_own_files_and_the_users_code_beside_them_stays(tmp_path: Path) -> None:
+    fits._write(tmp_path, {"model.c": "1", "nn_old.c": "1", "Internal/arm.h": "1"})
+    (tmp_path / "main.c").write_text("mine")
+    fits._write(tmp_path, {"model.c": "2"})
+    assert content(tmp_path) == {"model.c": "2", "main.c": "mine"}
+    with pytest.raises(UsageError, match=r"main\.c is not of an earlier firmware of ours"):
+        fits._write(tmp_path, {"main.c": "3"})
+    assert content(tmp_path) == {"model.c": "2", "main.c": "mine"}
 
 
 def test_killed_at_any_moment_nothing_is_half_lost_or_left_over(tmp_path: Path) -> None:
