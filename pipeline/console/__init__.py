@@ -132,7 +132,8 @@ def _did(event: Mapping[str, Any]) -> str:
         return ", ".join([*timed, *(f"{name} {board['count']:,} {board['unit']}" for name, board in boards)])
     if stage == "observe" and data["absurd"]:
         return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
-    parts = [f"{name} in {count} calls" for name, count in data.get("calls", {}).items()]
+    calls = data["calls"] if stage == "rewrite" else {}  # the export's own are every call with its arguments
+    parts = [f"{name} in {count} calls" for name, count in calls.items()]
     if data.get("metric_before") is not None:
         parts.append(f"selection before {score(data['metric_before'], metric)}")
     if data.get("method", "none") != "none":

@@ -184,3 +184,8 @@ def test_what_the_package_offers_can_be_found() -> None:
 
 def test_python_of_the_remedy_is_this_one() -> None:
     assert shlex.split(registry.remedy(["x"]))[0] == sys.executable
+
+
+def test_what_a_stage_did_is_told_of_both_kinds_of_calls() -> None:
+    assert console._did({"stage": "rewrite", "metadata": {"calls": {"gelu": 2}}}) == "gelu in 2 calls"
+    assert console._did({"stage": "export-pt2", "metadata": {"calls": [{"op": "gelu"}]}}) == ""
