@@ -97,6 +97,8 @@ def _coded(run: Callable[[], int | None], out: _Outlasting) -> int:
     try:
         code = run()
     except BaseException as error:
+        if signals.came():  # whatever a library made of it
+            signals.leave()
         return told(error, any(word in ("-v", "--verbose") for word in sys.argv[1:]))
     out.flush()
     if out.lost is not None and out.lost.errno != errno.EPIPE:

@@ -2,8 +2,9 @@
 
 import sys
 
-sys.path[:1] = []  # the current folder, from which `-m` would take a user's queue.py for Python's own
+if not sys.flags.safe_path:
+    del sys.path[0]  # the current folder, from which `-m` would take a user's queue.py for Python's own
 
-from pipeline.cli import main  # noqa: E402
+from pipeline.cli import main
 
 main()

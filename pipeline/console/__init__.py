@@ -132,7 +132,8 @@ def _did(event: Mapping[str, Any]) -> str:
         return ", ".join([*timed, *(f"{name} {board['count']:,} {board['unit']}" for name, board in boards)])
     if stage == "observe" and data["absurd"]:
         return "; ".join(f"{count} values beyond 1e30 in '{name}' left out" for name, count in data["absurd"].items())
-    parts = [f"{name} in {count} calls" for name, count in data.get("calls", {}).items()]
+    calls = data["calls"] if stage == "rewrite" else {}  # the export's own are every call with its arguments
+    parts = [f"{name} in {count} calls" for name, count in calls.items()]
     if data.get("metric_before") is not None:
         parts.append(f"selection before {score(data['metric_before'], metric)}")
     if data.get("method", "none") != "none":
@@ -331,18 +332,21 @@ def comparison(found: Comparison, as_json: bool) -> None:
 
 
 def doctor(found: Mapping[str, Any]) -> None:
-    """A table of targets and the command that brings what is missing."""
+    """A table of targets, and the command that brings what is missing on a line of its own, to be copied."""
     OUT.print(
         f"Python {found['python']} on {found['platform']}, {found['device']['cpu']}, {found['cores']} cores",
         markup=False,
     )
     table = Table(box=SIMPLE_HEAD)
-    for header in ("target", "ready", "packages", "to install"):
+    for header in ("target", "ready", "packages"):
         table.add_column(header)
     for name, row in found["targets"].items():
         packages = ", ".join(f"{package} {version}" for package, version in row["packages"].items())
-        table.add_row(name, "yes" if row["ready"] else "no", packages, row["remedy"])
+        table.add_row(name, "yes" if row["ready"] else "no", packages)
     OUT.print(table)
+    for row in found["targets"].values():
+        if row["remedy"]:
+            OUT.print(row["remedy"], soft_wrap=True)
     for name, what in found["model_libraries"].items():
         OUT.print(f"{name}: {what}", markup=False)
 

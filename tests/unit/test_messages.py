@@ -102,6 +102,14 @@ def test_the_command_for_missing_packages_names_them_with_their_versions_and_wor
     assert done.returncode == 0, done.stderr
 
 
+def test_doctor_prints_a_command_as_it_is_to_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    command = registry.remedy([f"package-{n}[extra]" for n in range(9)])
+    row = {"ready": False, "packages": {"a": "missing"}, "remedy": command}
+    found = {"python": "3.11", "platform": "x", "device": {"cpu": "y"}, "cores": 2, "model_libraries": {}}
+    console.doctor({**found, "targets": {"tflite": row}})
+    assert command in capsys.readouterr().out.splitlines()
+
+
 def test_nobody_is_told_to_install_our_name_from_an_index() -> None:
     files = [
         file for name in ("pipeline", "targets", "calibration") for file in (ROOT / name).rglob("*") if file.is_file()
@@ -176,3 +184,8 @@ def test_what_the_package_offers_can_be_found() -> None:
 
 def test_python_of_the_remedy_is_this_one() -> None:
     assert shlex.split(registry.remedy(["x"]))[0] == sys.executable
+
+
+def test_what_a_stage_did_is_told_of_both_kinds_of_calls() -> None:
+    assert console._did({"stage": "rewrite", "metadata": {"calls": {"gelu": 2}}}) == "gelu in 2 calls"
+    assert console._did({"stage": "export-pt2", "metadata": {"calls": [{"op": "gelu"}]}}) == ""

@@ -184,6 +184,16 @@ def test_our_packages_are_found_from_python_beside_modules_of_their_names(folder
     assert done.stdout == f"{ROOT / 'calibration' / 'errors.py'}\n"
 
 
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_python_m_takes_nothing_from_the_current_folder(safe: str, folder: Path) -> None:
+    (folder / "pipeline.py").unlink()  # this one is Python's to find
+    (folder / "typer.py").write_text("raise RuntimeError('a stray was imported')\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": safe}
+    command = [sys.executable, "-m", "pipeline.cli", "--version"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_module_that_has_our_name_already_is_named(tmp_path: Path) -> None:
     (tmp_path / "targets.py").write_text("")
     done = subprocess.run([sys.executable, "-c", "import targets\nimport pipeline"], cwd=tmp_path, capture_output=True,
