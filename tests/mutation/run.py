@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ WORK = ROOT / "build" / "mutation"
 COPY, RESULTS = WORK / "copy", WORK / "results.jsonl"
 FOLDERS = ("calibration", "pipeline/release", "pipeline/compression")
 PACKAGES = ("calibration", "pipeline", "targets", "tests")
+CAUGHT = (1, 2, 4, -1)  # pytest's exit codes: a test failed; a module did not load; a test was not found so; too long
 AT_MOST_S = 45.0  # of tests for one mutant
 ARGUMENTS = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow"]
 ARGUMENTS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of libraries that are loaded before
@@ -97,10 +100,10 @@ def _file(file: str, each: int, seed: int, known: dict[str, Any]) -> list[dict[s
 
 
 def _tests(file: str) -> list[str]:
-    """Test files that import a module; where fewer than two do, also those that import what imports it."""
+    """Test files that import a module; where none does, those that import what imports it."""
     module = file.removesuffix(".py").replace("/", ".")
     direct = _importing({module})
-    if len(direct) > 1:
+    if direct:
         return direct
     ours = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): path
@@ -133,7 +136,9 @@ def _seen(tests: list[str]) -> dict[str, Any]:
     if missing := [name for name in tests if not kept[name].exists()]:
         (told := WORK / f"told-{state}").mkdir(exist_ok=True)
         os.environ["MUTATION_SEEN"] = str(told)
-        _pytest([arg for arg in ARGUMENTS if arg != "-x"] + ["-p", "tests.mutation.seen", *missing], 3600.0)
+        code = _pytest([arg for arg in ARGUMENTS if arg != "-x"] + ["-p", "tests.mutation.seen", *missing], 3600.0)
+        if code not in (0, 1, 5):  # 5: none of them is quick
+            raise RuntimeError(f"pytest ended with {code} for {', '.join(missing)}: see {WORK / 'pytest.log'}")
         for name in missing:
             made = told / name.replace("/", "-")
             if not made.exists():  # nothing in it is quick
@@ -171,6 +176,8 @@ def _tried(file: str, mutant: Mutant, seen: dict[str, Any]) -> dict[str, Any]:
     _write(file, mutant.text)
     needed = sum(seen["seconds"][name] for name in tests)
     code = _pytest([*ARGUMENTS, *tests], 60.0 + 5 * needed)
+    if code not in (0, *CAUGHT):
+        raise RuntimeError(f"pytest ended with {code} for {file}:{mutant.line}: see {WORK / 'pytest.log'}")
     return {"verdict": "survived" if code == 0 else "caught", "tests": len(tests)}
 
 
@@ -190,6 +197,8 @@ def _pytest(arguments: list[str], limit_s: float) -> int:
     if child == 0:
         try:
             os._exit(_in_child(arguments))
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(99)  # whatever it was, this copy of the process ends here
     end = time.monotonic() + limit_s
@@ -207,8 +216,15 @@ def _in_child(arguments: list[str]) -> int:
     os.setpgid(0, 0)
     os.chdir(COPY)
     sys.path[:] = [str(COPY), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if "frozen" in repr(finder)
+    ]  # not what finds our own packages
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
         del sys.modules[name]
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not str(spec.origin).startswith(str(COPY)):
+            raise RuntimeError(f"'{package}' is not the copy's, but {spec and spec.origin}")
     log = os.open(WORK / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
