@@ -166,11 +166,11 @@ def ops_of(exported: Any) -> dict[str, str]:
             varying.add(node)
         if node in varying and node.op == "call_function" and hasattr(node.target, "_schema"):
             name = node.target._schema.name.replace("::", ".")
-            found.setdefault(name, _source_line(node.meta.get("stack_trace") or ""))
+            found.setdefault(name, source_line(node.meta.get("stack_trace") or ""))
     return dict(sorted(found.items()))
 
 
-def _source_line(trace: str) -> str:
+def source_line(trace: str) -> str:
     """`net.py:12` of the innermost frame outside of torch."""
     frames = [f for f in re.findall(r'File "([^"]+)", line (\d+)', trace) if "/site-packages/torch/" not in f[0]]
     return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
@@ -179,7 +179,7 @@ def _source_line(trace: str) -> str:
 def _user_line(error: BaseException) -> str:
     """Where the exporter says it happened: a traceback in its message, or "Caused by: ... (net.py:12 in forward)"."""
     caused = re.findall(r"\(([\w./-]+\.py:\d+) in \w+\)", str(error))
-    place = _source_line(str(error)) or (Path(caused[-1]).name if caused else "")
+    place = source_line(str(error)) or (Path(caused[-1]).name if caused else "")
     return f" ({place})" if place else ""
 
 
