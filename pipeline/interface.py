@@ -6,6 +6,7 @@ where there are several.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Forward:
         self.names: tuple[str, ...] = (OUTPUT,)
         self.flat = False
         self.rewrites: tuple[str, ...] = ()  # of pipeline/rewrites.py
+        self.single = ""  # in which other floating types the weights came: they are float32 now, and casts to those too
         if inputs:
             self.__signature__ = inspect.Signature(
                 [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in inputs]
@@ -47,12 +49,12 @@ class Forward:
 
     def __call__(self, *tensors: Any, **named: Any) -> Outputs:
         """One tensor, or several by name."""
-        if self.rewrites:
-            from pipeline.rewrites import Rewriting
+        with contextlib.ExitStack() as modes:
+            if self.rewrites or self.single:
+                from pipeline.rewrites import Rewriting, SinglePrecision
 
-            with Rewriting(self.rewrites):
-                outputs = by_name(self._called(*tensors, **named))
-        else:
+                for mode in [SinglePrecision()] * bool(self.single) + [Rewriting(self.rewrites)] * bool(self.rewrites):
+                    modes.enter_context(mode)
             outputs = by_name(self._called(*tensors, **named))
         self.names = tuple(outputs)
         if len(outputs) == 1:
@@ -73,6 +75,20 @@ def rewrite(model: nn.Module, passes: Sequence[str]) -> nn.Module:
     if isinstance(forward, Forward):
         forward.rewrites = tuple(passes)
     return model
+
+
+def computed_in_single(model: nn.Module, came: str) -> nn.Module:
+    """An adapted module that computes in float32 whatever floating types its forward asks for. `came`: its weights'."""
+    forward: Any = model.forward
+    if isinstance(forward, Forward):
+        forward.single = came
+    return model
+
+
+def came_as(model: nn.Module) -> str:
+    """A note on an adapted module whose weights came in other floating types than float32; else empty."""
+    came = model.forward.single if isinstance(model.forward, Forward) else ""
+    return f"the model's weights are {came}: they are made float32, and so is what it casts to that" if came else ""
 
 
 def rewrites_of(model: nn.Module) -> tuple[str, ...]:

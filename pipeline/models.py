@@ -26,11 +26,13 @@ WEIGHTS, EDITS = "weights.safetensors", "edits.json"
 def build(owner: Mapping[str, str]) -> nn.Module:
     """The user's float architecture with fresh weights (seed torch before), called by position (pipeline/interface.py).
 
-    `owner`: a Job's `user`; its "inputs" are the data's names, joined by commas. Raises UsageError, with file and line.
+    `owner`: a Job's `user`; its "inputs" are the data's names, joined by commas. Weights of other floating types become
+    float32, and so does what `forward` casts to them: no runtime here computes otherwise. Raises UsageError, with file
+    and line.
     """
     from torch import nn
 
-    from pipeline.interface import adapt
+    from pipeline.interface import adapt, computed_in_single
 
     model = user.call(owner["model"], owner["folder"])
     if not isinstance(model, nn.Module):
@@ -39,7 +41,21 @@ def build(owner: Mapping[str, str]) -> nn.Module:
         )
     model = _plain(model)
     inputs = owner.get("inputs", "")
-    return adapt(model, inputs.split(",") if inputs else ())
+    others = other_floats(model)
+    adapted = adapt(model.float() if others else model, inputs.split(",") if inputs else ())
+    return computed_in_single(adapted, " and ".join(sorted(set(others.values())))) if others else adapted
+
+
+def other_floats(model: nn.Module) -> dict[str, str]:
+    """Parameters and buffers of another floating type than float32: name -> type, "bfloat16"."""
+    import torch
+
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        name: str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in named.items()
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    }
 
 
 def _plain(model: nn.Module) -> nn.Module:

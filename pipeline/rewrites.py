@@ -46,6 +46,24 @@ class Rewriting(TorchFunctionMode):
         return func(*args, **keywords)
 
 
+class SinglePrecision(TorchFunctionMode):
+    """While it is entered, what asks for another floating type gets float32: casts, and tensors that are made."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.half, Tensor.bfloat16, Tensor.double):
+            return Tensor.float(args[0])
+        return func(*map(_single, args), **{name: _single(value) for name, value in (kwargs or {}).items()})
+
+
+OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
+
+
+def _single(value: Any) -> Any:
+    return torch.float32 if isinstance(value, torch.dtype) and value in OTHER_FLOATS else value
+
+
 def _gelu(mode: Rewriting, name: str, func: Call, args: Any, keywords: Any) -> Any:
     (x, *_) = args or (keywords["input"],)
     mode.done[name] += 1

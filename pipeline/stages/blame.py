@@ -60,7 +60,7 @@ def refused(target: base.Target, source: Program, folder: Path) -> str:
 
 @dataclass
 class _Cutter:
-    """A program that is loaded anew for each cut. `places`: indices of nodes that give float tensors, a row a sample."""
+    """A program, loaded anew for each cut. `places`: indices of nodes that give float tensors, a row a sample."""
 
     source: Program
 
@@ -92,7 +92,7 @@ class _Cutter:
         module.recompile()
         plain = torch.fx.GraphModule(module, module.graph).eval()
         example = tuple(
-            torch.zeros([EXAMPLE if size is None else size for size in _sizes(spec)], dtype=getattr(torch, spec.dtype))
+            torch.zeros([size or EXAMPLE for size in spec.at_most(EXAMPLE)], dtype=getattr(torch, spec.dtype))
             for spec in self.source.inputs
         )
         with torch.no_grad(), warnings.catch_warnings():
@@ -134,10 +134,6 @@ def _gives(node: Any, batch: str) -> bool:
     value = node.meta.get("val")
     float_one = hasattr(value, "shape") and value.dtype.is_floating_point and len(value.shape) > 0
     return bool(node.op == "call_function" and float_one and str(value.shape[0]) == batch)
-
-
-def _sizes(spec: TensorSpec) -> list[int | None]:
-    return spec.at_most(EXAMPLE)
 
 
 def _text(node: Any) -> str:

@@ -126,10 +126,10 @@ def _applied(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export's own deprecations
         module.load_state_dict(exported.state_dict, strict=False)
-        return torch.export.export(module, two, dynamic_shapes=tuple(_free_axes(inputs)))
+        return torch.export.export(module, two, dynamic_shapes=tuple(free_axes(inputs)))
 
 
-def _free_axes(inputs: Sequence[TensorSpec]) -> Iterator[dict[int, Any]]:
+def free_axes(inputs: Sequence[TensorSpec]) -> Iterator[dict[int, Any]]:
     """Of each input, which axes are free for torch.export: those that were."""
     import torch
 

@@ -159,7 +159,7 @@ def ops_of(exported: Any) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for node in _varying(exported):
-        found.setdefault(_op(node), _source_line(node.meta.get("stack_trace") or ""))
+        found.setdefault(_op(node), source_line(node.meta.get("stack_trace") or ""))
     return dict(sorted(found.items()))
 
 
@@ -178,7 +178,7 @@ def calls_of(exported: Any) -> list[dict[str, Any]]:
         value = node.meta.get("val")
         call = {
             "op": _op(node),
-            "line": _source_line(node.meta.get("stack_trace") or ""),
+            "line": source_line(node.meta.get("stack_trace") or ""),
             "args": {name: _told(one, stored) for name, one in {**default, **given}.items()},
             "out": [_tensor(one) for one in (value if isinstance(value, tuple | list) else [value])],
         }
@@ -225,7 +225,7 @@ def _tensor(value: Any) -> Any:
     return {"shape": sizes, "dtype": str(value.dtype).removeprefix("torch.")}
 
 
-def _source_line(trace: str) -> str:
+def source_line(trace: str) -> str:
     """`net.py:12` of the innermost frame outside of torch."""
     frames = [f for f in re.findall(r'File "([^"]+)", line (\d+)', trace) if "/site-packages/torch/" not in f[0]]
     return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else ""
@@ -234,7 +234,7 @@ def _source_line(trace: str) -> str:
 def _user_line(error: BaseException) -> str:
     """Where the exporter says it happened: a traceback in its message, or "Caused by: ... (net.py:12 in forward)"."""
     caused = re.findall(r"\(([\w./-]+\.py:\d+) in \w+\)", str(error))
-    place = _source_line(str(error)) or (Path(caused[-1]).name if caused else "")
+    place = source_line(str(error)) or (Path(caused[-1]).name if caused else "")
     return f" ({place})" if place else ""
 
 

@@ -24,7 +24,7 @@ def run(job: Job) -> dict[str, Any]:
     metric, loss (selection), params, macs. Raises UsageError for a checkpoint that is missing, damaged, pickled or
     foreign, and for a model that does not fit the data.
     """
-    from pipeline import models, tasks
+    from pipeline import interface, models, tasks
     from pipeline.compression import training
 
     task, factory = tasks.of(job.settings, job.user, job.inputs["data"]), job.settings.get("factory", "")
@@ -45,6 +45,8 @@ def run(job: Job) -> dict[str, Any]:
                 )
         else:
             model = models.build(owner)
+        if note := interface.came_as(model):
+            job.emit({"event": "note", "message": note})
         training.check(model, job.inputs["data"], f"model factory '{owner['model']}'", task)
         models.save(model, [], job.out, factory=factory)
         return training.facts(model, job.inputs["data"], task=task)

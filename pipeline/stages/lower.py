@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from calibration.metrics import sqnr_db, worst_error
 from pipeline import lengths
 from pipeline.data import load_named, load_split
 from pipeline.errors import StageError
-from pipeline.stages import Job
+from pipeline.stages import Job, blame
 from pipeline.stages.export import read_program
 from targets import base, registry
 
@@ -27,7 +29,7 @@ def run(job: Job) -> dict[str, Any]:
     Raises StageError when an output of the runtime's float differs from PyTorch's by more than float noise.
     """
     target = registry.load(job.settings["target"])
-    model = base.write_manifest(target.lower(read_program(job.inputs["program"]), job.out))
+    model = base.write_manifest(_lowered(target, job))
     candidates = target.candidates(model)
     expected = load_named(job.inputs["expected"] / "expected.npz")
     samples = len(next(iter(expected.values())))
@@ -37,8 +39,8 @@ def run(job: Job) -> dict[str, Any]:
     if parity < PARITY_DB:
         raise StageError(
             f"{target.name}: its float graph differs from PyTorch: '{worst}' by {parity:.1f} dB on {samples} "
-            f"calibration samples, expected at least {PARITY_DB:g}: an op is lowered wrongly; try another version of "
-            f"{', '.join(target.packages)}"
+            f"calibration samples, expected at least {PARITY_DB:g}: {_wrong_op(target, job)} is lowered wrongly; write "
+            f"it otherwise, or try another version of {', '.join(target.packages)}"
         )
     shorter = _lengths(target, model, candidates[0], job.inputs)
     return {
@@ -52,6 +54,36 @@ def run(job: Job) -> dict[str, Any]:
         "worst_error": max(worst_error(expected[name], actual[name]) for name in expected),
         "candidates": [asdict(candidate) for candidate in candidates],
     }
+
+
+def _lowered(target: base.Target, job: Job) -> base.Model:
+    """The float model. Raises TargetError, naming an op: where the converter names none, the one that is found."""
+    try:
+        return target.lower(read_program(job.inputs["program"]), job.out)
+    except base.TargetError as error:
+        if ".py:" in str(error) or error.kind == "missing":
+            raise
+        op = _looked_for(lambda folder: blame.refused(target, read_program(job.inputs["expected"]), folder), job)
+        raise base.TargetError(f"{error}: it ends at {op}" if op else str(error), error.kind) from error
+
+
+def _wrong_op(target: base.Target, job: Job) -> str:
+    inputs = {name: np.array(array[: blame.SAMPLES]) for name, array in _calibration(job).items()}
+    source = read_program(job.inputs["expected"])
+    return _looked_for(lambda folder: blame.wrong(target, source, inputs, folder, PARITY_DB), job) or "an op"
+
+
+def _calibration(job: Job) -> Mapping[str, Any]:
+    return load_split(job.inputs["data"], "calibration").inputs
+
+
+def _looked_for(search: Callable[[Path], str], job: Job) -> str:
+    """What a search in a `.pt2` program finds; empty where it breaks too: the fault itself is what is told."""
+    if read_program(job.inputs["expected"]).kind != "pt2":
+        return ""
+    with tempfile.TemporaryDirectory(prefix="deploy-") as folder, contextlib.suppress(Exception):
+        return search(Path(folder))
+    return ""
 
 
 def _lengths(

@@ -21,7 +21,7 @@ def run(job: Job) -> dict[str, Any]:
     the recipe's folder) and fresh (layers that do not start from there). Metadata: metric, loss (selection), epoch,
     epochs_run, params, macs. Raises UsageError when the model does not fit the data, StageError when training diverges.
     """
-    from pipeline import models, tasks, user
+    from pipeline import interface, models, tasks, user
     from pipeline.compression import learner, training
 
     settings, task = job.settings, tasks.of(job.settings, job.user, job.inputs["data"])
@@ -30,6 +30,8 @@ def run(job: Job) -> dict[str, Any]:
     change = user.resolve(augment, job.user["folder"]) if augment else None
     with training.deterministic(job.seed):
         model = models.build(job.user)
+        if note := interface.came_as(model):
+            job.emit({"event": "note", "message": note})
         edits, zeros = _start(model, job) if settings.get("start") else ([], [])
         training.check(model, job.inputs["data"], f"model factory '{job.user['model']}'", task)
         fit = training.fit(

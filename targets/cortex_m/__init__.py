@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from targets.base import Batch, Candidate, Model, OpInfo, Program, Session, TargetError
 from targets.cortex_m.capabilities import rows
-from targets.tflite import SCHEME
+from targets.tflite import SCHEME, WHOLE
 from targets.tflite import TARGET as MAKER
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class CortexM:
 
         if candidate.scheme != SCHEME:
             raise TargetError(f"cortex-m takes {SCHEME}, not '{candidate.scheme}'", "unsupported")
-        made = MAKER.quantize(model, candidate, ranges, batches, out)
+        integers = replace(candidate, options={**candidate.options, WHOLE: True})
+        made = MAKER.quantize(model, integers, ranges, batches, out)
         program.compile_file(made.path)
         return replace(made, tensors=())  # a board shows no activations
 

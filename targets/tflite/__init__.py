@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FILE = "model.tflite"
 SCHEME = "s8s8"
+WHOLE = "whole"  # the option of a candidate whose every op must be of integers
 
 
 class Tflite:
@@ -75,7 +76,8 @@ class Tflite:
     def quantize(
         self, model: Model, candidate: Candidate, ranges: Ranges | None, batches: Iterable[Batch], out: Path
     ) -> Model:
-        """`out/model.tflite`, integers in and out but where weights alone are stored smaller.
+        """`out/model.tflite`, integers in and out but where weights alone are stored smaller, and where an output joins
+        tensors of very different ranges: real numbers, unless the candidate's options say WHOLE.
 
         Raises TargetError "unsupported" for a scheme that is not declared.
         """
@@ -92,7 +94,8 @@ class Tflite:
         if ours and ranges is None:
             raise TargetError(f"tflite: candidate '{candidate.id}' needs ranges from calibration, and got none")
         scheme = SCHEMES[candidate.scheme]
-        made = quantization.quantize(model, ranges if ours else None, batches, scheme, kept(candidate))
+        whole = bool(candidate.options.get(WHOLE))
+        made = quantization.quantize(model, ranges if ours else None, batches, scheme, kept(candidate), whole)
         path.write_bytes(made)
         return Model(path, model.inputs, model.outputs, flatbuffer.same_names(flatbuffer.parse(made), model.tensors))
 

@@ -167,6 +167,7 @@ def rename(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
             tensor.name = f"{_label(tensor.name.decode())}:{where}".encode()
     (signature,) = model.signatureDefs
     main = model.subgraphs[signature.subgraphIndex]
+    named: set[int] = set()
     for maps, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
         if len(maps) != len(names):
             found = [entry.name.decode() for entry in maps]
@@ -174,7 +175,22 @@ def rename(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         # "args_10" comes after "args_9": the number is the position in the program
         for entry, name in zip(sorted(maps, key=lambda m: _number(m.name.decode())), names, strict=True):
             entry.name = name.encode()
-            main.tensors[entry.tensorIndex].name = name.encode()
+            if entry.tensorIndex not in named:  # an output that is an input, or another output too, has its name
+                main.tensors[entry.tensorIndex].name = name.encode()
+            named.add(int(entry.tensorIndex))
+
+
+def sign_outputs(model: Any, before: Any) -> None:
+    """Let a quantized file's signature name the outputs that its graph has, in the order of those of the float file.
+
+    Where a float op reads an output too, the quantizer puts another tensor in its place, and leaves the signature with
+    the old one, which no interpreter keeps.
+    """
+    (signature,), (earlier,) = model.signatureDefs, before.signatureDefs
+    order = [int(index) for index in before.subgraphs[earlier.subgraphIndex].outputs]
+    place = {entry.name: order.index(int(entry.tensorIndex)) for entry in earlier.outputs}
+    for entry in signature.outputs:
+        entry.tensorIndex = int(model.subgraphs[signature.subgraphIndex].outputs[place[entry.name]])
 
 
 def free_batch(model: Any) -> None:

@@ -33,6 +33,7 @@ def convert(program: Program) -> bytes:
     that BatchNorm is folded into what precedes it (the converter does that for 2-D convolutions only; with 1-D ones
     the unfolded form also keeps layout changes around every layer). Raises TargetError naming op and source line.
     """
+    module = None
     with quiet():
         try:
             import litert_torch
@@ -54,7 +55,7 @@ def convert(program: Program) -> bytes:
             raise
         except Exception as error:
             raise TargetError(
-                f"tflite: {_reason(error)}", "unsupported" if _is_missing_op(error) else "failed"
+                f"tflite: {_reason(error, module)}", "unsupported" if _is_missing_op(error) else "failed"
             ) from error
 
 
@@ -193,12 +194,39 @@ def _is_missing_op(error: BaseException) -> bool:
     return "Lowering not found" in str(error) or "Concrete" in type(error).__name__
 
 
-def _reason(error: BaseException) -> str:
-    """One line: op and the user's source line where the converter has them, and the converter's own first line."""
+# How the converter says where: a traceback's frame, a location of MLIR, and one in front of a message.
+_PLACES = re.compile(r'File "([^"\n]+\.py)", line (\d+)|"([^"\n]+\.py)":(\d+)|([^\s"(]+\.py):(\d+)')
+
+
+def _reason(error: BaseException, module: GraphModule | None) -> str:
+    """One line: op and the user's source line where the converter has them, and the converter's own cause.
+
+    Where it tells a line alone, the ops are those that the program has of it.
+    """
     text = str(error)
     op = re.search(r"target=torch\.ops\.([\w.]+)", text)
-    frames = [f for f in re.findall(r'File "([^"]+)", line (\d+)', text) if "site-packages" not in f[0]]
-    first = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
-    what = f"{op[1].rsplit('.', 1)[0]} cannot be converted" if op else "the program cannot be converted"
-    where = f" ({Path(frames[-1][0]).name}:{frames[-1][1]})" if frames else ""
-    return f"{what}{where}: {type(error).__name__}: {first[:300]}"
+    places = [tuple(filter(None, found)) for found in _PLACES.findall(text)]
+    own = [f"{Path(file).name}:{line}" for file, line in places if "site-packages" not in file]
+    ops = [op[1].rsplit(".", 1)[0]] if op else _ops_of(module, own[-1]) if own and module is not None else []
+    what = f"{' or '.join(ops[:3])} cannot be converted" if ops else "the program cannot be converted"
+    where = f" ({own[-1]})" if own else ""
+    return f"{what}{where}: {type(error).__name__}: {_cause(text)}"
+
+
+def _cause(text: str) -> str:
+    """The converter's cause: its first line, and behind a heading ("Verification failed:") the line that tells why."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+    behind = [line for line in lines[1:] if "error:" in line or "ops:" in line] or lines[1:]
+    cause = " ".join([lines[0], *behind[:1]]) if lines[0].endswith(":") else lines[0]
+    return _PLACES.sub(lambda found: Path(next(filter(None, found.groups()))).name, cause)[:300]
+
+
+def _ops_of(module: GraphModule, place: str) -> list[str]:
+    """The ops of a program that a source line ("net.py:12") calls."""
+    found = []
+    for node in module.graph.nodes:
+        frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+        own = [f"{Path(file).name}:{line}" for file, line in frames if "site-packages" not in file]
+        if node.op == "call_function" and own[-1:] == [place]:
+            found.append(str(node.target).rsplit(".", 1)[0])
+    return list(dict.fromkeys(found))

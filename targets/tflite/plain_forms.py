@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
 
 def nearest(module: GraphModule) -> None:
@@ -31,7 +31,7 @@ def nearest(module: GraphModule) -> None:
     module.recompile()
 
 
-def _by_index(module: GraphModule, node: Node, axes: int, along: Any, plain: Any) -> None:
+def _by_index(module: GraphModule, node: Any, axes: int, along: Any, plain: Any) -> None:
     import torch
 
     data, sizes, factors = (*node.args, None)[:3]
@@ -64,7 +64,8 @@ def output_padding(module: GraphModule) -> None:
 
     aten = torch.ops.aten
     operators = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2}
-    for node in [found for found in module.graph.nodes if found.target in operators]:
+    calls: list[Any] = [found for found in module.graph.nodes if found.target in operators]
+    for node in calls:
         axes = operators[node.target]
         given = list(node.args)
         data, weight, bias, stride, padding, added, groups, dilation = (
@@ -82,4 +83,3 @@ def output_padding(module: GraphModule) -> None:
         for reader in readers:
             reader.replace_input_with(node, value)
     module.recompile()
-

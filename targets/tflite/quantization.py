@@ -26,26 +26,30 @@ def quantize(
     batches: Iterable[Batch],
     scheme: Scheme,
     left: frozenset[str] = frozenset(),
+    whole: bool = False,
 ) -> bytes:
     """The int8 file: integers in and out, activations per tensor, weights at max/127 of a channel or of the tensor.
 
     `ranges` None: calibrated by ai-edge-quantizer on `batches`, a moving average of each sample's extremes. Else the
     exact ends of each tensor's codes go in, and every scale that comes out is compared. `left`: outputs of ops that
-    stay in float. Raises TargetError.
+    stay in float. With ours so does what joins tensors of very different ranges on their way out, unless `whole`: every
+    op must be of integers. Raises TargetError.
     """
     from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 
     content = flatbuffer.read(model.path)
     wanted = flatbuffer.activations(content)
     ends = None if ranges is None else _ends(wanted, ranges)
-    whole = scheme.weight.granularity is Granularity.PER_TENSOR
+    if ranges is not None and scheme.activation.bits == 8 and not whole:
+        left |= mixed_outputs(content, ranges)
+    tensorwise = scheme.weight.granularity is Granularity.PER_TENSOR
     recipe = recipe_manager.RecipeManager()
     recipe.add_static_config(
         regex=".*",
         operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
         activation_num_bits=scheme.activation.bits,
         weight_num_bits=8,
-        weight_granularity=qtyping.QuantGranularity.TENSORWISE if whole else qtyping.QuantGranularity.CHANNELWISE,
+        weight_granularity=qtyping.QuantGranularity.TENSORWISE if tensorwise else qtyping.QuantGranularity.CHANNELWISE,
     )
     _leave(recipe, left)
     try:
@@ -57,9 +61,50 @@ def quantize(
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise TargetError(f"tflite: ai-edge-quantizer cannot quantize this model: {reason}") from error
+    made = flatbuffer.parse(bytes(result.quantized_model))
     if ranges is not None:
-        check(flatbuffer.parse(bytes(result.quantized_model)), {tensor.name: ranges[tensor.name] for tensor in wanted})
-    return bytes(result.quantized_model)
+        check(made, {tensor.name: ranges[tensor.name] for tensor in wanted})
+    flatbuffer.sign_outputs(made, content)
+    return flatbuffer.pack(made)
+
+
+LEAST_SHARE = 1 / 4  # of the range of a joined tensor: with less, a part of it has fewer than 64 codes
+
+
+def mixed_outputs(content: Any, ranges: Ranges) -> frozenset[str]:
+    """What ops must stay in float, by their outputs, for outputs that are joined of tensors of very different ranges.
+
+    A detector's pixels and scores in one tensor of 8 bits: each score is 0. The parts keep scales of their own, and
+    what joins them, and moves the result on to the output, works on real numbers. So does a sigmoid before it, whose
+    scale would be the kernel's: small scores have few codes there.
+    """
+    made = {tensor.name: op for op in flatbuffer.ops(content) for tensor in op.outputs}
+    found: set[str] = set()
+
+    def mixed(name: str) -> bool:
+        """Of the ops that only move numbers, from here up: marks those that join, and those behind them."""
+        op = made.get(name)
+        if op is None or op.type not in TIED:
+            return False
+        parts = [tensor.name for tensor in op.inputs if tensor.data is None and tensor.name in ranges]
+        above = [mixed(part) for part in parts]
+        scales = [float(ranges[part].scale) for part in parts]
+        joins = len(scales) > 1 and min(scales) < LEAST_SHARE * max(scales)
+        if joins or any(above):
+            found.add(name)
+            found.update(one for part in parts for one in prescribed(part))
+        return name in found
+
+    def prescribed(name: str) -> list[str]:
+        """A tensor of a scale that the kernel prescribes, and what moved it here; none for another."""
+        way = [name]
+        while (op := made.get(way[-1])) is not None and op.type in TIED:
+            way += [tensor.name for tensor in op.inputs if tensor.data is None][:1]
+        return way if op is not None and op.type in FIXED["INT8"] else []
+
+    for tensor in flatbuffer.interface(content)[1]:
+        mixed(tensor.name)
+    return frozenset(found)
 
 
 def weights_alone(model: Model, how: str, left: frozenset[str] = frozenset()) -> bytes:

@@ -479,3 +479,124 @@ def test_constants_of_any_kind_are_packed_to_the_same_bytes(lowered):
 
     plain = bytes(flatbuffer_utils.convert_object_to_bytearray(content(list)))
     assert flatbuffer.pack(content(bytes)) == flatbuffer.pack(content(memoryview)) == plain
+
+
+class Forms(nn.Module):
+    """Arguments as PyTorch takes them: one number for all axes, lists of one, words, defaults; sizes by no factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = nn.ParameterList(
+            [nn.Parameter(torch.randn(4, 3, *[size] * rank) * 0.3) for rank in (1, 2, 3) for size in (3, 2)]
+        )
+        self.up = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1)
+        self.up_row = nn.ConvTranspose1d(3, 4, 3, stride=2, padding=1, output_padding=1)
+
+    def forward(self, row, image, volume):
+        found = []
+        for at, kernel in enumerate(self.kernels):
+            x, conv = ((row, functional.conv1d), (image, functional.conv2d), (volume, functional.conv3d))[at // 2]
+            found += [
+                conv(x, kernel, padding="same"),
+                conv(x, kernel, None, 1, "same", [2]),
+                conv(x, kernel, None, [2], 1),
+            ]
+        found += [self.up(image), self.up_row(row)]
+        found += [functional.max_pool2d(image, [2]), functional.avg_pool2d(image, 2, 1)]
+        found += [functional.interpolate(image, scale_factor=1.5, mode="nearest")]
+        found += [functional.interpolate(image, size=(9, 16), mode="nearest-exact")]
+        found += [functional.interpolate(row, size=14, mode="nearest"), functional.interpolate(row, size=18)]
+        return tuple(found)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
+def test_every_way_to_write_an_argument_gives_pytorchs_numbers(tmp_path) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    shapes = {"row": (2, 3, 9), "image": (2, 3, 9, 8), "volume": (2, 3, 6, 7, 5)}
+    data = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    net = Forms()
+    model = TARGET.lower(program(net, data, tmp_path), tmp_path)
+    with TARGET.open(model, CANDIDATES["float"]) as session:
+        found = session.run(data)
+    told = [one.detach().numpy() for one in net(*map(torch.from_numpy, data.values()))]
+    parity = {name: sqnr_db(one, array) for one, (name, array) in zip(told, found.items(), strict=True)}
+    assert {name: db for name, db in parity.items() if db < 100} == {}
+
+
+class Stride(nn.Module):
+    def forward(self, image):
+        return functional.conv2d(image, torch.ones(4, 3, 3, 3), None, [2])
+
+
+def test_a_conversion_that_fails_shows_the_converters_cause_op_and_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(lowering, "plain", lambda graph: None)
+    data = {"image": np.zeros((2, 3, 9, 8), np.float32)}
+    line = Stride.forward.__code__.co_firstlineno + 1
+    with pytest.raises(TargetError) as caught:
+        TARGET.lower(program(Stride(), data, tmp_path), tmp_path)
+    assert f"aten.conv2d cannot be converted (test_tflite.py:{line}): " in str(caught.value)
+    assert "Verification failed: error: " in str(caught.value)
+    assert "expects window-strides" in str(caught.value)
+
+
+class OddEnds(nn.Module):
+    """Outputs that are an input, another output, a constant, read by a float op; an input that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, image, unused):
+        inside = functional.relu(self.conv(image))
+        logits = self.head(inside.mean((2, 3)))
+        return logits, logits, inside, image, torch.full((image.shape[0], 2), 0.25), logits.argmax(1).float()
+
+
+class Detector(nn.Module):
+    """Pixels and scores, joined for each of two scales, then for both: as a detector's head does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, padding=1)
+        self.boxes, self.scores = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, image):
+        found = functional.relu(self.body(image))
+        rows = []
+        for x in (found, functional.max_pool2d(found, 2)):
+            boxes, scores = self.boxes(x).flatten(2).sigmoid() * 640, (self.scores(x).flatten(2) * 2 - 3).sigmoid()
+            rows.append(torch.cat([boxes, scores], 1))
+        return torch.cat(rows, 2).transpose(1, 2)
+
+
+def int8(net: nn.Module, data: dict[str, np.ndarray], folder: Path):
+    """The float outputs, ours in int8, and the candidate's ops."""
+    model = TARGET.lower(program(net, data, folder), folder)
+    with TARGET.open(model, CANDIDATES["float"]) as session:
+        tapped, wanted = session.tap(data, model.tensors), session.run(data)
+    ranges = {name: from_range(x.min(), x.max(), ACTIVATION, name=name) for name, x in tapped.items()}
+    (folder / "ours").mkdir()
+    ours = TARGET.quantize(model, CANDIDATES["ours-minmax"], ranges, [], folder / "ours")
+    with TARGET.open(ours, CANDIDATES["ours-minmax"]) as session:
+        return wanted, session.run(data), TARGET.inspect(ours, CANDIDATES["ours-minmax"])
+
+
+def test_outputs_that_are_no_tensors_of_their_own_are_right_in_int8_too(tmp_path) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    data = {"image": rng.standard_normal((8, 3, 12, 10)).astype(np.float32), "unused": np.zeros((8, 2), np.float32)}
+    wanted, found, _ = int8(OddEnds(), data, tmp_path)
+    np.testing.assert_array_equal(found["output0"], found["output1"])
+    for name in wanted:
+        assert sqnr_db(wanted[name], found[name]) > 30, name
+    np.testing.assert_array_equal(wanted["output3"], data["image"])
+
+
+def test_scores_beside_pixels_keep_a_scale_of_their_own(tmp_path) -> None:
+    torch.manual_seed(0)
+    data = {"image": np.random.default_rng(0).standard_normal((8, 3, 12, 10)).astype(np.float32)}
+    wanted, found, ops = int8(Detector(), data, tmp_path)
+    each = [sqnr_db(wanted["output0"][..., c], found["output0"][..., c]) for c in range(10)]
+    assert min(each) > 25, each  # in one tensor of 8 bits every score is 0: 0 dB
+    assert {op.precision for op in ops if op.type == "CONV_2D"} == {"int8"}
