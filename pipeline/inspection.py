@@ -237,8 +237,8 @@ def _exported(
         torch.zeros(*(size if isinstance(size, int) else 2 for size in one.shape), dtype=one.dtype)
         for one in taken.values()
     ]
-    macs, outputs = products.counted(inside, example)
-    told = interface.by_name(outputs)
+    macs, answer = products.counted(inside, example)
+    told = interface.by_name(answer)
     told = dict(zip(outputs or told, told.values(), strict=True))
     taken = dict(zip(inputs or taken, taken.values(), strict=True))
     calls = Counter(
