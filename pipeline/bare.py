@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import files
+from pipeline import bounds, files, worker
 from pipeline.errors import DeviceError, StageError, UsageError
-from pipeline.stages import Emit
+from pipeline.stages import Emit, Job
 from targets import agent, measurement, registry, timing
 from targets.base import TargetError, model_files, sha256_files
 from targets.channels import LOCAL, ChannelError, open_device, runner
@@ -31,18 +31,21 @@ def profile(
     samples: Path,
     emit: Emit,
     layers: bool = False,
+    shapes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Latency of a file on normally distributed inputs of its own shapes; raw samples (ns, int64) go to `samples`.
 
-    `soak_s`: keep on for so long. `layers`: also where the time goes ("layers", or "layers_unavailable" says why not).
-    Ctrl-C ends the rounds: "interrupted" is then true, and the figures are of what was measured. Raises UsageError,
-    DeviceError, StageError.
+    An ONNX file runs in its normal form, which is what a run makes of it; `shapes` of one sample, "NAME=3x224x224",
+    size what it leaves open. `soak_s`: keep on for so long. `layers`: also where the time goes ("layers", or
+    "layers_unavailable" says why not). Ctrl-C ends the rounds: "interrupted" is then true, and the figures are of what
+    was measured. Raises UsageError, DeviceError, StageError.
     """
     try:
         runtime = registry.load(target).runtime
         there = open_device(device or LOCAL)
     except TargetError as error:
         raise UsageError(str(error)) from error
+    limits = bounds.of_model(model)
     rules = RULES | ({"budget_s": soak_s} if soak_s else {})
     row = {
         "id": "model",
@@ -51,9 +54,13 @@ def profile(
         "sha256": sha256_files(model_files(model.resolve())),
         "options": {"threads": threads, "precision": "f32", "batch": 1},
     }
+    digest = row["sha256"]
     task = {"do": "time", "models": ["model"], "inputs": None, "samples": "samples.npz", **rules}
     request = {"protocol": 1, "models": [row], "tasks": [task], "result": "result.json"}
-    with tempfile.TemporaryDirectory(prefix="deploy-") as name:
+    with tempfile.TemporaryDirectory(prefix="deploy-") as name, tempfile.TemporaryDirectory(prefix="deploy-") as made:
+        if model.suffix == ".onnx":
+            asked = Job("profile", {"file": str(model), "shapes": list(shapes)}, {}, Path(made), 0)
+            row |= worker.run_isolated("pipeline.foreign:to_file", asked, limits)
         try:
             told = there.run(_watched(row), Path(name))["tasks"][0] if layers else {}
             result = measurement.measure(there, request, Path(name), listen=partial(_progress, emit)).result
@@ -71,7 +78,7 @@ def profile(
     measured, loaded = result["tasks"][0], result["models"]["model"]
     return {
         "model": str(model),
-        "sha256": row["sha256"],
+        "sha256": digest,
         "device": {"uri": there.uri, **result["device"]},
         "runtime_version": loaded["runtime_version"],
         "threads": threads,

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import user
+from pipeline import bounds, user
 from pipeline.data import SPLITS, Array
 from pipeline.errors import UsageError
 from pipeline.loader import loader
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+MOST_PIXELS = 2**26  # of one image
 LOOKED_AT = 4  # raw samples that go with the splits
 SHARES = {"train": 60, "calibration": 5, "selection": 10, "gate": 25}  # percent, where a folder names no splits
 
@@ -35,18 +36,14 @@ def read(reference: str, folder: Path) -> Mapping[str, Any]:
     path = folder / reference
     if path.is_dir():
         return _images(path)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix == ".npz" and path.exists():
         return _npz(path)
     raise UsageError(f"data: nothing at {path}: name a .npz file, a folder of images, or 'module:function'")
 
 
 def _npz(path: Path) -> dict[str, Any]:
     """`SPLIT_x` or `SPLIT_x_NAME` for inputs, `SPLIT_y`, optionally `SPLIT_groups` and `labels`."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            named = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    named = bounds.arrays(path)
     splits: dict[str, Any] = {}
     for split in SPLITS:
         inputs = {name.removeprefix(f"{split}_x_"): array for name, array in named.items() if f"{split}_x_" in name}
@@ -90,11 +87,16 @@ def _picture(file: Path) -> Array:
     """uint8 [height, width], or [height, width, 3] of a coloured one."""
     from PIL import Image
 
+    bounds.regular(file, "data")
     try:
         with Image.open(file) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UsageError(f"data: {file} is of {image.width} x {image.height} pixels: {MOST_PIXELS:,} at most")
             return np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "F") else "RGB"))
-    except OSError as error:
-        raise UsageError(f"data: {file} is no image that can be read: {error}") from error
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file ends in whatever its decoder raises
+        raise UsageError(f"data: {file} is no image that can be read: {' '.join(str(error).split())}") from error
 
 
 def _split_of(pixels: Array) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import delivery
+from pipeline import bounds, delivery, worker
 from pipeline.errors import UsageError
 from pipeline.release.html import arena
+from pipeline.stages import Job
 from targets import registry
 from targets.base import TargetError
 
@@ -27,8 +28,40 @@ def fit(
     """Flash and RAM by cause, and the memory plan, as JSON; where the model fits, its C goes to `out`.
 
     `states`: "OUTPUT=INPUT" for what one run hands to the next. `vendor`: a CMSIS-NN, whose convolutions are taken.
-    For a board, a compiler that is there says what code and stack take. Raises UsageError.
+    For a board, a compiler that is there says what code and stack take. The file is read in a process of its own,
+    within limits. Raises UsageError.
     """
+    settings = {
+        "model": str(model),
+        "board": board,
+        "flash": flash,
+        "ram": ram,
+        "stack": stack,
+        "out": str(out) if out else None,
+        "states": list(states),
+        "vendor": str(vendor) if vendor else None,
+    }
+    return worker.run_isolated("pipeline.fits:of_job", Job("fit", settings, {}, Path(), 0), bounds.of_model(model))
+
+
+def of_job(job: Job) -> dict[str, Any]:
+    """What `fit` says, in this process. Settings: its arguments, paths as text."""
+    given = dict(job.settings)
+    model, out, vendor = (Path(given[name]) if given[name] else None for name in ("model", "out", "vendor"))
+    assert model is not None
+    return _fit(model, out, vendor, **{name: given[name] for name in ("board", "flash", "ram", "stack", "states")})
+
+
+def _fit(
+    model: Path,
+    out: Path | None,
+    vendor: Path | None,
+    board: str | None,
+    flash: str | None,
+    ram: str | None,
+    stack: str,
+    states: Sequence[str],
+) -> dict[str, Any]:
     if importlib.util.find_spec("ai_edge_litert") is None:
         raise UsageError(f"reading a .tflite needs ai-edge-litert: {registry.remedy(['ai-edge-litert'])}")
     from targets.cortex_m import cmsis_nn, compiled, emit, program

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from pipeline import candidates, lengths, order, side_by_side, source, training_road, weight_road
+from pipeline import bounds, candidates, lengths, order, side_by_side, source, training_road, weight_road, worker
 from pipeline.artifact import Artifact, sha256_file
 from pipeline.branch import FIXED, Branch, Exported, Network, model_of, rows_of
 from pipeline.errors import DeployError, StageError, UsageError
@@ -18,6 +19,7 @@ from pipeline.recipe import Recipe
 from pipeline.release import choose
 from pipeline.release.evidence import CLASS_METRICS, OWN_SCORE, is_relative
 from pipeline.runner import Runner, target_device
+from pipeline.stages import Job
 
 if TYPE_CHECKING:
     from targets.base import Capabilities
@@ -153,8 +155,7 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Order,
     """A model that comes as a program: its own answers are the reference, and no stage of torch runs."""
     recipe = road.recipe
     path = recipe.folder / recipe.model
-    if not path.is_file():
-        raise UsageError(f"model: no file at {path}: correct 'model'")
+    bounds.regular(path, "model")
     without = ", ".join(("train", *recipe.stages))
     runner.emit({"event": "note", "message": f"{recipe.model} is a finished program: without {without}"})
     assert road.data is not None
@@ -163,12 +164,20 @@ def _bring(road: Road, everyone: tuple[str, ...], runner: Runner, wanted: Order,
         {"data": road.data},
         {"model": recipe.model, **task},
         branches=everyone,
-        extra={"sha256": sha256_file(path)},
+        extra={"sha256": sha256_file(path), **_beside(path)},
     )
     stepped: Mapping[str, Artifact] = {}
     if brought.metadata["kind"] == "pt2" and wanted("weights") and recipe.weights.method != "none":
         stepped = weight_road.of_targets(recipe, road.data, brought, everyone, runner, "")
     road.network = Network(brought, {FIXED: Exported(brought, stepped)})
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Digests of the files that hold an ONNX file's weights."""
+    if path.suffix != ".onnx":
+        return {}
+    asked = Job("bring", {"model": str(path)}, {}, path.parent, 0)
+    return worker.run_isolated("pipeline.foreign:external", asked, bounds.of_model(path))
 
 
 def _there(road: Road, target: str) -> dict[str, Any]:

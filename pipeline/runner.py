@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import helpers, source
+from pipeline import bounds, helpers, source
 from pipeline.artifact import Artifact, canonical_json, sha256_file, sha256_json
 from pipeline.errors import DeviceError, UsageError
 from pipeline.locks import Holder
@@ -180,7 +180,8 @@ class Runner:
             scratch=scratch,
         )
         if info.isolated or self.apart:
-            metadata = run_isolated(info.function, job)
+            limits = bounds.of_model(self.folder / settings["model"]) if info.foreign else None
+            metadata = run_isolated(info.function, job, limits)
         else:
             with contextlib.redirect_stdout(sys.stderr):  # the user's own prints must not break --json
                 metadata = helpers.lead(info.function, job) if info.trains else invoke(info.function, job)

@@ -16,10 +16,11 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline import bounds
 from pipeline.errors import DeployError, DeviceError, StageError, UsageError
 from pipeline.stages import Job, silent
 
@@ -27,10 +28,13 @@ BOOT = str(Path(__file__).with_name("boot.py"))
 RUNNING: set[int] = set()  # leaders of the workers that this process waits for
 
 
-def run_isolated(function: str, job: Job) -> dict[str, Any]:
-    """Run a stage function ("module:function") in a fresh Python. Raises the stage's own DeployError."""
+def run_isolated(function: str, job: Job, limits: bounds.Limits | None = None) -> dict[str, Any]:
+    """Run a stage function ("module:function") in a fresh Python. Raises the stage's own DeployError, UsageError where
+    it reads a foreign file and goes beyond the `limits` for that.
+    """
     message = {
         "function": function,
+        "limits": asdict(limits) if limits else None,
         "job": {
             "stage": job.stage,
             "settings": job.settings,
@@ -70,6 +74,8 @@ def run_isolated(function: str, job: Job) -> dict[str, Any]:
             RUNNING.discard(process.pid)
             _end_group(process.pid)
         log.seek(0)
+        if limits and -process.returncode in (signal.SIGXCPU, signal.SIGABRT):
+            raise UsageError(f"{job.stage}: {limits.broken(-process.returncode)}")
         return _outcome(job.stage, answer, process.returncode, log)
 
 
@@ -160,6 +166,9 @@ def main() -> int:
 
     message = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    limits = bounds.Limits(**message["limits"]) if message["limits"] else None
+    if limits:
+        bounds.hold(limits)
     fields = message["job"]
     job = Job(
         **{**fields, "inputs": {k: Path(v) for k, v in fields["inputs"].items()}, "out": Path(fields["out"])},
@@ -171,6 +180,8 @@ def main() -> int:
     except (DeployError, OSError) as error:
         code = error.exit_code if isinstance(error, DeployError) else StageError.exit_code
         message = str(error) if isinstance(error, DeployError) else f"{job.stage}: {_one_line(error)}"
+        if limits and isinstance(error.__cause__, MemoryError):
+            code, message = UsageError.exit_code, f"{job.stage}: {limits.broken()}"
         say({"event": "error", "exit_code": code, "message": message, "traceback": traceback.format_exc()})
     protocol.flush()
     os._exit(0)  # runtimes' own threads and destructors have nothing more to do

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import traceback
 import warnings
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from targets import onnx_macs
 from targets.base import Program, Support, TargetError, TensorSpec
 from targets.program_forms import plain
 
@@ -217,25 +217,52 @@ def shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]
 
 
 def macs(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates per sample of each convolution, product and recurrent layer: {output tensor: macs}.
+    """Multiply-accumulates per sample of each op that multiplies tensors: {output tensor: macs}.
 
-    Each output value (each input value, when transposed) costs one multiplication per weight that reaches it; a
-    recurrent layer uses all its weights at each step.
+    A shape that cannot be inferred is that of one inference on zeros.
     """
+    from onnx import helper
+
+    work = [(node, rule) for node in model.graph.node if (rule := onnx_macs.rule_of(node)) is not None]
     known = shapes(model)
+    ends = {name: None for node, _ in work for name in (*node.input[:4], made_by(node)) if name}
+    unknown = [name for name in ends if name not in known or 0 in known[name]]
+    known |= _run_shapes(model, known, unknown) if unknown else {}
+    firsts = {known.get(value.name, ())[:1] for value in [*model.graph.input, *model.graph.output]}
+    samples = max(1, *next(iter(firsts))) if len(firsts) == 1 else 1  # one where the batch is free; else what all share
     result = {}
-    for node in model.graph.node:
-        if node.op_type not in WORK and node.op_type not in RECURRENT:
-            continue
+    for node, rule in work:
+        attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        attributes |= {name: value.decode() for name, value in attributes.items() if isinstance(value, bytes)}
+        inputs = [known.get(name, ()) for name in node.input]
         output = made_by(node)
-        data, weight, out = (known.get(name, ()) for name in (node.input[0], node.input[1], output))
-        if not (data and weight and out):
-            raise TargetError(f"the shapes around {node.op_type} '{node.name}' cannot be inferred")
-        if node.op_type in RECURRENT:
-            result[output] = math.prod(data[:2]) * (math.prod(weight) + math.prod(known[node.input[2]]))
-        else:
-            result[output] = WORK[node.op_type](data, weight, out, {a.name: a.i for a in node.attribute})
+        result[output] = rule(onnx_macs.Ends(inputs, known[output], attributes)) // samples
     return result
+
+
+def _run_shapes(
+    model: onnx.ModelProto, known: Mapping[str, tuple[int, ...]], names: list[str]
+) -> dict[str, tuple[int, ...]]:
+    import numpy as np
+    import onnx
+
+    from targets import agent
+
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    tapped.graph.ClearField("output")
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    try:
+        zeros = {
+            value.name: np.zeros(
+                known[value.name], onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            )
+            for value in model.graph.input
+        }
+        told = agent.onnxruntime_session(tapped.SerializeToString(), {}).run(names, zeros)
+    except Exception as error:
+        raise TargetError(f"the shape of '{names[0]}' cannot be inferred: {_first_line(error)}") from error
+    return {name: tuple(array.shape) for name, array in zip(names, told, strict=True)}
 
 
 def made_by(node: onnx.NodeProto) -> str:
@@ -243,27 +270,8 @@ def made_by(node: onnx.NodeProto) -> str:
     return str(next(name for name in node.output if name))
 
 
-Shape = tuple[int, ...]
-
-
-def _conv(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
-    return math.prod(out) * math.prod(weight[1:])
-
-
-def _conv_transpose(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
-    return math.prod(data) * math.prod(weight[1:])
-
-
-def _gemm(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
-    return math.prod(out) * weight[1 if attributes.get("transB") else 0]
-
-
-def _matmul(data: Shape, weight: Shape, out: Shape, attributes: Mapping[str, int]) -> int:
-    return math.prod(out) * data[-1]
-
-
-WORK = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul, "MatMulInteger": _matmul}
-RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+WORK = frozenset(onnx_macs.PLAIN)
+RECURRENT = frozenset(onnx_macs.RECURRENT)
 
 
 def name_batch(model: onnx.ModelProto, first_input: str) -> None:
@@ -296,10 +304,11 @@ def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
     """Call tensors by other names, wherever they are made and read; another tensor that has such a name gives way."""
     taken = {name for node in model.graph.node for name in node.output} | {one.name for one in model.graph.initializer}
     away = {name: f"{name} inside" for name in taken & set(names.values()) - set(names)}
-    _rename(model.graph, {**away, **names})
+    rename_inside(model.graph, {**away, **names})
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def rename_inside(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """The same for one graph and its bodies, whatever has the new names already."""
     for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
         value.name = names.get(value.name, value.name)
     for node in graph.node:
@@ -308,7 +317,7 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
                 ends[index] = names.get(name, name)
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _rename(attribute.g, names)
+                rename_inside(attribute.g, names)
 
 
 @contextmanager

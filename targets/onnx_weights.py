@@ -96,3 +96,47 @@ def own_weights(model: onnx.ModelProto) -> None:
         nodes.append(node)
     graph.ClearField("node")
     graph.node.extend(nodes)
+
+
+# Inputs that hold settings or statistics and nothing that is learned: bounds, sizes, scales of codes, running means.
+_SETTINGS = {
+    "BatchNormalization": (3, 4),
+    "Clip": (1, 2),
+    "DequantizeLinear": (1, 2),
+    "Dropout": (1, 2),
+    "Pad": (1, 2, 3),
+    "QuantizeLinear": (1, 2),
+    "Resize": (1, 2, 3),
+}
+_CODES = {  # inputs that hold weights and biases as integers
+    "ConvInteger": (1,),
+    "DequantizeLinear": (0,),
+    "MatMulInteger": (1,),
+    "QGemm": (3, 6),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (3,),
+}
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """How many numbers were learned: those of every stored tensor of one axis or more that an op reads as no setting.
+
+    A tensor that several read counts once; of integers only the weights and biases count. As a module's parameters are,
+    however the file is written.
+    """
+    import onnx
+
+    real = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer if tensor.dims}
+    learned: set[str] = set()
+    for node in model.graph.node:
+        codes, settings = _CODES.get(node.op_type, ()), _SETTINGS.get(node.op_type, ())
+        for index, name in enumerate(node.input):
+            if name not in stored:
+                continue
+            is_real = stored[name].data_type in real
+            if index in codes or (
+                is_real and index not in settings and not (codes and node.op_type != "DequantizeLinear")
+            ):
+                learned.add(name)
+    return sum(math.prod(stored[name].dims) for name in learned)

@@ -15,7 +15,7 @@ import numpy as np
 
 from calibration.qparams import Ranges, limits
 from calibration.schemes import SCHEMES, Granularity, Scheme
-from targets import agent, onnx_graph, onnx_placement, onnx_weights
+from targets import agent, onnx_graph, onnx_macs, onnx_placement, onnx_weights
 from targets.base import (
     Batch,
     Candidate,
@@ -294,7 +294,7 @@ def _quantize_dynamic(source: Path, file: Path, left: list[str]) -> None:
     onnx_graph.save(graph, file)
 
 
-_WORK = onnx_graph.WORK.keys() | onnx_graph.RECURRENT
+_WORK = frozenset(onnx_macs.RULES)
 
 
 def _check_ranges(model: Model, ranges: Ranges, scheme: Scheme) -> None:

@@ -125,7 +125,8 @@ class OpenVinoTarget:
             program = onnx_graph.export(program, out)
         ov = agent.import_openvino()
         try:
-            model = ov.convert_model(str(program.path))
+            with contextlib.chdir(program.path.parent):  # it takes a comma in a path for a list of files
+                model = ov.convert_model(program.path.name)
         except Exception as error:
             raise TargetError(agent.one_line(f"OpenVINO cannot read {program.path}", error), "unsupported") from error
         keep = {spec.name for spec in (*program.inputs, *program.outputs)}

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from targets import onnx_macs
+
 # IR type -> (axes of the weight that are output channels, which end of the op its MACs are counted at, first weight
 # axis that multiplies). MatMul is apart: its axes depend on its attributes.
 WORK: dict[str, tuple[tuple[int, ...], Callable[[Any], Any], int]] = {
@@ -56,6 +58,9 @@ def macs(model: Any) -> Iterator[tuple[Any, int]]:
         if kind == "ScaledDotProductAttention":  # query times keys, then times values
             query, key, value = (list(node.input_value(i).get_shape()) for i in range(3))
             yield node, math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+        if kind == "Einsum":
+            shapes = [tuple(port.get_shape()) for port in node.input_values()]
+            yield node, onnx_macs.einsum(node.get_attributes()["equation"], shapes)
         if kind == "MatMul":
             data = list(node.input_value(0).get_shape())
             inner = data[-2] if node.get_attributes().get("transpose_a") and len(data) > 1 else data[-1]

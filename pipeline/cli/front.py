@@ -59,7 +59,11 @@ def _ask(question: str, option: str) -> str:
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2, .onnx, .xml or .tflite file, or net:build.")],
     shape: Annotated[
-        list[str] | None, typer.Option(metavar="SHAPE", help="Of one sample, for a factory: 3x224x224, ids=64:int64.")
+        list[str] | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="Of one sample, for a factory, and an ONNX file of open axes: 3x224x224, ids=64:int64.",
+        ),
     ] = None,
     storage: Annotated[
         bool, typer.Option("--storage", help="Of a checkpoint or a run: its weights' bytes, as 'deploy storage' does.")

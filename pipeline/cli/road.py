@@ -126,12 +126,16 @@ def profile(
             "benchmark_app, built for it.",
         ),
     ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SHAPE", help="For an ONNX file that leaves axes open: of one sample, 3x224x224."),
+    ] = None,
     json_: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure latency and memory of a finished run's artifacts again, then judge; or of one model file."""
     if run.is_file() and run.suffix != ".json":
-        _file(run, target or [], device, threads, soak, samples, layers, runner, json_, verbose)
+        _file(run, target or [], device, threads, soak, samples, layers, runner, shape or [], json_, verbose)
         return
     if runner:
         what = "a program of the platform gives times and no outputs, by which the gate judges a run"
@@ -148,6 +152,7 @@ def _file(
     samples: Path,
     layers: bool,
     runner: Path | None,
+    shapes: list[str],
     json_: bool,
     verbose: bool,
 ) -> None:
@@ -166,7 +171,7 @@ def _file(
             if runner:
                 found = bare.by_runner(model, target[0], device, threads, seconds, runner, emit)
             else:
-                found = bare.profile(model, target[0], device, threads, seconds, samples, emit, layers)
+                found = bare.profile(model, target[0], device, threads, seconds, samples, emit, layers, shapes)
         if json_:
             console.print_json(found)
         else:

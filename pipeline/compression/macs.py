@@ -1,7 +1,9 @@
-"""Multiply-accumulates and parameters of each layer, counted by hooks on one real forward pass.
+"""Multiply-accumulates and parameters of each layer, counted on one real forward pass.
 
-One MAC is one multiplication with its addition; biases, normalisation and activations are not counted (the usual
-convention: a convolution's MACs are output positions x out channels x in channels / groups x kernel size).
+The layers that are known tell what their MACs grow with; what a module's own code multiplies beside them (matmul,
+einsum, attention, functional convolutions, on parameters or on activations) is counted as torch computes it. One MAC
+is one multiplication with its addition; biases, normalisation and activations are not counted (the usual convention: a
+convolution's MACs are output positions x out channels x in channels / groups x kernel size).
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.compression.attention import Attention
+from pipeline.compression.products import Products
 
 Part = tuple[int, tuple[str, ...]]
 
@@ -24,7 +28,8 @@ class Layer:
     """One layer: MACs per sample over all its uses, and parameters.
 
     `parts`: the MACs by what they grow with, each (amount, the layer's axes); proportional to an axis once for each
-    time that it is named.
+    time that it is named. `own`: those of the module's own code, of which it is known at most that a product of two
+    activations in an attention grows with the heads.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Layer:
     macs: int
     parts: tuple[Part, ...]
     params: int
+    own: int = 0
 
 
 Counter = Callable[[Any, tuple[Any, ...], Any], list[Part]]  # (module, inputs, output) -> parts, of the whole batch
@@ -96,40 +102,73 @@ class Count:
 
 def count(model: nn.Module, example: Sequence[Tensor]) -> Count:
     """Count on one forward pass in eval mode. `example`: the model's inputs in order, each [n, ...]."""
+    from pipeline.compression.structure import head_attribute
+
     totals: dict[str, dict[tuple[str, ...], int]] = {}
+    inside = [""]  # the modules that are being called, innermost last
+    known = {
+        name: counter
+        for name, module in model.named_modules()
+        if (counter := next((one for kind, one in _COUNTERS if isinstance(module, kind)), None))
+    }
+
+    def add(name: str, amount: int, axes: tuple[str, ...]) -> None:  # a layer that is used twice counts twice
+        parts = totals.setdefault(name, {})
+        parts[axes] = parts.get(axes, 0) + amount
+
+    modules = dict(model.named_modules())
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    own: dict[str, int] = {}
+
+    def beside(amount: int, arguments: Sequence[Any]) -> None:
+        if (name := inside[-1]) in known or not amount:
+            return
+        tensors = (one for one in arguments if isinstance(one, Tensor))
+        fixed = any(one.untyped_storage().data_ptr() in weights for one in tensors)
+        add(name, amount, () if fixed or not head_attribute(modules[name]) else ("heads",))
+        own[name] = own.get(name, 0) + amount
+
+    def enter(module: Any, args: tuple[Any, ...], name: str) -> None:
+        inside.append(name)
+        if name in known:
+            totals.setdefault(name, {})
+
+    def leave(module: Any, args: tuple[Any, ...], output: Any, name: str) -> None:
+        inside.pop()
+        for amount, axes in known[name](module, args, output) if name in known else ():
+            add(name, amount, axes)
+
     hooks = []
     for name, module in model.named_modules():
-        counter = next((counter for kind, counter in _COUNTERS if isinstance(module, kind)), None)
-        if counter is None:
-            continue
-
-        def hook(module: Any, args: tuple[Any, ...], output: Any, name: str = name, counter: Counter = counter) -> None:
-            parts = totals.setdefault(name, {})
-            for amount, axes in counter(module, args, output):  # a layer that is used twice counts twice
-                parts[axes] = parts.get(axes, 0) + amount
-
-        hooks.append(module.register_forward_hook(hook))
+        hooks.append(module.register_forward_pre_hook(partial(enter, name=name)))
+        hooks.append(module.register_forward_hook(partial(leave, name=name)))
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Products(beside):
             model(*example)
     finally:
         model.train(training)
         for handle in hooks:
             handle.remove()
-    batch, found = len(example[0]), dict(model.named_modules())
+    batch = len(example[0])
     layers = tuple(
         Layer(
             name,
-            type(found[name]).__name__,
+            type(modules[name]).__name__,
             sum(parts.values()) // batch,
             tuple((amount // batch, axes) for axes, amount in parts.items()),
-            _params(found[name]),
+            _params(modules[name]),
+            own.get(name, 0) // batch,
         )
         for name, parts in totals.items()
     )
     return Count(sum(layer.macs for layer in layers), _params(model), layers)
+
+
+def unattributed(counted: Count) -> int:
+    """MACs of the modules' own code: a plan may count more of them than pruning leaves."""
+    return sum(layer.own for layer in counted.layers)
 
 
 def _params(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""How many channels each group keeps, so that the whole network meets a MACs budget from below.
+"""How many channels each group keeps, so that the whole network meets a budget (MACs, parameters, bytes) from below.
 
 Every group starts from the same ratio (global ratios brought nothing at equal training), or from what a schedule wants
 it to keep, and is rounded down to a multiple of its alignment, since odd widths are slow on vector units. Then channels
@@ -20,12 +20,13 @@ def solve(
     align: int | Sequence[int] = 8,
     tolerance: float = 0.05,
     wanted: Sequence[float] | None = None,
+    unit: str = "MACs",
 ) -> list[int]:
     """Channels to keep for each group, 1..width. `wanted`: what each should keep, within the budget; else a uniform
-    share.
+    share. `unit`: of what the budget is.
 
-    `cost` gives the network's MACs for a list of kept channels and must not fall where one grows. The result costs at
-    most `budget` and, where channels are fine enough to allow it, at least (1 - tolerance) x budget. A group's
+    `cost` gives what the network takes for a list of kept channels, and must not fall where one grows. The result costs
+    at most `budget` and, where channels are fine enough to allow it, at least (1 - tolerance) x budget. A group's
     alignment is the largest of align, align/2, ..., 1 that is not above the share it would keep at a uniform ratio;
     `align` may differ from group to group.
     Raises ValueError when one channel in each group still costs more than the budget.
@@ -34,7 +35,7 @@ def solve(
         return list(widths)
     least = cost([1] * len(widths))
     if least > budget:
-        raise ValueError(f"one channel in each of {len(widths)} groups takes {least} MACs, the budget is {budget}")
+        raise ValueError(f"one channel in each of {len(widths)} groups takes {least} {unit}, the budget is {budget}")
     wanted = [
         min(width, max(1.0, one)) for width, one in zip(widths, wanted or uniform(widths, cost, budget), strict=True)
     ]

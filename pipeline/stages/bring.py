@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline import interface, pt2, tasks
+from pipeline import bounds, interface, pt2, tasks
 from pipeline.data import Array, Split, load_split, save_named
 from pipeline.errors import UsageError
 from pipeline.stages import Job
@@ -28,8 +28,9 @@ def run(job: Job) -> dict[str, Any]:
     Raises UsageError when it is no program, or does not fit the data.
     """
     path = Path(job.user["folder"]) / job.settings["model"]
-    names = list(load_split(job.inputs["data"], "gate").inputs)
-    program, answer, facts = (_pt2 if path.suffix == ".pt2" else _onnx)(path, names, job.out)
+    samples = load_split(job.inputs["data"], "calibration").inputs
+    program, answer, facts = (_pt2 if path.suffix == ".pt2" else _onnx)(path, samples, job.out)
+    bounds.lift()
     task = tasks.of(job.settings, job.user, job.inputs["data"])
     splits = {name: load_split(job.inputs["data"], name) for name in SPLITS}
     for name, split in splits.items():
@@ -47,7 +48,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def answers(path: Path, split: Split, out: Path) -> dict[str, Array]:
     """What a finished program at `path` says of a split's first samples. Writes below `out`. Raises UsageError."""
-    program, answer, _ = (_pt2 if path.suffix == ".pt2" else _onnx)(path, list(split.inputs), out)
+    program, answer, _ = (_pt2 if path.suffix == ".pt2" else _onnx)(path, split.inputs, out)
     return _all(program, answer, split, EXPECTED, path)
 
 
@@ -62,6 +63,8 @@ def _all(program: Program, answer: Run, split: Split, limit: int, path: Path) ->
     """The program's answers for the first samples, float32."""
     step = program.inputs[0].shape[0] or BATCH
     count = min(limit, len(split)) // (program.inputs[0].shape[0] or 1) * (program.inputs[0].shape[0] or 1)
+    if not count:
+        raise UsageError(f"{path}: its batch is fixed at {step}, more than a split of {len(split)}: leave it free")
     rows = []
     for start in range(0, count, step):
         batch = {name: np.array(array[start : min(start + step, count)]) for name, array in split.inputs.items()}
@@ -71,6 +74,10 @@ def _all(program: Program, answer: Run, split: Split, limit: int, path: Path) ->
             shapes = {name: f"{array.dtype} {list(array.shape)}" for name, array in batch.items()}
             text = _transposed(program, batch) or " ".join(str(error).split())[:300]
             raise UsageError(f"{path} does not run on {shapes}: {text}") from error
+        for name, array in rows[-1].items():
+            if array.shape[:1] != (len(next(iter(batch.values()))),):
+                told = f"its output '{name}' is {list(array.shape)} for {len(next(iter(batch.values())))} samples"
+                raise UsageError(f"{path}: {told}: its first axis must be theirs")
     outputs = {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
     if not all(np.isfinite(array).all() for array in outputs.values()):
         raise UsageError(f"{path}: its outputs have NaN or infinity")
@@ -79,30 +86,35 @@ def _all(program: Program, answer: Run, split: Split, limit: int, path: Path) ->
 
 def _transposed(program: Program, batch: Mapping[str, Array]) -> str:
     """What to do where the data has channels last and the program takes them first."""
-    for spec in program.inputs:
-        shape = batch[spec.name].shape
-        first = (shape[-1], *shape[1:-1])
-        if len(shape) > 3 and first != shape[1:] and spec.shape[1:] == first:
-            order = (0, len(shape) - 1, *range(1, len(shape) - 1))
-            return f"'{spec.name}' takes channels first, {list(spec.shape[1:])}: give the data as x.transpose{order}"
+    told = (transposed(spec.name, batch[spec.name].shape, spec.shape) for spec in program.inputs)
+    return next(filter(None, told), "")
+
+
+def transposed(name: str, shape: Sequence[int], wanted: Sequence[int | None]) -> str:
+    """The same of one input."""
+    first = (shape[-1], *shape[1:-1])
+    if len(shape) > 3 and first != tuple(shape[1:]) and tuple(wanted[1:]) == first:
+        order = (0, len(shape) - 1, *range(1, len(shape) - 1))
+        return f"'{name}' takes channels first, {list(first)}: give the data as x.transpose{order}"
     return ""
 
 
-def _pt2(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[str, Any]]:
+def _pt2(path: Path, samples: Mapping[str, Array], out: Path) -> tuple[Program, Run, dict[str, Any]]:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from pipeline.compression import products
 
     archive = pt2.clean(path)
     exported = pt2.loaded(archive, path)
     inside: Any = exported.module(check_guards=False)
     taken = [n.meta["val"] for n in inside.graph.nodes if n.op == "placeholder"]
+    names = list(samples)
     _same_number(path, names, len(taken))
-    fixed = [int(one.shape[0]) for one in taken if isinstance(one.shape[0], int)]
-    if fixed:
-        raise UsageError(f"{path}: its batch is fixed at {fixed[0]}: export it with a torch.export.Dim for axis 0")
+    if reason := fixed_batch(taken):
+        raise UsageError(f"{path}: {reason}")
     example = [torch.zeros(2, *map(int, one.shape[1:]), dtype=one.dtype) for one in taken]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # two a multiplication with its addition
-        told = interface.by_name(inside(*example))
+    macs, outputs = products.counted(inside, example)
+    told = interface.by_name(outputs)
     program = Program(
         out / "program.pt2",
         "pt2",
@@ -117,27 +129,28 @@ def _pt2(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[st
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     params = sum(tensor.numel() for tensor in exported.parameters())
-    macs = counter.get_total_flops() // 2 // len(example[0])
     facts = {"ops": ops_of(exported), "calls": calls_of(exported)}
-    return program, answer, {**facts, "params": params, "macs": macs, "size_bytes": 4 * params}
+    return program, answer, {**facts, "params": params, "macs": macs // len(example[0]), "size_bytes": 4 * params}
+
+
+def fixed_batch(taken: Iterable[Any]) -> str:
+    """Why a program of these inputs is not taken; empty where it takes any number of samples."""
+    fixed = [one.shape[0] if one.ndim else "none" for one in taken if not one.ndim or isinstance(one.shape[0], int)]
+    return f"its batch is fixed at {fixed[0]}: export it with a torch.export.Dim for axis 0" if fixed else ""
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:
     return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (None, *map(int, tensor.shape[1:])))
 
 
-def _onnx(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[str, Any]]:
-    from targets import agent, onnx_graph
+def _onnx(path: Path, samples: Mapping[str, Array], out: Path) -> tuple[Program, Run, dict[str, Any]]:
+    from pipeline import foreign
+    from targets import agent, onnx_graph, onnx_weights
 
-    model = onnx_graph.load(path)
-    constants = {one.name for one in model.graph.initializer}
-    given = [value.name for value in model.graph.input if value.name not in constants]
-    _same_number(path, names, len(given))
-    onnx_graph.rename(model, dict(zip(given, names, strict=True)))
-    onnx_graph.name_batch(model, names[0])
+    model = foreign.brought(path, samples)
     wanted = tuple(TensorSpec(value.name, "", ()) for value in model.graph.output)
-    ends = onnx_graph.specs(model, tuple(TensorSpec(name, "", ()) for name in names)), onnx_graph.specs(model, wanted)
-    program = Program(out / "program.onnx", "onnx", *ends)
+    given = onnx_graph.specs(model, tuple(TensorSpec(name, "", ()) for name in samples))
+    program = Program(out / "program.onnx", "onnx", given, onnx_graph.specs(model, wanted))
     onnx_graph.save(model, program.path)
     session = agent.onnxruntime_session(str(program.path), {})
     outputs = [spec.name for spec in program.outputs]
@@ -145,8 +158,7 @@ def _onnx(path: Path, names: list[str], out: Path) -> tuple[Program, Run, dict[s
     def answer(batch: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(outputs, session.run(outputs, dict(batch)), strict=True))
 
-    params = sum(int(np.prod(one.dims)) for one in model.graph.initializer if one.data_type == onnx_graph.FLOAT)
-    macs = sum(onnx_graph.macs(model).values())
+    params, macs = onnx_weights.parameters(model), sum(onnx_graph.macs(model).values())
     return program, answer, {"ops": {}, "params": params, "macs": macs, "size_bytes": 4 * params}
 
 

@@ -73,9 +73,11 @@ def run(job: Job) -> dict[str, Any]:
             else:
                 planned, leave, told = prune_measured.search(work, stop, original, cost, whole)
         edits = carve(work, model, planned, leave)
-        now = macs.count(model, example).macs
-        if now != cost(leave):
-            raise StageError(f"prune: the pruned model takes {now} MACs where {cost(leave)} were planned")
+        now, most = macs.count(model, example).macs, cost(leave)
+        if not most - macs.unattributed(counted) <= now <= most:
+            raise StageError(f"prune: the pruned model takes {now} MACs where {most} were planned")
+        if told.get("stop", {}).get("name") == "macs":
+            told["stop"]["reached"] = now
         try:
             facts = training.facts(model, job.inputs["data"], task=tasks.of(job.settings, job.user, job.inputs["data"]))
         except RuntimeError as error:  # it ran on the samples that it was traced with
@@ -121,9 +123,9 @@ class Work:
         return [group.width for group in self.groups]
 
 
-def meet(work: Work, cost: Cost, budget: int, says: str) -> tuple[Plan, list[int]]:
+def meet(work: Work, cost: Cost, budget: int, says: str, unit: str = "MACs") -> tuple[Plan, list[int]]:
     """Which units go, and how many stay, for the cost to meet the budget. Raises UsageError when it cannot."""
-    solved = _solve(work, cost, budget, says)  # before any scoring: can the budget be met at all?
+    solved = _solve(work, cost, budget, says, unit=unit)  # before any scoring: can the budget be met at all?
     planned = _plan(work, cost, budget)
     solved = _solve(work, cost, budget, says, planned.wanted)
     if not work.kernels:
@@ -157,7 +159,7 @@ def _counted(work: Work, stop: Stop, cost: Cost, whole: int) -> tuple[Plan, list
     from pipeline.stages import prune_measured
 
     budget = int(stop.limit(whole))
-    planned, leave = meet(work, cost, budget, stop.says())
+    planned, leave = meet(work, cost, budget, stop.says(), "MACs" if stop.name == "macs" else stop.name)
     told: dict[str, Any] = {}
     if work.kernels:
         planned, leave, told = prune_measured.no_slower(work, cost, budget, stop.says(), planned, leave)
@@ -171,6 +173,7 @@ def _solve(
     says: str,
     wanted: Sequence[float] | None = None,
     whole: Collection[int] = (),
+    unit: str = "MACs",
 ) -> list[int]:
     """Units to leave in each group; those with an index in `whole` stay as they are."""
     from pipeline.compression import widths
@@ -201,6 +204,7 @@ def _solve(
             [work.aligns[index] for index in free],
             MEASURED_TOLERANCE if work.kernels else TOLERANCE,
             own,
+            unit,
         )
     except ValueError as error:
         names = "; ".join(f"'{one.name}': {one.reason}" for one in work.kept)

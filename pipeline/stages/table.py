@@ -13,7 +13,8 @@ class StageInfo:
     """`function`: "module:function". `packages`: distributions whose versions are part of the key (a target's own are
     added). `isolated`: runs in a fresh process, so that its memory goes back and its output is deterministic.
     `user`: which of the user's functions it can call; their source is part of the key. `device`: its result holds
-    for one machine only. `trains`: torchrun's other processes run it too.
+    for one machine only. `trains`: torchrun's other processes run it too. `foreign`: it reads a file of somebody
+    else's, which its setting `model` names, isolated and held to limits.
     """
 
     function: str
@@ -22,11 +23,18 @@ class StageInfo:
     user: tuple[str, ...] = ()
     device: bool = False
     trains: bool = False
+    foreign: bool = False
 
 
 STAGES: dict[str, StageInfo] = {
     "data": StageInfo("pipeline.stages.data:run", ("numpy",), user=("data",)),
-    "bring": StageInfo("pipeline.stages.bring:run", ("torch", "numpy", "onnx", "onnxruntime"), user=("metric",)),
+    "bring": StageInfo(
+        "pipeline.stages.bring:run",
+        ("torch", "numpy", "onnx", "onnxruntime"),
+        isolated=True,
+        user=("metric",),
+        foreign=True,
+    ),
     "load": StageInfo("pipeline.stages.load:run", TORCH, user=("model", "metric", "loss")),
     "train": StageInfo(
         "pipeline.stages.train:run", TORCH, user=("model", "metric", "loss", "train_augment"), trains=True

@@ -60,9 +60,9 @@ def test_a_runtime_that_tells_no_layers_says_so(tmp_path):
 
 
 def test_a_file_that_is_no_model_is_the_runtimes_own_words(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"no model")
+    (tmp_path / "model.tflite").write_bytes(b"no model")
     with pytest.raises(StageError, match="does not load"):
-        bare.profile(tmp_path / "model.onnx", "onnxruntime", None, 1, None, tmp_path / "s.npz", silent)
+        bare.profile(tmp_path / "model.tflite", "tflite", None, 1, None, tmp_path / "s.npz", silent)
     assert not (tmp_path / "s.npz").exists()
 
 
