@@ -6,17 +6,20 @@ import html
 import re
 import unicodedata
 
-LONGEST = 1000  # characters of a line; nothing of ours is that long
+LONGEST = 900  # characters of a line; nothing of ours is that long
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidirectional marks among them), line separators
 MARKED = re.compile(r"([\\`*_\[\]!~|$])")  # what Markdown reads as its own
 LINKED = re.compile(r"(@|://|www\.|#(?=\d))")  # what it makes mentions and links of, unasked
 
 
 def line(text: str) -> str:
-    """One line that a terminal shows as it stands: what is not seen is spelled out, `\\x1b`, and the end cut off."""
+    """One line that a terminal shows as it stands: what is not seen is spelled, `\\x1b`, a long middle left out."""
+    if len(text) > 2 * LONGEST:  # before any work on it
+        text = f"{text[:LONGEST]}{text[-LONGEST:]}"
     words = " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text.rstrip("\r\n")
-    words = "".join(_spelled(sign) if unicodedata.category(sign) in UNSEEN else sign for sign in words[: LONGEST + 1])
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+    words = "".join(_spelled(sign) if unicodedata.category(sign) in UNSEEN else sign for sign in words)
+    tail = LONGEST // 3  # where a message says what to do
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - tail]} ... {words[-tail:]}"
 
 
 def _spelled(sign: str) -> str:
