@@ -46,9 +46,15 @@ def of_file(job: Job) -> dict[str, Any]:
         raise UsageError(str(registry.missing_error(target, lacking)))
     if path.suffix == ".onnx":
         return _onnx(path, job.settings["shapes"])
-    inputs, outputs = _ends(path, name)
-    model = Model(path.resolve(), (), ())
-    return {**_facts(path, name, model), "inputs": inputs, "outputs": outputs, "targets": _from_file(path, name)}
+    try:
+        inputs, outputs = _ends(path, name)
+        facts = _facts(path, name, Model(path.resolve(), (), ()))
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # each runtime has its own for a damaged file
+        text = " ".join(str(error).split())[-300:]
+        raise UsageError(f"{path} cannot be read as a {path.suffix} model: {text}") from error
+    return {**facts, "inputs": inputs, "outputs": outputs, "targets": _from_file(path, name)}
 
 
 def _facts(path: Path, name: str, model: Model) -> dict[str, Any]:

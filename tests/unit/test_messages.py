@@ -17,12 +17,12 @@ import typer
 from torch import nn
 
 import pipeline
-from pipeline import beginning, console, data, keys, models, pickled
+from pipeline import beginning, console, data, inspection, keys, models, pickled
 from pipeline.cli import front
 from pipeline.errors import UsageError
 from pipeline.recipe import known_keys
 from pipeline.release.compare import _changed
-from pipeline.stages import bring, load
+from pipeline.stages import Job, bring, load
 from targets import registry
 from targets.base import Program, TargetError, TensorSpec
 from targets.channels import local
@@ -189,3 +189,12 @@ def test_python_of_the_remedy_is_this_one() -> None:
 def test_what_a_stage_did_is_told_of_both_kinds_of_calls() -> None:
     assert console._did({"stage": "rewrite", "metadata": {"calls": {"gelu": 2}}}) == "gelu in 2 calls"
     assert console._did({"stage": "export-pt2", "metadata": {"calls": [{"op": "gelu"}]}}) == ""
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.tflite"])
+def test_a_damaged_model_is_the_users_to_mend(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe" + bytes(99))
+    asked = Job("inspect", {"file": str(tmp_path / name), "shapes": []}, {}, tmp_path, 0)
+    with pytest.raises(UsageError, match=rf"{name} cannot be read as a \.{name[2:]} model: ") as refused:
+        inspection.of_file(asked)
+    assert "\n" not in str(refused.value)
