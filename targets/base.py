@@ -165,7 +165,8 @@ class Capabilities:
     do so. `saturating`: the strategies that suit a CPU which adds pairs of 8-bit products in 16 bits (agent.saturates).
     `forms`: forms of these ops that are refused.
     `further`: candidates that are raced where a recipe names them. `variants`: "ID@VARIANT" is a candidate under these
-    options for the agent. `lacking`: schemes and variants that a user may expect -> why this runtime has none.
+    options for the agent. `plain`: the one that computes a quantized file as it stands, where the runtime rewrites it.
+    `lacking`: schemes and variants that a user may expect -> why this runtime has none.
     """
 
     program: Literal["pt2", "onnx"]
@@ -179,6 +180,7 @@ class Capabilities:
     forms: tuple[Form, ...] = ()
     further: tuple[Candidate, ...] = ()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plain: str = ""
     lacking: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -113,6 +113,7 @@ class OpenVinoTarget:
         older_cpus={"x86 without VNNI": {"max_isa": "AVX512_CORE"}},
         further=FURTHER,
         variants=VARIANTS,
+        plain="no-lp",
         lacking=LACKING,
     )
 
@@ -235,7 +236,12 @@ class OpenVinoTarget:
 
     def open(self, model: Model, candidate: Candidate) -> AdapterSession:
         """Load in this process."""
-        return AdapterSession(model, self.runtime, self.options(candidate), lambda: _tap(model, self.options(FLOAT)))
+        return AdapterSession(
+            model,
+            self.runtime,
+            self.options(candidate),
+            lambda: _tap(model, {**self.options(FLOAT), **candidate.runtime}),
+        )
 
     def _adapter(self, model: Model, options: dict[str, Any]) -> Any:
         try:

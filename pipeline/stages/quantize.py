@@ -18,7 +18,7 @@ from pipeline import lengths
 from pipeline.data import load_split
 from pipeline.errors import UsageError
 from pipeline.explain import sensitivity
-from pipeline.stages import Job
+from pipeline.stages import Job, faithful
 from targets import base, codes, registry
 
 
@@ -33,7 +33,10 @@ def run(job: Job) -> dict[str, Any]:
     candidate = base.find(target, floating, job.settings["candidate"])
     model = floating if candidate.quantizer == "none" else maker(job).make((), job.out)
     ops = target.inspect(model, candidate)
+    if apart := _differs(job, target, floating, model, candidate):
+        job.emit({"event": "note", "message": f"{target.name}/{candidate.id}: {apart}"})
     return {
+        "differs": apart,
         "candidate": candidate.id,
         "quantizer": candidate.quantizer,
         "scheme": candidate.scheme,
@@ -48,6 +51,18 @@ def run(job: Job) -> dict[str, Any]:
         "half_range": codes.half_range(codes.read(model.path)) if candidate.precision == "int8" else [],
         **shares(ops),
     }
+
+
+def _differs(job: Job, target: base.Target, floating: base.Model, model: base.Model, candidate: base.Candidate) -> str:
+    """See faithful.differs, on a few calibration samples."""
+    step = floating.inputs[0].shape[0] or LOOKED_AT
+    inputs = load_split(job.inputs["data"], "calibration").inputs
+    return faithful.differs(
+        target, floating, model, candidate, {name: np.array(array[:step]) for name, array in inputs.items()}
+    )
+
+
+LOOKED_AT = 8  # calibration samples on which a compiled graph is compared with its file
 
 
 def maker(job: Job) -> sensitivity.Maker:

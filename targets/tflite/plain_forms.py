@@ -34,24 +34,36 @@ def nearest(module: GraphModule) -> None:
 def _by_index(module: GraphModule, node: Any, axes: int, along: Any, plain: Any) -> None:
     import torch
 
-    data, sizes, factors = (*node.args, None)[:3]
+    given: list[Any] = [*node.args, None]
+    data, sizes, factors = given[:3]
     before, after = ([int(size) for size in one.meta["val"].shape[-axes:]] for one in (data, node))
-    if all(big % small == 0 for small, big in zip(before, after, strict=True)):
+    indices = []
+    for axis, (small, big) in enumerate(zip(before, after, strict=True)):
+        counted = torch.arange(small, dtype=torch.float32).reshape(1, 1, -1)
+        found = along(counted, [big], None) if sizes is not None else along(counted, None, [factors[axis]])
+        indices.append(found.reshape(-1).long())
+    if all(_repeats(index, small) for index, small in zip(indices, before, strict=True)):
         node.target, node.args = plain, (data, after, None)
         return
-    value = data
-    for axis, (small, big) in enumerate(zip(before, after, strict=True)):
-        if small == big:
+    value: Any = data
+    for axis, index in enumerate(indices):
+        if torch.equal(index, torch.arange(before[axis])):
             continue
-        counted = torch.arange(small, dtype=torch.float32).reshape(1, 1, -1)
-        index = along(counted, [big], None) if sizes is not None else along(counted, None, [factors[axis]])
         name = f"nearest_{node.name}_{axis}"
-        module.register_buffer(name, index.reshape(-1).long())
+        module.register_buffer(name, index)
         with module.graph.inserting_before(node):
             where = module.graph.get_attr(name)
             value = module.graph.call_function(torch.ops.aten.index_select.default, (value, axis + 2, where))
             value.meta = dict(node.meta)
     node.replace_all_uses_with(value)
+
+
+def _repeats(index: Any, size: int) -> bool:
+    """Is each of `size` places taken equally often, in order?"""
+    import torch
+
+    times, left = divmod(len(index), size)
+    return left == 0 and torch.equal(index, torch.arange(size).repeat_interleave(times))
 
 
 def output_padding(module: GraphModule) -> None:
@@ -67,7 +79,7 @@ def output_padding(module: GraphModule) -> None:
     calls: list[Any] = [found for found in module.graph.nodes if found.target in operators]
     for node in calls:
         axes = operators[node.target]
-        given = list(node.args)
+        given: list[Any] = list(node.args)
         data, weight, bias, stride, padding, added, groups, dilation = (
             given + [None, [1] * axes, [0] * axes, [0] * axes, 1, [1] * axes][len(given) - 2 :]
         )
@@ -75,7 +87,8 @@ def output_padding(module: GraphModule) -> None:
             continue
         node.args = (data, weight, bias, stride, [0] * axes, [0] * axes, groups, dilation)
         sizes = [int(size) for size in node.meta["val"].shape[-axes:]]
-        value, readers = node, list(node.users)
+        value: Any = node
+        readers = list(node.users)
         for axis, (start, size) in enumerate(zip(padding, sizes, strict=True)):
             with module.graph.inserting_after(value):
                 value = module.graph.call_function(aten.slice.Tensor, (value, axis + 2, start, start + size))

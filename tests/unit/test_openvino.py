@@ -13,6 +13,7 @@ from calibration.metrics import sqnr_db
 from calibration.qparams import from_range, limits
 from calibration.schemes import SCHEMES
 from calibration.statistics import Statistics, solve
+from pipeline.stages import faithful
 from targets import agent, onnx_graph, openvino_graph
 from targets import openvino as subject
 from targets.base import Model, Program, TargetError, TensorSpec
@@ -241,6 +242,29 @@ def test_what_is_rounded_behind_a_greatest_or_least_value_is_right(data, tmp_pat
     places = openvino_graph.placement(ir(model.path))
     kinds = [node.get_type_name() for node, _, _ in places]
     assert (kinds.count("ReduceMax"), kinds.count("ReduceMin")) == (2, 1)  # rounded above, and moved as codes
+
+
+def test_a_compiled_graph_that_differs_from_its_file_is_told_with_the_tensor(data, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), Least(), nn.Linear(16, 5))
+    half = replace(MSE, scheme="u8s8-half_range")
+    monkeypatch.setattr(openvino_graph, "_MOVES", openvino_graph._MOVES - openvino_graph._EXTREMES)
+    monkeypatch.setattr(openvino_graph, "_EXTREMES", frozenset())  # as if nothing were known of the plugin's fault
+    model = TARGET.lower(exported(net, tmp_path), tmp_path)
+    statistics = Statistics(model.sha256)
+    with TARGET.open(model, FLOAT) as session:
+        statistics.update(session.tap({"input": data}, model.tensors))
+    (tmp_path / "ours").mkdir()
+    made = TARGET.quantize(model, half, solve(statistics, SCHEMES[half.scheme], "minmax"), [], tmp_path / "ours")
+    told = faithful.differs(TARGET, model, made, half, {"input": data[:8]})
+    assert f"'{made.tensors[-2]}' is the first tensor that is computed otherwise here" in told, told
+    sound = TARGET.quantize(model, NNCF, None, ({"input": row[None]} for row in data), tmp_path / "ours")
+    assert faithful.differs(TARGET, model, sound, NNCF, {"input": data[:8]}) == ""
+
+
+class Least(nn.Module):
+    def forward(self, x):
+        return (x - 1).amin((2, 3))
 
 
 def test_a_broken_file_is_one_line(tmp_path):
