@@ -150,3 +150,17 @@ def test_clear_losers_leave_after_the_first_heat() -> None:
     assert losers(rows, {"float"}) == {"slow": "left after the first heat: 0.30x, a 2.00x"}
     assert "float" in losers(rows, set())
     assert losers({"float": rows["unknown"]}, {"float"}) == {}
+
+
+@pytest.mark.parametrize("name", ["nncf", "ours-mse"])
+def test_a_channel_that_stands_still_is_no_parity_whoever_quantized(name: str) -> None:
+    """Scores that are all zero beside boxes in pixels: no metric over all values sees them."""
+    still = [{"at": "[..., 4]", "sqnr_db": 0.0, "moved": 0.026}]
+    dead = row(name, 2.0, sqnr=49.8, outputs=[{"name": "boxes", "still": still, "dead": 8}])
+    choice = choose([FLOAT, dead], "latency", 1.0)
+    why = "output 'boxes', channel [..., 4]: moves by 0.026 in float and stands still, as 7 others"
+    assert choice.shipped == "float"
+    assert choice.verdicts[name] == ("fail", why)
+    assert untimed([FLOAT, dead], 1.0, 0.95, most=12) == {name: "not timed: it does not hold parity"}
+    sound = row(name, 2.0, outputs=[{"name": "boxes", "still": [], "dead": 0}])
+    assert choose([FLOAT, sound], "latency", 1.0).shipped == name
