@@ -146,3 +146,15 @@ def test_where_all_draws_lie_on_one_side_the_bounds_are_their_ends(estimate: flo
 
 def test_where_nothing_moves_the_bounds_are_the_estimate() -> None:
     assert bootstrap.bca(np.ones(30, int), lambda weights: np.full(len(weights), 0.25)) == (0.25, 0.25)
+
+
+def test_every_replicate_and_every_unit_is_looked_at_however_they_are_portioned(monkeypatch: Any) -> None:
+    monkeypatch.setattr(bootstrap, "CHUNK_NUMBERS", 50)  # five rows of ten units at a time
+    seen: list[int] = []
+
+    def statistic(weights: Any) -> Any:
+        seen.append(len(weights))
+        return weights @ np.arange(10.0)
+
+    bootstrap.bca(np.ones(10, int), statistic, replicates=11)
+    assert seen == [1, 5, 5, 1, 5, 5]
