@@ -91,7 +91,8 @@ def test_a_product_whose_clamp_is_the_ranges_work_keeps_its_rounding(there: bool
         ("Gemm", "x w", "sums"),
         ("Relu", "sums", "act"),
         ("Gemm", "act v", "end"),
-        ("Relu", "x", "gone"),  # of which nothing is left
+        ("Gemm", "x v", "other"),  # of which nothing is left
+        ("Relu", "other", "gone"),
         stored="w v",
     )
     relu = (("Relu", "back", "act"),) if there else ()  # a symmetric range leaves it
