@@ -63,6 +63,8 @@ def test_who_ships(rows: list[dict[str, Any]], prefer: Any, shipped: str) -> Non
         (2.0, "int8 is faster than float here: 2.00 (1.95-2.05) times"),
         (1.0, "int8 is not faster here: 1.00 (0.95-1.05)"),
         (0.5, "int8 is slower than float here: 0.50 (0.45-0.55) times its speed"),
+        (0.95, "int8 is not faster here: 0.95 (0.90-1.00)"),  # an interval that ends at 1 shows nothing
+        (1.05, "int8 is not faster here: 1.05 (1.00-1.10)"),
     ],
 )
 def test_a_loss_is_said_in_words(speed: float, says: str) -> None:
@@ -164,3 +166,22 @@ def test_a_channel_that_stands_still_is_no_parity_whoever_quantized(name: str) -
     assert untimed([FLOAT, dead], 1.0, 0.95, most=12) == {name: "not timed: it does not hold parity"}
     sound = row(name, 2.0, outputs=[{"name": "boxes", "still": [], "dead": 0}])
     assert choose([FLOAT, sound], "latency", 1.0).shipped == name
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "why"),
+    [
+        (-0.2, 0.9, "pass", "quantization costs 0.5 mm, at most 0.9 mm, margin 1 mm"),
+        (-0.2, 1.0, "inconclusive", "quantization costs 0.5 mm, at most 1 mm, margin 1 mm"),
+        (1.0, 2.0, "inconclusive", "quantization costs 0.5 mm, at most 2 mm, margin 1 mm"),
+        (1.1, 2.0, "fail", "quantization costs 0.5 mm, at most 2 mm, margin 1 mm"),
+        (None, 0.1, "inconclusive", "too few samples"),
+        (0.1, None, "inconclusive", "too few samples"),
+    ],
+)
+def test_without_classes_the_bound_of_the_metric_decides(
+    low: float | None, high: float | None, verdict: str, why: str
+) -> None:
+    bound = {"low": low, "high": high, "drop": 0.5, "unit": "mm", "reason": "too few samples"}
+    found = choose([FLOAT, row("a", 2.0, quant_flips=None, quant_bound=bound)], "latency", 1.0).verdicts["a"]
+    assert found == (verdict, why)

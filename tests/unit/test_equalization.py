@@ -212,3 +212,19 @@ def test_where_no_factors_help_there_are_none() -> None:
     assert (gain_db > 0) == (min(shares) < 1)
     assert gain_db >= 0
     assert np.allclose(factors, 1.0) == (min(shares) >= 1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape", "axis"), [((), (6, 5, 4), 2), ((3,), (6, 4, 9), 1), ((3, 3), (6, 4, 9, 5), 1)]
+)
+def test_extremes_are_those_of_each_channel_over_all_batches(kernel: Any, shape: Any, axis: int) -> None:
+    batches = np.random.default_rng(6).standard_normal((3, *shape)).astype(np.float32)
+    ones = (1,) * len(kernel)
+    inputs = equalization.Inputs(Geometry(kernel, ones, ((0, 0),) * len(kernel), ones, spread=ones))
+    for batch in batches:
+        inputs.update(batch)
+    others = tuple(one for one in range(batches.ndim) if one != axis + 1)
+    lo, hi = inputs.ends
+    np.testing.assert_array_equal(lo, batches.min(axis=others))
+    np.testing.assert_array_equal(hi, batches.max(axis=others))
+    np.testing.assert_array_equal(inputs.most, np.abs(batches).max(axis=others))

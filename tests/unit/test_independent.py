@@ -134,3 +134,27 @@ def test_bca_counts_half_of_the_draws_that_tie_with_the_estimate(lost: int, n: i
         z = bias + stats.norm.ppf(level)
         wanted = np.quantile(drawn, stats.norm.cdf(bias + z / (1 - acceleration * z)))
         assert bound == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("estimate", [5.0, -1.0])
+def test_where_all_draws_lie_on_one_side_the_bounds_are_their_ends(estimate: float) -> None:
+    def statistic(weights: Any) -> Any:
+        return np.where((weights == 1).all(axis=1), estimate, np.minimum(weights[:, 0], 4.0))
+
+    assert bootstrap.bca(np.ones(30, int), statistic) == (0.0, 4.0)
+
+
+def test_where_nothing_moves_the_bounds_are_the_estimate() -> None:
+    assert bootstrap.bca(np.ones(30, int), lambda weights: np.full(len(weights), 0.25)) == (0.25, 0.25)
+
+
+def test_every_replicate_and_every_unit_is_looked_at_however_they_are_portioned(monkeypatch: Any) -> None:
+    monkeypatch.setattr(bootstrap, "CHUNK_NUMBERS", 50)  # five rows of ten units at a time
+    seen: list[int] = []
+
+    def statistic(weights: Any) -> Any:
+        seen.append(len(weights))
+        return weights @ np.arange(10.0)
+
+    bootstrap.bca(np.ones(10, int), statistic, replicates=11)
+    assert seen == [1, 5, 5, 1, 5, 5]

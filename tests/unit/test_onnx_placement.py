@@ -87,7 +87,14 @@ def test_a_product_that_only_floats_read_leaves_real_numbers() -> None:
 
 @pytest.mark.parametrize(("there", "nodes"), [(False, 4), (True, 3)])
 def test_a_product_whose_clamp_is_the_ranges_work_keeps_its_rounding(there: bool, nodes: int) -> None:
-    source = graph(("Gemm", "x w", "sums"), ("Relu", "sums", "act"), ("Gemm", "act v", "end"), stored="w v")
+    source = graph(
+        ("Gemm", "x w", "sums"),
+        ("Relu", "sums", "act"),
+        ("Gemm", "act v", "end"),
+        ("Gemm", "x v", "other"),  # of which nothing is left
+        ("Relu", "other", "gone"),
+        stored="w v",
+    )
     relu = (("Relu", "back", "act"),) if there else ()  # a symmetric range leaves it
     sums = "sums" if there else "act"
     quantized = graph(

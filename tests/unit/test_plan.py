@@ -72,3 +72,11 @@ def test_the_command_needs_no_run(tmp_path: Path) -> None:
     made = json.loads(deploy(*arguments, "--json", cwd=tmp_path).stdout)
     assert made == plan(860, 2, 0.7, 8).as_json()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_sample_can_be_planned_and_chances_have_six_places() -> None:
+    found = plan(1, 50.0, 0.0, 10.0)
+    assert found.chances["pass"] == 0.05  # only a gain, half of all flips, holds such a margin
+    found = plan(137, 3.0, 0.5, 7.0)
+    for chance in (*found.chances.values(), found.false_pass):
+        assert chance == round(chance, 6)
