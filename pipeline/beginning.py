@@ -155,11 +155,15 @@ def _answers(found: recipe.Recipe, data: Path) -> dict[str, Any]:
     """What a finished program says of the first training samples, by name."""
     import tempfile
 
-    from pipeline.data import load_split
-    from pipeline.stages import bring
+    from pipeline import bounds, worker
+    from pipeline.data import load_named
+    from pipeline.stages import Job
 
+    path = found.folder / found.model
     with tempfile.TemporaryDirectory() as folder:
-        return bring.answers(found.folder / found.model, load_split(data, "train"), Path(folder))
+        asked = Job("init", {"model": str(path)}, {"data": data}, Path(folder), 0)
+        worker.run_isolated("pipeline.stages.bring:answers", asked, bounds.of_model(path))
+        return load_named(Path(folder) / "answers.npz")
 
 
 def _judged(task: Task, outputs: Mapping[str, Any], targets: Any, ask: Callable[[str], str] | None) -> str:

@@ -46,10 +46,16 @@ def run(job: Job) -> dict[str, Any]:
     return {**write_program(program, facts.pop("ops")), **facts}
 
 
-def answers(path: Path, split: Split, out: Path) -> dict[str, Array]:
-    """What a finished program at `path` says of a split's first samples. Writes below `out`. Raises UsageError."""
-    program, answer, _ = (_pt2 if path.suffix == ".pt2" else _onnx)(path, split.inputs, out)
-    return _all(program, answer, split, EXPECTED, path)
+def answers(job: Job) -> dict[str, Any]:
+    """What the finished program at the setting `model` says of the training split's first samples, in `answers.npz`.
+
+    Inputs: data. Raises UsageError.
+    """
+    path, split = Path(job.settings["model"]), load_split(job.inputs["data"], "train")
+    program, answer, _ = (_pt2 if path.suffix == ".pt2" else _onnx)(path, split.inputs, job.out)
+    bounds.lift()
+    save_named(job.out / "answers.npz", _all(program, answer, split, EXPECTED, path))
+    return {}
 
 
 def _settled(task: tasks.Task, outputs: Mapping[str, Array], split: Split, path: Path) -> tasks.Task:
