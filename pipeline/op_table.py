@@ -43,10 +43,37 @@ def refused_forms(able: Capabilities, calls: Sequence[Mapping[str, Any]]) -> lis
     ]
 
 
+# PyTorch's other names for an op, which torch.export keeps.
+ALIASES = {
+    "absolute": "abs",
+    "arctan": "atan",
+    "clip": "clamp",
+    "concat": "cat",
+    "concatenate": "cat",
+    "divide": "div",
+    "true_divide": "div",
+    "greater": "gt",
+    "less": "lt",
+    "moveaxis": "movedim",
+    "multiply": "mul",
+    "negative": "neg",
+    "special_erfinv": "erfinv",
+    "special_expit": "sigmoid",
+    "special_gammaln": "lgamma",
+    "special_log_softmax": "log_softmax",
+    "special_logsumexp": "logsumexp",
+    "special_softmax": "softmax",
+    "subtract": "sub",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+}
+
+
 def base_name(op: str) -> str:
-    """`aten.conv1d.default` and `aten.conv1d` are one row of the capability table; so are in-place forms."""
+    """`aten.conv1d.default` and `aten.conv1d` are one row of a capability table; so are in-place forms and aliases."""
     namespace, _, rest = op.partition(".")
-    return f"{namespace}.{rest.partition('.')[0].rstrip('_')}"
+    name = rest.partition(".")[0].rstrip("_")
+    return f"{namespace}.{ALIASES.get(name, name)}"
 
 
 def beyond(target: str, ops: Iterable[str]) -> tuple[str, ...]:

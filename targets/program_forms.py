@@ -11,8 +11,8 @@ from typing import Any
 def plain(graph: Any) -> None:
     """Rewrite the calls of a torch.fx graph in place; each stays the call that it is in PyTorch.
 
-    Lists of a length that the schema knows get it; clamps of floats get floats; alpha * y is a product; other names of
-    an op become that op, and a split into one piece a copy.
+    Lists of a length that the schema knows get it; clamps of floats get floats; alpha * y is a product; axes that
+    cannot be squeezed are not named; other names of an op become that op, and a split into one piece a copy.
     """
     for node in list(graph.nodes):
         if node.op == "call_function" and hasattr(node.target, "_schema"):
@@ -20,6 +20,7 @@ def plain(graph: Any) -> None:
             _renamed(node)
             _clamped(node)
             _weighed(graph, node)
+            _squeezed(node)
             _whole(graph, node)
 
 
@@ -62,22 +63,37 @@ def _clamped(node: Any) -> None:
         node.kwargs = {name: float(v) if isinstance(v, int) else v for name, v in node.kwargs.items()}
 
 
+def _squeezed(node: Any) -> None:
+    """Axes that are not 1 long stay in PyTorch, and are an error in ONNX; a view of the same type is a copy."""
+    import torch
+
+    aten = torch.ops.aten
+    if node.target in (aten.squeeze.dim, aten.squeeze.dims):
+        data, axes = node.args[:2]
+        sizes, named = data.meta["val"].shape, axes if isinstance(axes, list | tuple) else [axes]
+        kept = [axis for axis in named if isinstance(sizes[axis], int) and sizes[axis] == 1]
+        if len(kept) < len(named):
+            node.target, node.args = (aten.squeeze.dims, (data, kept)) if kept else (aten.clone.default, (data,))
+    elif node.target == aten.view.dtype and node.args[0].meta["val"].dtype == node.args[1]:
+        node.target, node.args = aten.clone.default, node.args[:1]
+
+
 def _weighed(graph: Any, node: Any) -> None:
     """x + alpha * y, said so."""
     import torch
 
     aten = torch.ops.aten
-    alpha = node.kwargs.get("alpha", 1)
-    sums = (aten.add.Tensor, aten.sub.Tensor, aten.add_.Tensor, aten.sub_.Tensor)
-    if node.target not in sums or alpha == 1:
+    alpha = node.kwargs.get("alpha")
+    sums = (aten.add.Tensor, aten.sub.Tensor, aten.subtract.Tensor, aten.add_.Tensor, aten.sub_.Tensor)
+    if node.target not in sums or "alpha" not in node.kwargs:
         return
     data, other = node.args[:2]
-    if hasattr(other, "meta"):
+    if hasattr(other, "meta") and alpha != 1:
         with graph.inserting_before(node):
             made = graph.call_function(aten.mul.Tensor, (other, alpha))
         made.meta = dict(other.meta)
         other = made
-    else:
+    elif alpha != 1:
         other = alpha * other
     node.args, node.kwargs = (data, other), {}
 

@@ -12,7 +12,7 @@ from .forms import Case
 from .judge import FAULT, REFUSED, RIGHT, Judge
 from .run import TARGETS, covered
 
-SHORT = 24  # forms, of as many rows
+SHORT = 12  # forms, of as many rows
 
 
 def test_the_table_of_forms_has_every_row_and_every_refused_form() -> None:
@@ -30,7 +30,8 @@ def test_forms_come_from_pytorchs_own_signatures() -> None:
     shown = {case.shown for case in forms.cases("avg_pool1d")}
     assert {
         "torch.avg_pool1d(x3, 3)",
-        "F.avg_pool1d(x3, 3, ceil_mode=True)",
+        "F.avg_pool1d(x3, 3)",
+        "torch.avg_pool1d(x3, 3, ceil_mode=True)",
         "nn.AvgPool1d(3, count_include_pad=False)(x3)",
         "nn.AvgPool1d((3,))(x3)",
         "torch.avg_pool1d(x3, 3, stride=(2,))",

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import inspection, models
 from pipeline.errors import UsageError
-from pipeline.op_table import check_calls, refused_forms
+from pipeline.op_table import ALIASES, base_name, check_calls, check_ops, refused_forms
 from pipeline.stages import export
 from targets import registry
 
@@ -77,3 +78,12 @@ def test_a_network_that_fixes_the_number_of_samples_is_told_what_to_keep_free(fo
     model = models.build({"model": "fixed_net:net", "folder": str(folder), "inputs": "x"})
     with pytest.raises(UsageError, match="keep the first axis free"):
         export.export(model, {"x": np.zeros((32, 4), np.float32)}, folder)
+
+
+def test_an_alias_of_an_op_is_looked_up_under_its_row() -> None:
+    tables = [registry.load(name).capabilities.ops for name in registry.names()]
+    assert all(any(f"aten.{row}" in table for table in tables) for row in ALIASES.values())
+    assert all(torch._C._jit_get_schemas_for_operator(f"aten::{alias}") for alias in ALIASES)
+    assert base_name("aten.subtract_.Tensor") == "aten.sub"
+    with pytest.raises(UsageError, match=r"aten\.special_erfinv \(net\.py:3\)"):
+        check_ops("tflite", registry.load("tflite").capabilities.ops, {"aten.special_erfinv": "net.py:3"})
