@@ -398,7 +398,7 @@ def checkpoint(place, kind):
     ("kind", "text"),
     [
         ("absent", "no checkpoint at .*absent.pt"),
-        ("pickled", "holds pickled objects, which could run code: save the weights alone"),
+        ("pickled", r"it is a whole pickled net\.Net, which could run code: save the weights alone"),
         ("bare pickle", "holds pickled objects|cannot be read as a checkpoint"),
         ("foreign", r"missing \(2\): a.weight, a.bias; unexpected \(2\): conv.weight, conv.bias"),
         ("shape", r"wrong shape \(7\): a.weight is \[33, 2, 3\], the model has \[32, 2, 3\]"),
