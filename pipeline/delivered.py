@@ -50,7 +50,7 @@ def deliver(
         _report(result, parcel.new)
     if report_file is not None and report_file.resolve() != (out / report.FILE).resolve():
         try:
-            files.write_whole(report_file, result.to_json())
+            files.write_whole(report_file, result.to_json(), folders=True)
         except OSError as error:
             raise UsageError(
                 f"cannot write {report_file}: {error.strerror}; name another file with --report"
@@ -106,7 +106,7 @@ def render(run: Path, elsewhere: Mapping[str, Path] | None = None) -> list[Path]
         texts = {file: renderings.FORMS[name](report.read(run), folder) for name, file in elsewhere.items()}
     for file, text in texts.items():
         try:
-            files.write_whole(file, text)
+            files.write_whole(file, text, folders=True)
         except OSError as error:
             raise UsageError(f"cannot write {file}: {error.strerror}; name another file") from error
     return list(texts)

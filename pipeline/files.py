@@ -15,10 +15,10 @@ from pipeline.errors import StageError
 NEARLY_NOTHING = 64 * 1024  # bytes
 
 
-def write_whole(file: Path, content: str | bytes | Path) -> None:
+def write_whole(file: Path, content: str | bytes | Path, folders: bool = False) -> None:
     """Write a text, bytes or another file's content aside, rename: a reader sees the old content or the new, never
     half, and a killed writer leaves nothing that the next one does not use. What is no plain file (/dev/stdout, a pipe)
-    is written to as it is.
+    is written to as it is. `folders`: those that it lies in are made where they are missing.
 
     Raises OSError, with the old content in place.
     """
@@ -27,7 +27,8 @@ def write_whole(file: Path, content: str | bytes | Path) -> None:
         with file.open("wb") as stream:
             _pour(content, stream)
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if folders:
+        file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.deploy-part")
     handle = _alone(aside)
     try:

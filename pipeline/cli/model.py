@@ -44,7 +44,7 @@ def sensitivity(
         if run is not None:
             curves.keep(found, run)
         try:
-            write_whole(out, svg(found))
+            write_whole(out, svg(found), folders=True)
         except OSError as error:
             raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
         if json_:

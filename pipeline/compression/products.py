@@ -48,16 +48,17 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, say: Callable[[int, Sequence[Any]], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._say = say
+        self._before: list[bool] = []  # whether the library was on, for each time that this was entered: it nests
 
     def __enter__(self) -> Products:
-        self._library = torch._C._get_mkldnn_enabled()
+        self._before.append(torch._C._get_mkldnn_enabled())
         torch._C._set_mkldnn_enabled(False)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        torch._C._set_mkldnn_enabled(self._library)
+        torch._C._set_mkldnn_enabled(self._before.pop())
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

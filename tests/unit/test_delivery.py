@@ -198,7 +198,7 @@ def test_a_file_is_written_whole_and_what_a_killed_writer_left_is_used(tmp_path:
     target = tmp_path / "there" / "x.json"
     link = tmp_path / "link.json"
     link.symlink_to(target)
-    files.write_whole(link, "old")
+    files.write_whole(link, "old", folders=True)
     (target.parent / ".x.json.deploy-part").write_text("half of a very long text")
     files.write_whole(link, "new")
     assert target.read_text() == "new"
