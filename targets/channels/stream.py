@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import IO, Any
 
 from targets.channels import answer, bounded
@@ -60,11 +59,12 @@ def follow(
     assert process.stderr is not None
     lines: queue.Queue[bytes | None] = queue.Queue(MOST_WAITING)
     errors: deque[bytes] = deque(maxlen=MOST_WAITING)  # the last ones say why it died
+    given_up = threading.Event()
 
     def read(stream: IO[bytes]) -> None:
         for line in _lines(stream):
-            lines.put(line)
-        lines.put(None)
+            _hand_over(lines, line, given_up)
+        _hand_over(lines, None, given_up)
 
     def drain(stream: IO[bytes]) -> None:
         errors.extend(_lines(stream))
@@ -75,6 +75,27 @@ def follow(
     ]
     for reader in readers:
         reader.start()
+    try:
+        done, ended, interrupted = _listen(process, lines, listen, silence_s, on_silence, on_interrupt, still_time)
+        code = process.wait()
+        for reader in readers:
+            reader.join(timeout=5)
+    finally:
+        given_up.set()
+    words = b"".join(errors).decode(errors="replace")
+    return Said(done, code if ended is None else ended, words, interrupted, ended is not None)
+
+
+def _listen(
+    process: subprocess.Popen[bytes],
+    lines: queue.Queue[bytes | None],
+    listen: Listen | None,
+    silence_s: float | None,
+    on_silence: Callable[[], None] | None,
+    on_interrupt: Callable[[], None] | None,
+    still_time: Callable[[], None] | None,
+) -> tuple[str | None, int | None, bool]:
+    """What `follow` does with the lines: the digest claimed, the code that a shell said, whether Ctrl-C came."""
     done: str | None = None
     ended: int | None = None
     interrupted = False
@@ -112,16 +133,22 @@ def follow(
             _hang_up(process)
         elif text.startswith(PROGRESS) and listen and (told := answer.progress(text.removeprefix(PROGRESS))):
             listen(told)
-    code = process.wait()
-    for reader in readers:
-        reader.join(timeout=5)
-    words = b"".join(errors).decode(errors="replace")
-    return Said(done, code if ended is None else ended, words, interrupted, ended is not None)
+    return done, ended, interrupted
+
+
+def _hand_over(lines: queue.Queue[bytes | None], line: bytes | None, given_up: threading.Event) -> None:
+    """Into the queue, as soon as it has room and while anybody reads it."""
+    while not given_up.is_set():
+        with contextlib.suppress(queue.Full):
+            lines.put(line, timeout=BEAT_S)
+            return
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines, and of a longer one its parts."""
-    return iter(partial(stream.readline, bounded.MOST_LINE_BYTES), b"")
+    """Lines, and of a longer one its parts, until the end or until the stream is closed here."""
+    with contextlib.suppress(ValueError):
+        while line := stream.readline(bounded.MOST_LINE_BYTES):
+            yield line
 
 
 def _beat(process: subprocess.Popen[bytes]) -> None:

@@ -19,6 +19,12 @@ from pipeline.stages import Job
 from pipeline.worker import run_isolated
 
 
+@pytest.fixture(autouse=True)
+def found_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage functions below, which a worker does not find by itself."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
 def hog(job: Job) -> dict[str, object]:
     return {"taken": len(np.ones(job.settings["bytes"], np.uint8))}
 
