@@ -131,13 +131,13 @@ class Store:
         rows = []
         for kind in (SCRATCH, BUILDING, LOCKS):
             for path in sorted((self.root / kind).glob("*")):
-                key = path.stem if path.stem.startswith("run-") else path.name[:KEY]
+                key, files = path.stem if path.stem.startswith("run-") else path.name[:KEY], list(_below(path))
                 rows.append(
                     {
                         "kind": kind,
                         "key": key,
-                        "size_bytes": sum(_size(file) for file in (path, *path.rglob("*"))),
-                        "last_used": max((_changed(file) for file in (path, *path.rglob("*"))), default=0.0),
+                        "size_bytes": sum(map(_size, files)),
+                        "last_used": max(map(_changed, files)),
                         "in_use": locks.busy(self.root / LOCKS / f"{key}.lock"),
                     }
                 )
@@ -227,6 +227,13 @@ def _entry(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         row = {"recipe": "", "stage": "damaged", "title": "damaged", "key": folder.name}
         return {**row, "size_bytes": 0, "last_used": 0.0}
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """A path and all files and folders below it. Other runs may remove them meanwhile: Path.rglob breaks then."""
+    yield path
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder, name) for name in (*folders, *files))
 
 
 def _size(path: Path) -> int:

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,3 +242,21 @@ def test_what_belongs_to_another_user_is_not_used(tmp_path: Path, monkeypatch: p
     for use in (lambda: store.get(KEY), store.entries, lambda: store.put("stage", "cd" * 32, write)):
         with pytest.raises(UsageError, match=r"belongs to another user .*: set DEPLOY_STORE to a folder of your own"):
             use()
+
+
+def test_a_half_made_result_that_goes_while_it_is_looked_at_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, there = Store(tmp_path), tmp_path / "building" / f"{KEY}-1"
+    (there / "files" / "sub").mkdir(parents=True)
+    scandir = os.scandir
+
+    def gone(path: Any = ".") -> Any:
+        """Another run has put its result in place between two looks at the folder."""
+        if str(path).endswith("sub"):
+            shutil.rmtree(there)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    with store.used("bars"):
+        assert not there.exists()
