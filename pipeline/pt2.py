@@ -53,6 +53,9 @@ SIZE_NODES = (
 )  # fmt: skip
 PLAIN = re.compile(r"\w+|[\d.e+-]+")
 CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
+DAMAGED = (  # what zipfile, json and a graph of another form raise; RuntimeError: encrypted, of a later zip, too deep
+    OSError, EOFError, zipfile.BadZipFile, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
+)  # fmt: skip
 NAMES = ("name", "as_name")  # keys whose values torch writes into source
 
 
@@ -86,7 +89,7 @@ def clean(path: Path) -> bytes:
             return _written(_program(members))
     except _RefusedError as refused:
         raise UsageError(f"{path}: {refused}, which could run code: {AGAIN}") from None
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGED as error:
         text = " ".join(str(error).split())[:200]
         raise UsageError(f"{path} is no exported program: {type(error).__name__}: {text}; {AGAIN}") from error
 

@@ -260,3 +260,23 @@ def test_what_is_no_archive_is_one_line(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no exported program") as refused:
         pt2.load(tmp_path / "x.pt2")
     assert "\n" not in str(refused.value)
+
+
+def encrypted(file: Path) -> None:
+    """Says of a member that it needs a password."""
+    content = bytearray(file.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1  # a flag of the last row of the archive's directory
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["structure", "encrypted"])
+def test_what_is_damaged_is_one_line(members: Members, tmp_path: Path, damage: str) -> None:
+    def short(whole: Any, _: str) -> None:
+        for call in whole["graph_module"]["module_call_graph"]:
+            call["signature"] = {**(call["signature"] or {}), "in_spec": "[1]"}
+
+    file = written(tmp_path, graph(short)(members, "") if damage == "structure" else members)
+    if damage == "encrypted":
+        encrypted(file)
+    with pytest.raises(UsageError, match="is no exported program"):
+        pt2.clean(file)
