@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import delivered, delivery, order, outcome, road, user_modules
 from pipeline import recipe as recipes
+from pipeline.branch import Branch
 from pipeline.errors import EvidenceError, UsageError
 from pipeline.recipe import Recipe
 from pipeline.release import report as reports
@@ -100,7 +101,8 @@ def again(
 ) -> Report:
     """Measure `stage` ("verify" or "profile") of a finished run anew, on the files that lie in its folder.
 
-    On the run's own device; `device` names another way to it.
+    On the run's own device; `device` names another way to it. Raises EvidenceError where something else would ship now
+    than lies there.
     """
     home = _report_file(run_folder).parent
     with delivery.settled(home):
@@ -117,9 +119,10 @@ def again(
         reach(uri)
     with runner.store.used(recipe.name):
         travelled = road.travel(recipe, names, runner, device=device)
-        for branch in travelled.branches.values():
+        for name, branch in travelled.branches.items():
             if branch.error:
                 raise branch.error
+            _check_same(before.targets[name], branch, run_folder / name)
         result = outcome.conclude(travelled, runner, before.recipe["set"])
         delivered.deliver_again(travelled, before, result, home)
     return result
@@ -254,3 +257,19 @@ def _check_delivered(before: Report, run_folder: Path, name: str) -> None:
         raise UsageError(f"{run_folder} has no finished target '{name}': it has {list(before.targets)}")
     if _delivered_digest(run_folder, name) != row.sha256:
         raise EvidenceError(f"{run_folder / name} is not the artifact that the report speaks of: run 'deploy' again")
+
+
+def _check_same(row: reports.TargetRow, branch: Branch, folder: Path) -> None:
+    """What was measured anew must be what lies in the run's folder: where that does not run now, the road ships another.
+
+    Candidates that failed in the run have no stored result to say why: the report knows.
+    """
+    assert branch.verify is not None
+    assert branch.choice is not None
+    if branch.verify.metadata["sha256"] != row.sha256:
+        why = f" ({branch.failed[row.shipped]})" if row.shipped in branch.failed else ""
+        raise EvidenceError(
+            f"{folder} holds '{row.shipped}', and '{branch.choice.shipped}' would ship now{why}: run 'deploy' again"
+        )
+    told = {one.id: one.why for one in row.candidates if one.verdict == "error"}
+    branch.failed |= {name: told[name] for name in branch.failed if name in told}

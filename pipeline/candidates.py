@@ -79,11 +79,12 @@ def quantize(
 
 
 def drop(branch: Branch, failed: Mapping[str, str], runner: Runner) -> None:
-    """Candidates that cannot go on, id -> why: each is told, and listed as failed."""
+    """Candidates that cannot go on, id -> why: each is listed as failed, and told, but for a run that told it before."""
     for name, why in failed.items():
         branch.candidates.pop(name, None)
         branch.failed[name] = why
-        runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": why})
+        if not runner.stored_only:
+            runner.emit({"event": "failed", "target": f"{branch.name}/{name}", "message": why})
 
 
 def choose(branch: Branch, lowered: Artifact, recipe: Recipe, wanted: Sequence[str]) -> dict[str, Candidate]:

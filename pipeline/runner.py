@@ -224,7 +224,7 @@ def target_code(name: str) -> tuple[str, ...]:
 
     module = registry.entry(name).value.partition(":")[0]  # not imported for its name
     adapter, root = Path(registry.load(name).runtime), _root(module.partition(".")[0])
-    if not adapter.is_file():  # one of the agent's own, by name
+    if adapter.suffix != ".py" or not adapter.is_file():  # one of the agent's own, by name
         return (code_digest(module),)
     if root is None or not adapter.is_relative_to(root):
         return code_digest(module), sha256_file(adapter)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import road
+from pipeline import api, road
 from pipeline.artifact import Artifact
 from pipeline.branch import FIXED, Branch, Exported, Network
-from pipeline.errors import DeviceError, StageError, UsageError
+from pipeline.errors import DeviceError, EvidenceError, StageError, UsageError
 from pipeline.recipe import Recipe
+from pipeline.release import choose, report
 from pipeline.stages import Job, faults, measure
 from targets.base import Candidate, Model, TensorSpec
 
@@ -167,3 +168,26 @@ def test_a_device_that_fails_is_no_candidates_fault() -> None:
 def test_float_that_cannot_be_looked_into_ends_the_target() -> None:
     with pytest.raises(StageError, match="no float"):
         travelled({("quantize", "float"): StageError("no float")})
+
+
+def test_what_is_measured_again_is_what_lies_in_the_run(tmp_path: Path) -> None:
+    """Where what was delivered does not run any more the road chooses another, whose verdict is not the folder's."""
+    empty = dict.fromkeys(report.CandidateRow.model_fields) | {"outputs": [], "float_ops": [], "edited": [], "kept": []}
+    rows = [report.CandidateRow.model_validate(empty | one) for one in TOLD]
+    row = report.TargetRow(verdict="pass", reasons=[], shipped="ours", sha256="ab", candidates=rows)
+    found = Branch("tflite", failed={"nncf": "not in the store"})
+    found.choice = choose.Choice("ours", {}, "")
+    found.verify = Artifact("verify", "k", tmp_path, "d", {"sha256": "ab"}, 0.0)
+    api._check_same(row, found, tmp_path)
+    assert found.failed == {"nncf": "it crashed"}
+    found.failed["ours"] = "at batch 1: no answer"
+    found.choice = choose.Choice("float", {}, "")
+    found.verify = Artifact("verify", "k", tmp_path, "d", {"sha256": "cd"}, 0.0)
+    with pytest.raises(EvidenceError, match=r"holds 'ours', and 'float' would ship now \(at batch 1: no answer\): run"):
+        api._check_same(row, found, tmp_path)
+
+
+TOLD = [
+    {"id": "ours", "quantizer": "ours", "verdict": "pass", "why": "ships"},
+    {"id": "nncf", "quantizer": "nncf", "verdict": "error", "why": "it crashed"},
+]
