@@ -195,6 +195,14 @@ def test_what_torch_would_run_is_refused_before_it_runs(
             graph(lambda whole, _: whole["graph_module"]["graph"]["inputs"].append({"as_custom_obj": {"name": "a"}})),
             "its graph holds a custom object",
         ),
+        (
+            graph(
+                lambda whole, _: whole["graph_module"]["graph"]["nodes"][0]["inputs"].append(
+                    {"name": "", "kind": 1, "arg": {"as_operator": "torch.os.system"}}
+                )
+            ),
+            "'torch.os.system' in 'as_operator'",
+        ),
         (entry(CONSTANTS, path_name="custom_obj_0"), "is an object, not a tensor (custom_obj_0)"),
         (entry(WEIGHTS, path_name="../../weight_0"), "is an object, not a tensor"),
     ],
