@@ -236,7 +236,10 @@ def macs(model: onnx.ModelProto) -> dict[str, int]:
         attributes |= {name: value.decode() for name, value in attributes.items() if isinstance(value, bytes)}
         inputs = [known.get(name, ()) for name in node.input]
         output = made_by(node)
-        result[output] = rule(onnx_macs.Ends(inputs, known[output], attributes)) // samples
+        try:
+            result[output] = rule(onnx_macs.Ends(inputs, known[output], attributes)) // samples
+        except (LookupError, ValueError, ZeroDivisionError) as error:  # a form of it that the table does not know
+            raise TargetError(f"no rule counts the MACs of {node.op_type} '{node.name}' on {inputs}") from error
     return result
 
 

@@ -40,9 +40,11 @@ def read(path: Path) -> onnx.ModelProto:
         raise _refusal(f"{path} is no ONNX model: it has no graph")
     stored = list(_tensors(model))
     for tensor, file in ((one, path.parent / _location(one)) for one in stored if _location(one)):
-        _check_external(tensor, file, path)
         try:
+            _check_external(tensor, file, path)
             load_external_data_for_tensor(tensor, str(path.parent))
+        except TargetError:
+            raise
         except Exception as error:
             raise _refusal(f"{path}: the weights of '{tensor.name}' in {file}: {one_line(error)}") from error
         tensor.data_location = onnx.TensorProto.DEFAULT
@@ -116,11 +118,20 @@ def normal(
     model.ir_version = max(model.ir_version, IR)
     _size(model.graph, path, sizes)
     model.graph.ClearField("value_info")
-    model = _raised(onnx.shape_inference.infer_shapes(model), path)
+    model = _raised(_with_shapes(model, path), path)
     _constants(model.graph)
     _name_nodes(model.graph)
     _check(model, path)
-    return _inferred(model)
+    return _inferred(model, path)
+
+
+def _with_shapes(model: onnx.ModelProto, path: Path, data_prop: bool = False) -> onnx.ModelProto:
+    import onnx
+
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=data_prop)
+    except Exception as error:  # of a graph that is none, or larger than a message may be
+        raise _refusal(f"{path}: its shapes cannot be inferred: {one_line(error)}") from error
 
 
 def _whole(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -284,7 +295,7 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
     except Exception as error:
         raise _refusal(f"{path} is no valid ONNX model: {one_line(error)}") from error
     types = dict.fromkeys((onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64), 8)
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = _with_shapes(model, path).graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in [*inferred.value_info, *inferred.output]}
     known = onnx_graph.shapes(model)
     for node in model.graph.node:
@@ -308,11 +319,9 @@ def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+def _inferred(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """With the shapes of all that can be told; the outputs' first axis is the batch where the inputs' is."""
-    import onnx
-
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    model = _with_shapes(model, path, data_prop=True)
     dims = [value.type.tensor_type.shape.dim for value in model.graph.input]
     free = any(one and one[0].dim_param == onnx_graph.BATCH for one in dims)
     for value in model.graph.output:

@@ -140,6 +140,7 @@ def _bomb(model: onnx.ModelProto) -> None:
 
 REFUSED = {
     "of before 2018": (lambda m: setattr(m.opset_import[0], "version", 6), "is of opset 6; runtimes read 7 and later"),
+    "of no opset": (lambda m: m.ClearField("opset_import"), "its shapes cannot be inferred: .*No opset import"),
     "a bomb": (_bomb, r"ConstantOfShape 'zeros' makes 'zeros' of \[131072, 131072\], 64.0 GiB a sample"),
     "quantized": (lambda m: setattr(m.graph.node[3], "op_type", "QuantizeLinear"), "holds integer arithmetic already"),
     "a hole": (lambda m: m.graph.node[1].input.__setitem__(0, "nowhere"), "is no valid ONNX model: .*nowhere"),
@@ -172,12 +173,13 @@ def test_open_axes_are_sized_or_refused(files):
 def test_weights_beside_the_file_are_checked_before_they_are_read(files, tmp_path):
     source = onnx.load(files["all external"], load_external_data=False)
 
-    def placed(location: str) -> Path:
+    def placed(location: str, offset: str = "") -> Path:
         model = onnx.ModelProto()
         model.CopyFrom(source)
         for tensor in model.graph.initializer:
             for one in tensor.external_data:
-                one.value = location if one.key == "location" else one.value
+                told = {"location": location, "offset": offset or one.value}
+                one.value = told.get(one.key, one.value)
         (tmp_path / "in").mkdir(exist_ok=True)
         path = tmp_path / "in" / "m.onnx"
         path.write_bytes(model.SerializeToString())
@@ -186,6 +188,9 @@ def test_weights_beside_the_file_are_checked_before_they_are_read(files, tmp_pat
     (tmp_path / "out.bin").write_bytes(b"0" * 100_000)
     with pytest.raises(TargetError, match=r"outside of the model's folder"):
         onnx_normal.read(placed("../out.bin"))
+    (tmp_path / "in" / "in.bin").write_bytes(b"0" * 100_000)
+    with pytest.raises(TargetError, match=r"in .*in.bin: invalid literal for int.. with base 10: 'far'"):
+        onnx_normal.read(placed("in.bin", offset="far"))
     with pytest.raises(TargetError, match="which is no file: put it beside the model"):
         onnx_normal.read(placed("lost.bin"))
     (tmp_path / "in" / "short.bin").write_bytes(b"0" * 10)
