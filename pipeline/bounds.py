@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 GIB = 2**30
 LARGEST = {".onnx": 2 * GIB, ".tflite": 2 * GIB, ".xml": GIB // 4}  # formats' own limits; an .xml has no weights
 BASE, TIMES = 3 * GIB // 2, 8  # memory for the runtimes themselves, and for each byte of a file
+CORE = GIB // 32  # for each core: the stack and buffers of its thread in each runtime's pool
 CPU_S = 600  # seconds of all cores together to read a model; what then runs on data has no limit
 
 
@@ -61,7 +62,8 @@ def of_model(path: Path) -> Limits:
         )
     weights = path.with_suffix(".bin")
     beside = regular(weights).stat().st_size if path.suffix == ".xml" and weights.exists() else 0
-    return Limits(min(BASE + TIMES * (size + beside), max(BASE, memory())))
+    base = BASE + CORE * (os.cpu_count() or 1)
+    return Limits(min(base + TIMES * (size + beside), max(base, memory())))
 
 
 def arrays(path: Path) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def arrays(path: Path) -> dict[str, Any]:
                     _check_header(stream, member.file_size, f"{path}: '{member.filename.removesuffix('.npy')}'")
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (UsageError, KeyboardInterrupt):
+    except UsageError:
         raise
     except Exception as error:  # zlib, zipfile, struct and NumPy each have their own
         words = " ".join(str(error).split())[:200] or type(error).__name__

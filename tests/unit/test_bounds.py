@@ -99,6 +99,16 @@ def test_a_bomb_is_refused_whether_or_not_its_size_can_be_seen(tmp_path, known, 
     assert "\n" not in str(caught.value)
 
 
+def test_machines_of_many_cores_have_room_for_their_threads(tmp_path, monkeypatch):
+    (tmp_path / "m.onnx").write_bytes(b"")
+    monkeypatch.setattr(bounds, "memory", lambda: 512 * bounds.GIB)
+    room = []
+    for cores in (2, 128):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        room.append(bounds.of_model(tmp_path / "m.onnx").memory)
+    assert room[1] - room[0] >= 126 * 2 * 8 * 2**20  # two pools of threads with stacks of 8 MiB
+
+
 def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
     stream = io.BytesIO()
     npy.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
