@@ -283,7 +283,7 @@ def _outputs(run: RunRow) -> str:
 
 def _groups(report: Report, run: RunRow) -> str:
     metric, floats = report.metric_name, report.float_.groups
-    parts = [f"{n} {score(v, metric)} (float {score(floats[n], metric)})" for n, v in run.groups.items()]
+    parts = [f"{n} {score(v, metric)} (float {score(floats[n], metric)})" for n, v in run.groups.items() if n in floats]
     return f"by group: {', '.join(parts)}"
 
 

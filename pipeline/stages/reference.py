@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,14 +24,14 @@ def at_length(split: str, length: int) -> str:
 
 
 def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> dict[str, float]:
-    """The metric in each group of the split; empty where the data names no groups."""
-    if split.groups is None:
-        return {}
-    rows = {str(name): split.groups == name for name in np.unique(split.groups)}
-    return {
-        name: round(tasks.value(task, {key: array[at] for key, array in outputs.items()}, split.labels[at]), 6)
-        for name, at in rows.items()
-    }
+    """The metric in each group of the split that has one (AUC asks for both classes); none where the data names none."""
+    found = {}
+    for name in () if split.groups is None else np.unique(split.groups):
+        at = split.groups == name
+        with contextlib.suppress(UsageError):  # the whole split was measured: what is lacking is lacking in the group
+            value = tasks.value(task, {key: array[at] for key, array in outputs.items()}, split.labels[at])
+            found |= {str(name): round(value, 6)} if math.isfinite(value) else {}
+    return found
 
 
 def told(task: tasks.Task, split: Split, outputs: Mapping[str, Array], judging: bool) -> dict[str, Any]:

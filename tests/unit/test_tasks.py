@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import tasks
+from pipeline.data import Split
 from pipeline.errors import UsageError
+from pipeline.stages.reference import by_group
 from pipeline.tasks import Task
 
 RNG = np.random.default_rng(0)
@@ -122,3 +124,13 @@ def test_the_users_own(tmp_path: Path) -> None:
         tasks.value(Task("own_task:one", folder=str(tmp_path)), {"a": LOGITS}, NUMBERS)
     with pytest.raises(UsageError, match=r"own_task:breaks raised IndexError: .*\(own_task.py:4\)"):
         tasks.value(Task("own_task:breaks", folder=str(tmp_path)), {"a": LOGITS}, NUMBERS)
+
+
+def test_a_group_without_a_figure_is_left_out() -> None:
+    labels, groups = np.array([0, 1, 1, 1]), np.array(["a", "a", "b", "b"])
+    split = Split({"x": np.zeros((4, 1), np.float32)}, labels, groups)
+    scored = {"y": np.array([0.1, 0.9, 0.8, 0.7], np.float32)}
+    assert by_group(tasks.Task("auc", output="y"), split, scored) == {"a": 1.0}
+    infinite = {"y": np.array([0.1, 0.9, np.nan, np.inf], np.float32)}
+    numbers = Split(split.inputs, labels.astype(np.float32), groups)
+    assert list(by_group(tasks.Task("mae", output="y"), numbers, infinite)) == ["a"]
