@@ -260,7 +260,7 @@ def _check_delivered(before: Report, run_folder: Path, name: str) -> None:
 
 
 def _check_same(row: reports.TargetRow, branch: Branch, folder: Path) -> None:
-    """What was measured anew must be what lies in the run's folder: where that does not run now, the road ships another.
+    """What was measured anew must be what lies in the run's folder: where that does not run, the road ships another.
 
     Candidates that failed in the run have no stored result to say why: the report knows.
     """

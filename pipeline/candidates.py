@@ -79,7 +79,7 @@ def quantize(
 
 
 def drop(branch: Branch, failed: Mapping[str, str], runner: Runner) -> None:
-    """Candidates that cannot go on, id -> why: each is listed as failed, and told, but for a run that told it before."""
+    """Candidates that cannot go on, id -> why: each is listed as failed, and told unless an earlier run has told it."""
     for name, why in failed.items():
         branch.candidates.pop(name, None)
         branch.failed[name] = why

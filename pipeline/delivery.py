@@ -136,7 +136,7 @@ def _decide(place: Place, aside: Path, parcel: Parcel) -> None:
     kept = {path: row for path, row in parcel.listed.items() if path.partition("/")[0] not in {*names, *dropped}}
     listing = {"version": 1, "kind": place.kind, "files": kept | _list(new)}
     (new / LISTING).write_text(json.dumps(listing, indent=1, sort_keys=True) + "\n")
-    _sync(new)
+    files.sync(new)
     plan = {
         "put": {name: _inode(new / name) for name in (*names, LISTING)},
         "was": {name: _inode(out / name) for name in (*names, LISTING)},
@@ -263,15 +263,6 @@ def _inode(path: Path) -> int | None:
 
 def _is_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import IO
 
+from pipeline import locks
 from pipeline.errors import StageError
 
 NEARLY_NOTHING = 64 * 1024  # bytes
@@ -30,10 +31,12 @@ def write_whole(file: Path, content: str | bytes | Path, folders: bool = False) 
     if folders:
         file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.deploy-part")
-    handle = _alone(aside)
+    handle = locks.take(aside)  # of another process that writes there, or what a killed one left
     try:
         with os.fdopen(handle, "wb", closefd=False) as stream:
             stream.truncate(0)
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(handle, stat.S_IMODE(file.stat().st_mode))  # as it was written in place
             _pour(content, stream)
             stream.flush()
             os.fsync(handle)
@@ -53,19 +56,19 @@ def _pour(content: str | bytes | Path, stream: IO[bytes]) -> None:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
-def _alone(aside: Path) -> int:
-    """A file that no other process is writing to, open for writing; one that was left by a killed one is taken."""
-    while True:
-        handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(aside.stat(), os.fstat(handle)):
-                    return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # it has been renamed meanwhile
+def sync(folder: Path) -> None:
+    """Have a folder and all that lies in it reach the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync_one(path)
+
+
+def sync_one(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def is_full(error: BaseException, folder: Path) -> bool:

@@ -48,8 +48,7 @@ def held(file: Path, what: str = "", waiting: Waiting | None = None) -> Iterator
     if handle is None:
         if waiting is not None:
             waiting(holder(file))
-        handle = _take(file, wait=True)
-    assert handle is not None
+        handle = take(file)
     try:
         _sign(handle, what)
         yield
@@ -92,6 +91,13 @@ def unless_busy(file: Path) -> Iterator[bool]:
         if handle is not None:
             file.unlink(missing_ok=True)
             os.close(handle)
+
+
+def take(file: Path) -> int:
+    """The descriptor that holds the lock, as soon as nobody else does."""
+    handle = _take(file, wait=True)
+    assert handle is not None
+    return handle
 
 
 def _take(file: Path, wait: bool) -> int | None:

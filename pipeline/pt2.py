@@ -208,7 +208,13 @@ def _structure(text: str) -> bool:
     return all(node["type"] in CONTAINERS and words(node["context"]) for node in nodes(json.loads(text)[1]))
 
 
-CHECKS = {"target": _operator, "as_operator": _operator, "expr_str": _size, "in_spec": _structure, "out_spec": _structure}
+CHECKS = {
+    "target": _operator,
+    "as_operator": _operator,
+    "expr_str": _size,
+    "in_spec": _structure,
+    "out_spec": _structure,
+}
 
 
 def _json(value: object) -> bytes:

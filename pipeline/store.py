@@ -99,11 +99,11 @@ class Store:
             record |= {"of": dict(of or {})}
             record["check"] = sha256_json(record)
             (aside / ENTRY).write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
-            _sync(aside)
+            whole.sync(aside)
             final = self._folder(ENTRIES) / key
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
-            _sync_folder(final.parent)
+            whole.sync_one(final.parent)
         except BaseException as error:
             full = whole.is_full(error, self.root)
             shutil.rmtree(aside, ignore_errors=True)
@@ -275,16 +275,3 @@ def _listing(files: Path) -> dict[str, dict[str, Any]]:
         for path in sorted(files.rglob("*"))
         if path.is_file()
     }
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

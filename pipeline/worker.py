@@ -20,7 +20,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline import bounds
+from pipeline import boundary, bounds
+from pipeline.boundary import one_line
 from pipeline.errors import DeployError, DeviceError, StageError, UsageError
 from pipeline.stages import Job, silent
 
@@ -117,21 +118,15 @@ def invoke(function: str, job: Job) -> dict[str, Any]:
     try:
         result: dict[str, Any] = getattr(importlib.import_module(module), name)(job)
         return result
-    except TargetError as error:
-        kind = StageError if error.kind == "failed" else UsageError
-        raise kind(f"{job.stage}: {error}") from error
-    except CalibrationError as error:
-        raise UsageError(f"{job.stage}: {error}") from error
-    except ChannelError as error:
-        raise DeviceError(f"{job.stage}: {error}") from error
+    except (TargetError, CalibrationError, ChannelError, MemoryError) as error:
+        known = boundary.deploy_error(error)
+        raise type(known)(f"{job.stage}: {known}") from error
     except DeployError:
         raise
     except OSError as error:
         if error.errno is not None:
             raise  # the store knows what a full disk means
-        raise StageError(f"{job.stage}: {_one_line(error)}") from error
-    except MemoryError as error:
-        raise StageError(f"{job.stage}: out of memory") from error
+        raise StageError(f"{job.stage}: {one_line(error)}") from error
     except (Exception, SystemExit) as error:
         raise _unforeseen(error, job) from error
 
@@ -149,11 +144,7 @@ def _unforeseen(error: BaseException, job: Job) -> DeployError:
         if frame and Path(folder) in Path(frame.filename).parents
         else ""
     )
-    return StageError(f"{job.stage}: {_one_line(error)}{place}")
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    return StageError(f"{job.stage}: {one_line(error)}{place}")
 
 
 def main() -> int:
@@ -179,7 +170,7 @@ def main() -> int:
         say({"event": "result", "metadata": metadata})
     except (DeployError, OSError) as error:
         code = error.exit_code if isinstance(error, DeployError) else StageError.exit_code
-        message = str(error) if isinstance(error, DeployError) else f"{job.stage}: {_one_line(error)}"
+        message = str(error) if isinstance(error, DeployError) else f"{job.stage}: {one_line(error)}"
         if limits and isinstance(error.__cause__, MemoryError):
             code, message = UsageError.exit_code, f"{job.stage}: {limits.broken()}"
         say({"event": "error", "exit_code": code, "message": message, "traceback": traceback.format_exc()})

@@ -107,8 +107,6 @@ def normal(
     Raises TargetError "unsupported", in one line, for what cannot be brought into it: an opset too old or not raised
     truly, axes that nothing sizes, what needs more memory than any device has.
     """
-    import onnx
-
     model = _whole(model, path)
     _constants(model.graph)
     inner = {tensor.name for tensor in model.graph.initializer}

@@ -24,7 +24,7 @@ def at_length(split: str, length: int) -> str:
 
 
 def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> dict[str, float]:
-    """The metric in each group of the split that has one (AUC asks for both classes); none where the data names none."""
+    """The metric in each group of the split that has one (AUC asks for both classes); empty without groups."""
     found = {}
     for name in () if split.groups is None else np.unique(split.groups):
         at = split.groups == name

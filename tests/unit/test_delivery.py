@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_and_the_old_delivery_is_whole(out: Path, monkey
     def full(_: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(delivery, "_sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(UsageError, match=r"no space left in .*; what was delivered before is intact"):
         deliver(out, "B")
     assert content(out) == before
@@ -257,3 +257,11 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     with locks.unless_busy(lock) as free:
         assert free
     assert not lock.exists()
+
+
+def test_a_file_that_is_written_over_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("old")
+    (tmp_path / "secret").chmod(0o600)
+    files.write_whole(tmp_path / "secret", "new")
+    assert (tmp_path / "secret").read_text() == "new"
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600

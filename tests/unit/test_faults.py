@@ -93,6 +93,8 @@ def speed(name: str) -> dict[str, float]:
 class Stages:
     """A runner whose stages say what a table says; `broken`: (stage, candidate) -> what it raises or reports."""
 
+    stored_only = False
+
     def __init__(self, broken: dict[tuple[str, str], Any]) -> None:
         self.broken, self.events = broken, []
 
