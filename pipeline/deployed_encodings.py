@@ -61,5 +61,5 @@ def _model(run: Path, target: str | None, candidate: str | None) -> Path:
     folder = Path(made[candidate])
     try:
         return base.read_manifest(folder).path
-    except OSError:
+    except (OSError, ValueError):
         raise UsageError(f"{target}: '{candidate}' is not in the store any more: run 'deploy' again") from None

@@ -195,8 +195,6 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     if path.is_dir():
         path = path / FILE
     table, where = _read(path, "recipe", "write one, or name it with --recipe"), str(path)
-    if "folder" in table:
-        raise UsageError(f"{path}: unknown key 'folder'")
     if isinstance(policy := table.get("gate"), str):
         table["gate"], where = read_policy(path.parent / policy), f"{path} (gate: {policy})"
     return from_table(table, path.resolve().parent, where, overrides)
@@ -222,6 +220,8 @@ def from_table(table: dict[str, Any], folder: Path, where: str, overrides: Seque
     """A recipe from its keys. Raises UsageError with one line an error, each beginning with `where`."""
     for override in overrides:
         keys.override(table, override, {"prune": STOPS})
+    if "folder" in table:
+        raise UsageError(f"{where}: unknown key 'folder'")
     try:
         return Recipe(folder=folder, **table)
     except ValidationError as error:

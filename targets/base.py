@@ -330,14 +330,19 @@ def write_manifest(model: Model) -> Model:
 
 
 def read_manifest(folder: Path) -> Model:
-    """The model in a folder that `write_manifest` wrote."""
-    record = json.loads((folder / MANIFEST).read_text())
-    return Model(
-        path=folder / record["file"],
-        inputs=specs_from_json(record["inputs"]),
-        outputs=specs_from_json(record["outputs"]),
-        tensors=tuple(record["tensors"]),
-    )
+    """The model in a folder that `write_manifest` wrote. Raises OSError, and ValueError for what is no manifest."""
+    try:
+        record = json.loads((folder / MANIFEST).read_text())
+        if Path(record["file"]).name != record["file"]:
+            raise ValueError("its file lies elsewhere")
+        return Model(
+            path=folder / record["file"],
+            inputs=specs_from_json(record["inputs"]),
+            outputs=specs_from_json(record["outputs"]),
+            tensors=tuple(record["tensors"]),
+        )
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / MANIFEST} does not describe a model: {type(error).__name__}: {error}") from error
 
 
 def specs_from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:

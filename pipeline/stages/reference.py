@@ -25,7 +25,7 @@ def at_length(split: str, length: int) -> str:
 
 def by_group(task: tasks.Task, split: Split, outputs: Mapping[str, Array]) -> dict[str, float]:
     """The metric in each group of the split that has one (AUC asks for both classes); empty without groups."""
-    found = {}
+    found: dict[str, float] = {}
     for name in () if split.groups is None else np.unique(split.groups):
         at = split.groups == name
         with contextlib.suppress(UsageError):  # the whole split was measured: what is lacking is lacking in the group

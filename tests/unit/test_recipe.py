@@ -95,7 +95,7 @@ def test_overrides_reach_any_value(tmp_path: Path) -> None:
     assert (loaded.prune.macs, loaded.quantize.prefer, loaded.stages, loaded.seed) == (0.25, "size", ("prune",), 7)
 
 
-@pytest.mark.parametrize("override", ["prune.macs", "=3", "prune..macs=1", "model.x=1"])
+@pytest.mark.parametrize("override", ["prune.macs", "=3", "prune..macs=1", "model.x=1", "folder=2"])
 def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(UsageError):
         recipe.load(write(tmp_path, GOOD), [override])
