@@ -6,9 +6,11 @@ the file is its own doing.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,24 +116,35 @@ def _of_openvino(source: Path, output: str, path: Path) -> None:
 def _of_tflite(source: Path, output: str, path: Path) -> None:
     from targets.tflite import flatbuffer
 
-    content = flatbuffer.read(source)
-    (graph,) = content.subgraphs
-    graph.outputs = [index for index in graph.outputs if graph.tensors[index].name.decode() == output]
-    assert len(graph.outputs) == 1
-    needed = set(graph.outputs)
+    content = copy.copy(_tree(source))
+    (whole,) = content.subgraphs
+    (end,) = (index for index in whole.outputs if whole.tensors[index].name.decode() == output)
+    needed = {end}
     kept: list[Any] = []
-    for op in reversed(graph.operators):
+    for op in reversed(whole.operators):
         if needed.intersection(op.outputs):
-            needed.update(op.inputs)
-            kept.insert(0, op)
-    graph.operators = kept
-    graph.inputs = [index for index in graph.inputs if index in needed]
-    kept_buffers = {graph.tensors[index].buffer for index in needed if index >= 0}
-    for number, buffer in enumerate(content.buffers):
-        if number not in kept_buffers:
-            buffer.data = None
-    content.signatureDefs = None
+            needed.update(op.inputs, op.outputs)
+            kept.insert(0, copy.copy(op))
+    place = {old: new for new, old in enumerate(sorted(needed - {-1}))} | {-1: -1}
+    graph = copy.copy(whole)
+    graph.tensors = [copy.copy(whole.tensors[index]) for index in place if index >= 0]
+    content.buffers = [content.buffers[0], *(content.buffers[tensor.buffer] for tensor in graph.tensors)]
+    for number, tensor in enumerate(graph.tensors, 1):
+        tensor.buffer = number
+    for op in kept:
+        op.inputs, op.outputs = ([place[index] for index in list_] for list_ in (op.inputs, op.outputs))
+    graph.operators, graph.outputs = kept, [place[end]]
+    graph.inputs = [place[index] for index in whole.inputs if index in needed]
+    content.subgraphs, content.signatureDefs = [graph], None
     path.write_bytes(flatbuffer.pack(content))
+
+
+@cache
+def _tree(source: Path) -> Any:
+    """A file's tree, read once: no part may change what it holds."""
+    from targets.tflite import flatbuffer
+
+    return flatbuffer.read(source)
 
 
 _CUT: dict[str, Callable[[Path, str, Path], None]] = {

@@ -62,7 +62,7 @@ KINDS: dict[str, Kind] = {
     "encodings": Kind(
         "encodings.json",
         (*BYTES, *[mutations.in_json] * 8),
-        (("encodings", "diff", "encodings.json", "deploy-out/onnxruntime"), ("encodings", "show", "encodings.json")),
+        (("encodings", "diff", "encodings.json", "others.json"), ("encodings", "show", "encodings.json")),
         JUDGES,
     ),
     "device": Kind(

@@ -124,6 +124,8 @@ def in_zip(content: bytes, rng: random.Random) -> bytes:
 
 def _odd(tree: Any, rng: random.Random) -> Any:
     """A copy of a tree of dictionaries and lists in which one place is odd."""
+    if not isinstance(tree, dict | list):
+        return rng.choice(ODD)
     tree = copy.deepcopy(tree)
     places: list[tuple[Any, Any]] = []
     waiting = [tree]
