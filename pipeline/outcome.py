@@ -322,7 +322,8 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
 
 
 def _candidates(branch: Branch) -> list[report.CandidateRow]:
-    empty = dict.fromkeys(report.CandidateRow.model_fields) | {"float_ops": [], "edited": [], "kept": [], "why": ""}
+    required = (name for name, field in report.CandidateRow.model_fields.items() if field.is_required())
+    empty = dict.fromkeys(required) | {"float_ops": []}
     rows: list[dict[str, Any]] = []
     for made in rows_of(branch):
         name = made["id"]

@@ -195,7 +195,7 @@ def _stages(report: Report) -> Table:
     metric = report.metric_name
     found = score(report.float_.metric, metric, 2)
     table = Table(
-        title=f"{report.recipe['name']}: float {found} on {report.float_.n} gate samples",
+        title=f"{report.recipe['name']}: float {found}{report.float_.judged} on {report.float_.n} gate samples",
         title_justify="left",
         box=SIMPLE_HEAD,
     )

@@ -19,7 +19,8 @@ def text(report: Report) -> str:
         f"### {SIGNS[report.verdict]} {_cell(report.recipe['name'])}: {report.verdict}",
         "",
         *([f"**{_cell(report.at_chance)}**", ""] if report.at_chance else []),
-        f"Float: {words.score(report.float_.metric, metric)} {_cell(metric)} on {report.float_.n:,} gate samples, "
+        f"Float: {words.score(report.float_.metric, metric)} {_cell(metric + report.float_.judged)} "
+        f"on {report.float_.n:,} gate samples, "
         f"{words.count(report.float_.params)} parameters, {words.count(report.float_.macs)} MACs.",
         "",
         f"| Target | Verdict | Ships | File | {_cell(metric)} | Drop | Bound, margin | p50, profiled "

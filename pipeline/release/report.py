@@ -54,6 +54,11 @@ class Float(_Record):
     output: str | None = None
     chance: ChanceRow | None = None
 
+    @property
+    def judged(self) -> str:
+        """What follows a figure where one of several outputs is judged: " of output 'scores'"."""
+        return f" of output '{self.output}'" if self.output else ""
+
 
 class CutRow(_Record):
     """Units of one group (or blocks: 1 or 0; or weights that are not zero) before and after a pruning."""

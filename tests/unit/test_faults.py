@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import api, road
+from pipeline import api, outcome, road
 from pipeline.artifact import Artifact
 from pipeline.branch import FIXED, Branch, Exported, Network
 from pipeline.errors import DeviceError, EvidenceError, StageError, UsageError
@@ -160,6 +160,8 @@ def test_in_every_stage_the_others_go_on() -> None:
     assert branch.choice is not None
     assert branch.choice.shipped == "float"
     assert branch.profile is not None
+    told = {row.id: (row.verdict, row.why) for row in outcome._candidates(branch)}
+    assert {name: told[name] for name in branch.failed} == {n: ("error", why) for n, why in branch.failed.items()}
 
 
 def test_a_device_that_fails_is_no_candidates_fault() -> None:

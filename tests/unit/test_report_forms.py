@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as html_lib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from pipeline import console
 from pipeline.release import flipped, html, junit, markdown, samples
 from pipeline.release.html import charts, pictures, svg, words
 from pipeline.release.report import Report
@@ -156,6 +158,21 @@ def test_markdown_keeps_its_tables_whole() -> None:
         assert len(columns) == 1, table
     assert "- **tflite**: too large" in text
     assert "| 1.75× (1.50–2.00) |" in text
+
+
+def test_which_of_several_outputs_is_judged_stands_beside_the_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def several(made: Any) -> None:
+        made["float"]["output"] = "scores"
+        made["recipe"]["name"] = "two"
+
+    one, other = record(several), record()
+    console.summary(one, tmp_path)
+    assert "two: float 95.00% of output 'scores' on 40 gate samples" in capsys.readouterr().out
+    assert "accuracy of output 'scores' on 40 gate samples" in html_lib.unescape(markdown.text(one))
+    assert "accuracy of output 'scores' there" in html_lib.unescape(html.page(one, tmp_path))
+    assert "of output" not in markdown.text(other) + html.page(other, tmp_path)
 
 
 @pytest.mark.parametrize(
