@@ -78,9 +78,7 @@ def predict(model: nn.Module, split: Split) -> Outputs:
     return {name: torch.cat([row[name] for row in rows]).float() for name in rows[0]}
 
 
-def evaluate(
-    model: nn.Module, split: Split, task: Task = CLASSIFICATION, teaches: bool = False
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION, teaches: bool = False) -> tuple[float, float]:
     """(score, loss) on a split: of a classification accuracy, a share, rounded to 6 digits, and cross-entropy.
 
     Higher is better: an error counts negative. Outputs that are not finite score -inf and NaN, 0 and NaN in
