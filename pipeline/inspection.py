@@ -102,7 +102,7 @@ def _told(end: Iterable[Any]) -> dict[str, str]:
 
     return {
         value.name: f"{helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)} "
-        f"{[dim.dim_value or dim.dim_param or 'n' for dim in value.type.tensor_type.shape.dim]}"
+        f"[{', '.join(str(dim.dim_value or 'n') for dim in value.type.tensor_type.shape.dim)}]"
         for value in end
     }
 

@@ -20,6 +20,7 @@ from pipeline.release.checks import still
 from pipeline.release.claims import as_slices, on_slice
 from pipeline.release.evidence import is_relative, samples_file
 from pipeline.release.findings import FAR_DB, differs, findings
+from pipeline.release.rows import OutputRow
 from pipeline.release.statistics import mcnemar_p, tango_upper
 from pipeline.road import Road
 from pipeline.runner import Runner, device, version
@@ -316,7 +317,7 @@ def _findings(branch: Branch, shipped: Mapping[str, Any]) -> list[report.Finding
     islands = shipped["float_ops"] if shipped["precision"] == "int8" else []
     older = branch.older_cpus.metadata if branch.older_cpus is not None else {}
     seen = {**seen, "older_cpus": {name: db for name, db in older.get("older_cpus", {}).items() if differs(db)}}
-    outputs = [report.OutputRow(**row) for row in branch.verify.metadata["runs"][0]["outputs"]] if branch.verify else []
+    outputs = [OutputRow(**row) for row in branch.verify.metadata["runs"][0]["outputs"]] if branch.verify else []
     far = [one.words for one in outputs if one.sqnr_db is not None and one.sqnr_db < FAR_DB]
     return [report.Finding(**vars(found)) for found in findings({**seen, **shipped, "islands": islands, "far": far})]
 

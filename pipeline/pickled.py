@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -35,8 +36,11 @@ class _Stand(dict[Any, Any]):
     extend = add = append
 
 
-class _Reader(pickle.Unpickler):
-    """Finds no class but stand-ins, so that nothing can be called."""
+class _Reader(pickle._Unpickler):  # type: ignore[name-defined,misc,unused-ignore]
+    """Finds no class but stand-ins, so that nothing can be called.
+
+    The unpickler in Python: the one in C makes a table as long as the largest number that a file gives an object.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """See Unpickler."""
@@ -68,7 +72,7 @@ def _values(path: Path) -> Iterator[Any]:
             with archive.open(name) as stream:
                 yield _Reader(stream).load()
     else:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, contextlib.suppress(EOFError):  # of a pickle alone, no part follows
             for _ in range(PARTS):
                 yield _Reader(stream).load()
 

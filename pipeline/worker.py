@@ -62,10 +62,13 @@ def run_isolated(function: str, job: Job, limits: bounds.Limits | None = None) -
         assert process.stdout is not None
         RUNNING.add(process.pid)
         try:
-            process.stdin.write(json.dumps(message) + "\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended already: its code says how
+                process.stdin.write(json.dumps(message) + "\n")
+                process.stdin.flush()
             answer: dict[str, Any] = {}
             for line in process.stdout:
+                if not line.endswith("\n"):
+                    break  # it was killed in the middle of a word
                 answer = json.loads(line)
                 if answer["event"] in ("result", "error"):
                     break  # not the end of the pipe: a library's helper process may hold that open for ever
@@ -74,6 +77,8 @@ def run_isolated(function: str, job: Job, limits: bounds.Limits | None = None) -
         finally:
             RUNNING.discard(process.pid)
             _end_group(process.pid)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         log.seek(0)
         if limits and -process.returncode in (signal.SIGXCPU, signal.SIGABRT):
             raise UsageError(f"{job.stage}: {limits.broken(-process.returncode)}")

@@ -36,16 +36,17 @@ def store(
         import time
 
         from pipeline import api, console
+        from pipeline.console import stored as shown
 
         results = api.default_store()
         rows = results.entries()
         if prune:
             gone = results.prune(time.time() - days * 86400)
-            console.pruned(gone, len(rows), results.root)
+            shown.pruned(gone, len(rows), results.root)
         elif json_:
             console.print_json([*rows, *results.leftovers()])
         else:
-            console.store(rows, results.leftovers(), results.root)
+            shown.show(rows, results.leftovers(), results.root)
 
 
 @app.command()

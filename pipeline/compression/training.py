@@ -78,14 +78,15 @@ def predict(model: nn.Module, split: Split) -> Outputs:
     return {name: torch.cat([row[name] for row in rows]).float() for name in rows[0]}
 
 
-def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION) -> tuple[float, float]:
+def evaluate(model: nn.Module, split: Split, task: Task = CLASSIFICATION, teaches: bool = False) -> tuple[float, float]:
     """(score, loss) on a split: of a classification accuracy, a share, rounded to 6 digits, and cross-entropy.
 
     Higher is better: an error counts negative. Outputs that are not finite score -inf and NaN, 0 and NaN in
-    a classification.
+    a classification. `teaches`: it is a teacher, which need not call its outputs as the task does.
     """
     outputs, labels = predict(model, split), torch.from_numpy(split.labels)
     named = interface.by_name(outputs)
+    task = tasks.teachers(task, named) if teaches else task
     if not all(bool(torch.isfinite(values).all()) for values in named.values()):
         return 0.0 if task.classifies else -math.inf, math.nan
     found = tasks.value(task, {name: values.numpy() for name, values in named.items()}, split.labels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -51,7 +50,7 @@ ERR = Plain(stderr=True, soft_wrap=True)
 
 def note(text: str) -> None:
     """One line beside the result."""
-    ERR.print(text, markup=False)
+    ERR.print(text)
 
 
 def print_json(value: object) -> None:
@@ -76,7 +75,7 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
             kind = event["event"]
             if kind == "start":
                 if verbose:
-                    progress.console.print(f"  {event['name']} ...", markup=False)
+                    progress.console.print(f"  {event['name']} ...")
                 progress.reset(bar, description=plain.line(event["name"]), total=None, visible=True, extra="")
             elif kind == "progress":
                 progress.update(bar, completed=event["done"], total=event["total"], extra=_extra(event))
@@ -84,21 +83,20 @@ def listener(verbose: bool, timings: bool) -> Iterator[Emit]:
                 progress.update(bar, visible=False)
                 seconds.append((event["name"], event["seconds"], event["cached"]))
                 state = "stored" if event["cached"] else f"{event['seconds']:.1f} s"
-                progress.console.print(f"  {event['name']:<36} {state:>7}  {_did(event)}", markup=False)
+                progress.console.print(f"  {event['name']:<36} {state:>7}  {_did(event)}")
             elif kind == "failed":
                 progress.update(bar, visible=False)
                 message = event["message"].removeprefix(f"{event['target']}: ")
-                progress.console.print(f"  {event['target']}: {message}", markup=False)
+                progress.console.print(f"  {event['target']}: {message}")
             elif kind in ("note", "waiting"):
-                progress.console.print(f"  {event['message']}", markup=False)
+                progress.console.print(f"  {event['message']}")
             elif kind == "end" and timings:
                 own = event["wall_s"] - event["stage_s"]
                 for name, taken, cached in seconds:
-                    progress.console.print(f"  {taken:8.2f} s  {name}{' (stored)' if cached else ''}", markup=False)
+                    progress.console.print(f"  {taken:8.2f} s  {name}{' (stored)' if cached else ''}")
                 progress.console.print(
                     f"  wall {event['wall_s']:.2f} s, stages {event['stage_s']:.2f} s, the pipeline's own "
                     f"{own:.2f} s ({100 * own / event['wall_s']:.1f} %)",
-                    markup=False,
                 )
 
         yield emit
@@ -179,13 +177,13 @@ def summary(report: Report, out: Path, brief: bool = False) -> None:
         lines += [f"ships {row.shipped}: {row.size_bytes:,} B in {out / name}"] if row.shipped else []
         lines += [f"{row.verdict}: {reason}" for reason in row.reasons]
         for line in lines:
-            OUT.print(f"  {line}", markup=False, soft_wrap=True)
+            OUT.print(f"  {line}", soft_wrap=True)
         OUT.print()
     n = report.data["gate"]
     looks = report.gate_looks
-    OUT.print(f"gate split: {n} samples, looked at by {looks} artifact{'s' if looks != 1 else ''} so far", markup=False)
+    OUT.print(f"gate split: {n} samples, looked at by {looks} artifact{'s' if looks != 1 else ''} so far")
     if report.at_chance:
-        OUT.print(report.at_chance, style="yellow", markup=False, soft_wrap=True)
+        OUT.print(report.at_chance, style="yellow", soft_wrap=True)
     verdicts = ", ".join(f"{name} {row.verdict}" for name, row in report.targets.items())
     OUT.print(f"verdict: {report.verdict}", style=f"bold {STYLE[report.verdict]}", end=" ")
     OUT.print(f"({verdicts})")
@@ -314,7 +312,7 @@ def plan(made: Plan) -> None:
         enough = "no number of samples: the drop is not below the margin" if samples is None else f"n = {samples:,}"
         lines.append(f"  {100 * float(power):g} % power needs {enough}")
     for line in lines:
-        OUT.print(line, markup=False, soft_wrap=True)
+        OUT.print(line, soft_wrap=True)
 
 
 def comparison(found: Comparison, as_json: bool) -> None:
@@ -323,11 +321,11 @@ def comparison(found: Comparison, as_json: bool) -> None:
         print_json({"verdict": found.verdict, **asdict(found)})
         return
     for row in found.rows:
-        OUT.print(f"  {row.target}: {row.name}: {row.change}: {row.text}", markup=False, soft_wrap=True)
+        OUT.print(f"  {row.target}: {row.name}: {row.change}: {row.text}", soft_wrap=True)
     for line in found.explained:
-        OUT.print(f"  differs: {line}", markup=False, soft_wrap=True)
+        OUT.print(f"  differs: {line}", soft_wrap=True)
     if found.verdict == "inconclusive":
-        OUT.print("better, and nothing explains it: look into it, then 'deploy baseline set RUN'", markup=False)
+        OUT.print("better, and nothing explains it: look into it, then 'deploy baseline set RUN'")
     OUT.print(f"verdict: {found.verdict}", style=f"bold {STYLE[found.verdict]}")
 
 
@@ -335,7 +333,6 @@ def doctor(found: Mapping[str, Any]) -> None:
     """A table of targets, and the command that brings what is missing on a line of its own, to be copied."""
     OUT.print(
         f"Python {found['python']} on {found['platform']}, {found['device']['cpu']}, {found['cores']} cores",
-        markup=False,
     )
     table = Table(box=SIMPLE_HEAD)
     for header in ("target", "ready", "packages"):
@@ -348,46 +345,7 @@ def doctor(found: Mapping[str, Any]) -> None:
         if row["remedy"]:
             OUT.print(row["remedy"], soft_wrap=True)
     for name, what in found["model_libraries"].items():
-        OUT.print(f"{name}: {what}", markup=False)
-
-
-def store(rows: Sequence[Mapping[str, Any]], beside: Sequence[Mapping[str, Any]], root: Path) -> None:
-    """A table of stored results by recipe, most recently used first, and what lies beside them."""
-    OUT.print(
-        f"{root}: {len(rows)} results, {sum(row['size_bytes'] for row in rows):,} B", markup=False, soft_wrap=True
-    )
-    for kind in dict.fromkeys(row["kind"] for row in beside):
-        found = [row for row in beside if row["kind"] == kind]
-        used = sum(row["in_use"] for row in found)
-        size = sum(row["size_bytes"] for row in found)
-        OUT.print(f"  {kind}/: {len(found)}, {size:,} B, {used} in use", markup=False, soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD)
-    for header in ("recipe", "stage", "bytes", "last used", "key"):
-        table.add_column(header, justify="right" if header == "bytes" else "left")
-    newest: dict[str, float] = {}
-    for row in rows:
-        newest[row["recipe"]] = max(newest.get(row["recipe"], 0.0), row["last_used"])
-    now = time.time()
-    for row in sorted(rows, key=lambda row: (-newest[row["recipe"]], row["recipe"], -row["last_used"])):
-        told = (row["title"], f"{row['size_bytes']:,}", _ago(now - row["last_used"]), row["key"][:12])
-        table.add_row(*(Text(word) for word in (row["recipe"] or "-", *told)))
-    OUT.print(table)
-
-
-def pruned(gone: Sequence[Mapping[str, Any]], of: int, root: Path) -> None:
-    """What was removed from the store."""
-    beside = [row for row in gone if "kind" in row]
-    size = sum(row["size_bytes"] for row in gone)
-    more = f" and {len(beside)} leftovers" if beside else ""
-    note(f"removed {len(gone) - len(beside)} of {of} results{more} from {root}: {size:,} B")
-
-
-def _ago(seconds: float) -> str:
-    """An age in its largest unit."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"
+        OUT.print(f"{name}: {what}")
 
 
 # What stands beside the formats, which need some bytes to say how long they are.
@@ -409,13 +367,13 @@ def storage(
         table.add_row(row.name, shape, row.dtype, f"{row.zeros:.0%}", *sizes, row.best)
     OUT.print(table)
     for name, size in totals.items():
-        OUT.print(f"  {TOTALS.get(name, name):<16} {size:>12,.0f} B", markup=False)
+        OUT.print(f"  {TOTALS.get(name, name):<16} {size:>12,.0f} B")
     if sqnr_db is not None:
-        OUT.print(f"  the weights changed: SQNR {sqnr_db:.1f} dB", markup=False)
+        OUT.print(f"  the weights changed: SQNR {sqnr_db:.1f} dB")
     for target, told in saves.items():
         only = ", ".join(name for name, what in told.items() if what == "storage only")
         more = "; ".join(f"{name}: {what}" for name, what in told.items() if what != "storage only")
-        OUT.print(f"  {target}: {only}: storage only, it runs dense weights; {more}", markup=False, soft_wrap=True)
+        OUT.print(f"  {target}: {only}: storage only, it runs dense weights; {more}", soft_wrap=True)
 
 
 def fit(found: Mapping[str, Any]) -> None:
@@ -437,5 +395,5 @@ def fit(found: Mapping[str, Any]) -> None:
         table.add_row("headroom", f"{room['headroom_bytes']:,}")
         OUT.print(table)
     for name, words in found["shrink"].items():
-        OUT.print(f"{name}: shrink first: {words}", markup=False)
+        OUT.print(f"{name}: shrink first: {words}")
     OUT.print("fits" if found["fits"] else "does not fit", style=STYLE["pass" if found["fits"] else "fail"])

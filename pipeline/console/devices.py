@@ -18,7 +18,7 @@ def devices(rows: Sequence[Mapping[str, Any]]) -> None:
     """One paragraph a device."""
     for row in rows:
         if row["error"]:
-            OUT.print(row["error"], markup=False, soft_wrap=True)
+            OUT.print(row["error"], soft_wrap=True)
             continue
         memory = f"{row['memory_bytes'] / 2**30:.1f} GiB" if row["memory_bytes"] else "memory unavailable"
         system = row["os"] or row["system"]
@@ -31,7 +31,7 @@ def devices(rows: Sequence[Mapping[str, Any]]) -> None:
         ]
         lines += [f"  lacks {target}: {command}" for target, command in row["lacking"].items()]
         for line in lines:
-            OUT.print(line, markup=False, soft_wrap=True)
+            OUT.print(line, soft_wrap=True)
 
 
 def run_layers(report: Report) -> None:
@@ -46,7 +46,7 @@ def run_layers(report: Report) -> None:
 def layers(title: str, rows: Sequence[Mapping[str, Any]] | None, unavailable: str | None) -> None:
     """One table for every runtime, in the order of execution."""
     if rows is None:
-        OUT.print(f"{title}: layers unavailable: {unavailable}", markup=False, soft_wrap=True)
+        OUT.print(f"{title}: layers unavailable: {unavailable}", soft_wrap=True)
         return
     table = Table(title=f"{title}: layers", title_justify="left", box=SIMPLE_HEAD)
     for header, justify in COLUMNS.items():
@@ -86,6 +86,6 @@ def profile(found: Mapping[str, Any]) -> None:
     if found["interrupted"]:
         lines.append("  stopped by Ctrl-C: the figures are of what was measured")
     for line in lines:
-        OUT.print(line, markup=False, soft_wrap=True)
+        OUT.print(line, soft_wrap=True)
     if found["layers"] is not None or found["layers_unavailable"]:
         layers(found["model"], found["layers"], found["layers_unavailable"])

@@ -29,29 +29,27 @@ def _target(one: Explanation) -> None:
     OUT.print(title, style="bold", end="", soft_wrap=True)
     OUT.print(f": {facts}", soft_wrap=True)
     for loss in one.losses:
-        OUT.print(f"  {_loss(loss, one.n)}", markup=False, soft_wrap=True)
+        OUT.print(f"  {_loss(loss, one.n)}", soft_wrap=True)
     each = {f"'{name}'": db for name, db in one.outputs.items()} | {f"length {n}": db for n, db in one.lengths.items()}
     if each:
-        OUT.print(
-            f"  SQNR of {', '.join(f'{name} {_db(db)}' for name, db in each.items())}", markup=False, soft_wrap=True
-        )
+        OUT.print(f"  SQNR of {', '.join(f'{name} {_db(db)}' for name, db in each.items())}", soft_wrap=True)
     if one.note:
-        OUT.print(f"  note: {one.note}", markup=False, soft_wrap=True)
+        OUT.print(f"  note: {one.note}", soft_wrap=True)
     for cause in one.causes:
         where = f" in '{cause.layer}'" if cause.layer else ""
-        OUT.print(f"  {cause.name}{where}: {cause.text}", markup=False, soft_wrap=True, style="red")
+        OUT.print(f"  {cause.name}{where}: {cause.text}", soft_wrap=True, style="red")
     if not one.causes:
-        OUT.print("  no cause stands out: no layer breaks, ranges fit, channels live", markup=False)
+        OUT.print("  no cause stands out: no layer breaks, ranges fit, channels live")
     OUT.print(_layers(one))
     if one.kept:
         OUT.print(_kept(one))
     for sample in one.worst:
         classes = f", '{sample.label}': {sample.float_class} -> {sample.deployed_class}" if sample.label else ""
         group = f" (group {sample.group})" if sample.group else ""
-        OUT.print(f"  sample {sample.index}{group}: noise {sample.error_db:.1f} dB{classes}", markup=False)
+        OUT.print(f"  sample {sample.index}{group}: noise {sample.error_db:.1f} dB{classes}")
     if one.confusion is not None:
         for line in _confusion(one.confusion):
-            OUT.print(f"  {line}", markup=False, soft_wrap=True)
+            OUT.print(f"  {line}", soft_wrap=True)
     OUT.print()
 
 

@@ -15,7 +15,7 @@ def show(found: Mapping[str, Any]) -> None:
     out = Plain(soft_wrap=True)
 
     def say(text: str) -> None:
-        out.print(text, markup=False)
+        out.print(text)
 
     say(found["file"])
     for end in ("inputs", "outputs"):

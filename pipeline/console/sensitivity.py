@@ -34,7 +34,7 @@ def show(found: Mapping[str, Any]) -> None:
         table.add_row(row["name"], str(row["width"]), bars, *cells)
     out.print(table)
     for one in found["kept"]:
-        out.print(f"  stays whole: '{one['name']}': {one['reason']}", markup=False, soft_wrap=True)
+        out.print(f"  stays whole: '{one['name']}': {one['reason']}", soft_wrap=True)
 
 
 def _bar(value: float, low: float, high: float) -> str:

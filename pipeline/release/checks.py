@@ -61,7 +61,8 @@ def still(outputs: Sequence[Mapping[str, Any]]) -> str:
     name, channel = found[0]
     more = sum(row["dead"] for row in outputs) - 1
     others = f", as {more} other{'s' if more > 1 else ''}" if more else ""
-    return f"output '{name}', channel {channel['at']}: moves by {channel['moved']:g} in float and stands still{others}"
+    moves = "moves" if channel["moved"] is None else f"moves by {channel['moved']:g}"
+    return f"output '{name}', channel {channel['at']}: {moves} in float and stands still{others}"
 
 
 def is_number(value: object) -> bool:

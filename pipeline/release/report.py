@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import UsageError
 from pipeline.release.evidence import Chance, shown
+from pipeline.release.rows import EXACT, ChanceRow, OutputRow
 
 FILE = "report.json"
 NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # a target's, and of its folder in the run's
@@ -23,20 +24,7 @@ Outcome = Literal["pass", "fail", "inconclusive", "error"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-
-class ChanceRow(_Record):
-    """The float model beside the best answer that looks at no input, on the gate split (pipeline/release/chance.py).
-
-    `gain_low`: the 95 % lower bound of what it is better by; not above zero, it is not shown to beat chance.
-    """
-
-    value: float | None
-    constant: float | None
-    gain_low: float | None
-    says: str
-    method: str
+    model_config = EXACT
 
 
 class Float(_Record):
@@ -176,40 +164,6 @@ class GateSplit(_Record):
     groups: int | None
     shared_samples: int | None
     digest: str
-
-
-class ChannelRow(_Record):
-    """A channel of an output: `at`, "[:, 3]" or, counted along the last axis, "[..., 3]". `moved`: what float moves by,
-    in the output's unit, where this one stands still.
-    """
-
-    at: str
-    sqnr_db: float | None
-    moved: float | None = None
-
-
-class OutputRow(_Record):
-    """An output against the runtime's own float (calibration/fidelity.py). SQNR of None: identical.
-
-    `channels`: how many there are; `worst`: those furthest from float; `still`: some of the `dead` channels, those that
-    move in float and have one value here.
-    """
-
-    name: str
-    sqnr_db: float | None
-    worst_error: float | None
-    channels: int
-    worst: list[ChannelRow] = []
-    still: list[ChannelRow] = []
-    dead: int = 0
-
-    @property
-    def words(self) -> str:
-        """The output and its worst channel."""
-        if self.sqnr_db is None:
-            return f"'{self.name}' identical"
-        channel = f", its worst channel {self.worst[0].at} {self.worst[0].sqnr_db:.1f} dB" if self.worst else ""
-        return f"'{self.name}' {self.sqnr_db:.1f} dB{channel if self.channels > 1 else ''}"
 
 
 class Flips(_Record):

@@ -45,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
         # Where training samples do not change, the frozen teacher answers each of them once.
         known = _known(job, teacher) if "distill" in methods and not change else {}
         selection = load_split(data, "selection")
-        reached, _ = training.evaluate(teacher, selection, task)
+        reached, _ = training.evaluate(teacher, selection, task, teaches=True)
 
         def respond(outputs: Any, labels: Tensor, index: Array, inputs: tuple[Tensor, ...]) -> Tensor:
             if change:

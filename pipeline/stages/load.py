@@ -47,7 +47,10 @@ def run(job: Job) -> dict[str, Any]:
             model = models.build(owner)
         if note := interface.came_as(model):
             job.emit({"event": "note", "message": note})
-        training.check(model, job.inputs["data"], f"model factory '{owner['model']}'", task)
+        where = f"model factory '{owner['model']}'"
+        if factory:
+            task = tasks.teachers(task, training.answers(model, job.inputs["data"], where))
+        training.check(model, job.inputs["data"], where, task)
         models.save(model, [], job.out, factory=factory)
         return training.facts(model, job.inputs["data"], task=task)
 

@@ -26,7 +26,7 @@ def run(job: Job) -> dict[str, Any]:
         model = teacher(job)
         said = interface.by_name(training.predict(model, load_split(job.inputs["data"], "train")))
         task = tasks.of(job.settings, job.user, job.inputs["data"])
-        metric, loss = training.evaluate(model, load_split(job.inputs["data"], "selection"), task)
+        metric, loss = training.evaluate(model, load_split(job.inputs["data"], "selection"), task, teaches=True)
     job.out.mkdir(parents=True, exist_ok=True)
     save_named(job.out / FILE, {name: values.numpy() for name, values in said.items()})
     return {"metric": tasks.figure(task, metric), "loss": round(loss, 6)}

@@ -41,6 +41,13 @@ class Tied(nn.Module):
     def forward(self, x):
         return self.head(torch.relu(self.outer(torch.relu(self.inner(x.flatten(1))))))
 
+class Named(Net):
+    def forward(self, x):
+        return {"embedding": x.flatten(1), "scores": super().forward(x)}
+
+def named():
+    return Named()
+
 def build():
     return Net()
 
@@ -203,6 +210,17 @@ def test_a_student_of_another_architecture_learns_from_several_teachers(place):
     assert models.factory_of(place / "cut") == "net:small"
     back = do(distill, place, "back", settings | {"epochs": 1}, {"model": "cut", "teacher": "float"})
     assert back["macs"] == cut["macs"] < fresh["macs"]
+
+
+def test_a_teacher_need_not_call_its_outputs_as_the_student_does(place):
+    named = {"task": {"output": "scores"}}
+    do(load, place, "teacher", {"checkpoint": "", "factory": "net:small"} | named)
+    do(load, place, "float", {"checkpoint": ""} | named, model="net:named")
+    settings = DISTILL | {"method": "distill", "epochs": 1} | named
+    told = do(distill, place, "student", settings, {"model": "float", "teacher": "teacher"}, model="net:named")
+    assert 0 < told["teacher_metric"] < 1
+    with pytest.raises(UsageError, match="the model has no output 'scores', only 'output'"):
+        do(load, place, "other", {"checkpoint": ""} | named)
 
 
 def test_a_pruned_network_learns_another_task(place):

@@ -12,6 +12,7 @@ import pytest
 from pipeline import outcome
 from pipeline.artifact import sha256_file
 from pipeline.release import report
+from pipeline.release.rows import ChanceRow, ChannelRow, OutputRow
 from pipeline.release.samples import Samples, file_name, from_logits
 
 N = 400
@@ -79,8 +80,8 @@ def test_a_report_without_a_digest_has_no_evidence(run: report.TargetRow, tmp_pa
 
 
 def test_a_channel_that_stands_still_fails_the_gate(run: report.TargetRow, tmp_path: Path) -> None:
-    still = report.ChannelRow(at="[:, 3]", sqnr_db=0.0, moved=0.43)
-    output = report.OutputRow(name="scores", sqnr_db=49.8, worst_error=1.0, channels=10, still=[still], dead=3)
+    still = ChannelRow(at="[:, 3]", sqnr_db=0.0, moved=0.43)
+    output = OutputRow(name="scores", sqnr_db=49.8, worst_error=1.0, channels=10, still=[still], dead=3)
     rows = [run.runs[0], run.runs[1].model_copy(update={"outputs": [output]})]
     found = judged(run.model_copy(update={"runs": rows}), tmp_path)
     assert found.verdict == "fail"
@@ -91,7 +92,7 @@ def test_a_channel_that_stands_still_fails_the_gate(run: report.TargetRow, tmp_p
 
 def test_a_float_model_at_chance_fails_from_the_report(run: report.TargetRow, tmp_path: Path) -> None:
     split = report.GateSplit(n=N, groups=None, shared_samples=0, digest="d")
-    seen = report.ChanceRow(value=0.3, constant=0.4, gain_low=-0.15, says="always the largest class", method="exact")
+    seen = ChanceRow(value=0.3, constant=0.4, gain_low=-0.15, says="always the largest class", method="exact")
     floating = report.Float(metric=0.3, n=N, params=1, macs=1, size_bytes=4, chance=seen)
     found = outcome.judged(run, POLICY, split, floating, "ab", [tmp_path])
     assert found.reasons[0].startswith(

@@ -198,3 +198,10 @@ def test_a_damaged_model_is_the_users_to_mend(name: str, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=rf"{name} cannot be read as a \.{name[2:]} model: ") as refused:
         inspection.of_file(asked)
     assert "\n" not in str(refused.value)
+
+
+def test_a_pickle_that_numbers_its_objects_high_is_read_in_little_memory(tmp_path):
+    """The unpickler in C would make a table of 34 GB for it."""
+    high = b"r" + (2**31 - 1).to_bytes(4, "little")
+    (tmp_path / "x.pt").write_bytes(b"\x80\x02cevil\nThing\n)R" + high + b".")
+    assert pickled.objects(tmp_path / "x.pt") == {"": "evil.Thing"}

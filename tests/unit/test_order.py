@@ -115,3 +115,14 @@ def test_from_makes_the_stage_and_what_comes_after_it_again(folder: Path) -> Non
     again = order.of(asked, asked.targets).since("prune")
     assert "distill" not in again  # which comes first here
     assert {"prune", "export-pt2", "profile"} <= again
+
+
+def test_a_run_that_delivers_nothing_asks_nothing_of_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = recipe.from_table(FACTORY | {"stages": []}, folder, "test")
+    (folder / "out" / "pytorch").mkdir(parents=True)
+    (folder / "out" / "pytorch" / "mine.txt").write_text("mine")
+    runner = Recorder(Store(folder / "store"), folder, {"model": asked.model, "data": asked.data}, "", 0)
+    monkeypatch.setattr(api, "runner_of", lambda *_: runner)
+    assert api.run(asked, out=folder / "out", only="data") is None
+    assert api.run(asked, out=folder / "new", only="data") is None
+    assert not (folder / "new").exists()

@@ -79,7 +79,9 @@ def test_an_onnx_files_promise_is_kept_by_the_run(form, tmp_path):
     samples = {"x": np.random.default_rng(0).normal(size=(4, *onnx_forms.SIZE)).astype(np.float32)}
     path = tmp_path / "m.onnx"
     onnx.save(written(form), path)
-    rows = inspection.of_file(bring.Job("inspect", {"file": str(path), "shapes": []}, {}, tmp_path, 0))["targets"]
+    told = inspection.of_file(bring.Job("inspect", {"file": str(path), "shapes": []}, {}, tmp_path, 0))
+    rows, (given,) = told["targets"], told["inputs"].values()
+    assert given == f"float{64 if form == 'double' else 32} [{1 if 'batch 1' in form else 'n'}, 3, 16, 16]"
     if form == "double":
         samples = {"x": samples["x"].astype(np.float64)}
     model = foreign.brought(path, samples)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import worker
 from pipeline.errors import DeployError, DeviceError, StageError, UsageError
 from pipeline.stages import Job
 from pipeline.worker import run_isolated
@@ -38,3 +39,15 @@ def test_an_error_there_is_the_same_error_here(
         run_isolated("tests.unit.test_worker:end", job)
     assert type(caught.value) is kind
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize("last", ["", '{"event": "resu'])
+def test_a_process_that_ends_before_it_has_listened_or_spoken_is_told_by_its_code(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = tmp_path / "boot.py"
+    boot.write_text(f"import sys; sys.stdout.write({last!r}); sys.exit(3)")
+    monkeypatch.setattr(worker, "BOOT", str(boot))
+    job = Job("data", {"more": "than a pipe holds" * 10_000}, {}, tmp_path, 0)
+    with pytest.raises(StageError, match=r"^data: its process ended without a result: exit code 3$"):
+        run_isolated("a:b", job)
