@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact
 from pipeline.branch import Branch
 from pipeline.errors import StageError, UsageError
 from pipeline.recipe import Recipe
-from pipeline.runner import Runner, attached_device, target_device
+from pipeline.runner import Runner, attached_device
 
 if TYPE_CHECKING:
     from targets.base import Candidate
@@ -49,11 +49,9 @@ def quantize(
 ) -> None:
     """Every candidate, from what its quantizer starts with: `inputs`, and `vendors` for those not named there.
 
-    One that fails is listed so, and the others go on. Raises its error where it is float, or where no int8 is left on a
-    board.
+    One that fails is listed so, and the others go on. Raises its error where it is float, or where every int8 failed.
     """
     errors: list[StageError | UsageError] = []
-    board = target_device(branch.name) is not None
     for name, candidate in chosen.items():
         settings: dict[str, Any] = {"target": branch.name, "candidate": name, "samples": recipe.calibrate.samples}
         settings["weights"] = recipe.weights.method if candidate.quantizer == "ours" else "none"
@@ -74,8 +72,9 @@ def quantize(
                 raise  # the user's own ranges are wrong; without float there is nothing to compare with
             errors.append(error)
             drop(branch, {name: str(error)}, runner)
-    if errors and board and not any(row.metadata["precision"] == "int8" for row in branch.candidates.values()):
-        raise errors[0]  # no float runs there
+    integers = [name for name, candidate in chosen.items() if candidate.precision == "int8"]
+    if errors and integers and not any(name in branch.candidates for name in integers):
+        raise type(errors[0])(f"{branch.name}: every int8 candidate failed: {errors[0]}") from errors[0]
 
 
 def drop(branch: Branch, failed: Mapping[str, str], runner: Runner) -> None:

@@ -164,6 +164,12 @@ def test_in_every_stage_the_others_go_on() -> None:
     assert {name: told[name] for name in branch.failed} == {n: ("error", why) for n, why in branch.failed.items()}
 
 
+def test_a_target_without_any_int8_is_no_target_of_this_model() -> None:
+    broken = {("quantize", name): StageError("kaboom") for name in CANDIDATES if name != "float"}
+    with pytest.raises(StageError, match="openvino: every int8 candidate failed: kaboom"):
+        travelled(broken)
+
+
 def test_a_device_that_fails_is_no_candidates_fault() -> None:
     with pytest.raises(DeviceError, match="unplugged"):
         travelled({("quantize", "nncf"): DeviceError("unplugged")})
