@@ -169,7 +169,8 @@ def summary(report: Report, out: Path, brief: bool = False) -> None:
     for name, row in report.targets.items():
         if row.candidates and not brief:
             OUT.print(_candidates(name, row))
-        lines = [_run(run) for run in (*row.runs, *row.lengths)]
+        lines = [f"{one.id}: {one.why}" for one in row.candidates if one.verdict in ("fail", "error") and not brief]
+        lines += [_run(run) for run in (*row.runs, *row.lengths)]
         lines += [_outputs(row.runs[0])] if row.runs and row.runs[0].outputs else []
         lines += [_groups(report, row.runs[0])] if row.runs and row.runs[0].groups else []
         lines += [row.race] if row.race else []

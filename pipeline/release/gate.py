@@ -15,6 +15,7 @@ from pipeline.release import claims
 from pipeline.release.checks import apart, check, is_count, is_number, parity
 from pipeline.release.evidence import (
     BUDGETS,
+    CLASS_METRICS,
     PLAUSIBLE,
     Budget,
     Chance,
@@ -127,10 +128,13 @@ def _above_chance(policy: Policy, seen: Chance, n: int) -> Check:
         return check("float", "pass", seen.words(policy.metric, n))
     if policy.allow_chance:
         return check("float at chance", "pass", f"{seen.words(policy.metric, n)}; gate.allow_chance says so")
-    text = (
-        f"{seen.words(policy.metric, n)}: look for inputs in another layout or scale than it was trained "
-        "on, labels in another order, or weights that were not loaded; gate.allow_chance = true says that it is meant"
+    cause = (
+        "one answer is right everywhere, which no model can beat: bring gate samples of other classes"
+        if seen.constant == 1 and CLASS_METRICS.fullmatch(policy.metric)
+        else "look for inputs in another layout or scale than it was trained on, labels in another order, or weights "
+        "that were not loaded"
     )
+    text = f"{seen.words(policy.metric, n)}: {cause}; gate.allow_chance = true says that it is meant"
     return check("float at chance", "fail", text)
 
 

@@ -181,7 +181,10 @@ def _solve(
     sizes = work.sizes
     if not sizes:
         names = "; ".join(f"'{one.name}': {one.reason}" for one in work.kept)
-        raise UsageError(f"{says} cannot be met: no unit of the network can go. These stay whole: {names}")
+        raise UsageError(
+            f"{says} cannot be met: no unit of the network can go, so leave 'prune' out of the stages, or write the "
+            f"network otherwise. These stay whole: {names}"
+        )
     free = [index for index in range(len(sizes)) if index not in whole]
 
     def of_all(left: Sequence[int]) -> list[int]:

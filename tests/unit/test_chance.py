@@ -122,6 +122,13 @@ def test_the_gate_fails_a_float_model_at_chance() -> None:
     assert "gate.allow_chance = true" in reason
 
 
+def test_samples_of_one_class_are_named_as_what_no_model_can_beat() -> None:
+    seen = chance.beside("accuracy", np.ones(96, np.int64), np.tile([[0.0, 1.0]], (96, 1)))
+    (reason,) = gate.judge(Policy(5.0), replace(SOUND_RUN, chance=seen)).reasons
+    assert "always the largest class, 100.00% (exact binomial bound 96.9%): one answer is right everywhere" in reason
+    assert "bring gate samples of other classes; gate.allow_chance = true" in reason
+
+
 @pytest.mark.parametrize("gain", [None, float("nan"), 0.0, -1.0])
 def test_a_gain_that_is_not_there_is_none(gain: float | None) -> None:
     assert gate.judge(Policy(5.0), replace(SOUND_RUN, chance=replace(AT_CHANCE, gain_low=gain))).verdict == "fail"

@@ -77,6 +77,18 @@ class Deep(nn.Module):
     def forward(self, x):
         return self.head(self.blocks(self.stem(x)).mean(2))
 
+class Uneven(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(2, 32, 3), nn.Linear(32, 3)
+
+    def forward(self, x):
+        a, b = torch.split(self.conv(x), [20, 12], 1)
+        return self.head(torch.cat([a * torch.sigmoid(a), torch.tanh(b)], 1).mean(2))
+
+def uneven():
+    return Uneven()
+
 def deep():
     return Deep()
 
@@ -478,6 +490,16 @@ def test_a_budget_that_cannot_be_met_names_what_stays_whole(place):
     do(train, place, "float", FLOAT | {"epochs": 1})
     with pytest.raises(UsageError, match=r"prune.macs = 0.0001 cannot be met: .*'head': its channels are the model's"):
         do(prune, place, "out", PRUNE | {"macs": 0.0001}, {"model": "float", "float": "float"})
+    assert not (place / "out").exists()
+
+
+def test_a_network_of_which_nothing_can_go_is_one_line_that_says_what_to_do(place):
+    do(train, place, "float", FLOAT | {"epochs": 1}, model="net:uneven")
+    settings, roles, heard = PRUNE | {"macs": 0.5}, {"model": "float", "float": "float"}, []
+    says = r"no unit of the network can go, so leave 'prune' out .*: 'conv': [^\n]*\[20, 12\]; 'head'"
+    with pytest.raises(UsageError, match=says):
+        do(prune, place, "out", settings, roles, model="net:uneven", emit=heard.append)
+    assert heard[0]["message"].startswith("stays whole: 'conv': ")
     assert not (place / "out").exists()
 
 

@@ -175,6 +175,13 @@ def test_which_of_several_outputs_is_judged_stands_beside_the_figure(
     assert "of output" not in markdown.text(other) + html.page(other, tmp_path)
 
 
+def test_the_terminal_says_why_a_candidate_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console.summary(record(), tmp_path)
+    assert f"\n  broken: {HOSTILE}\n" in capsys.readouterr().out
+    console.summary(record(), tmp_path, brief=True)  # what was judged alone
+    assert "broken" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("shape", "drawn"),
     [
