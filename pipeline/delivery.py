@@ -267,12 +267,16 @@ def _is_file(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _errors(place: Place) -> Iterator[None]:
-    """What the system says as one line."""
+    """What the system says of the folder as one line; what it says of other places passes through."""
     try:
         yield
     except OSError as error:
         if files.is_full(error, place.out):
             raise UsageError(_no_room(place)) from error
+        out = place.out.resolve()
+        at = Path(error.filename).resolve() if isinstance(error.filename, str) else out
+        if not (at.is_relative_to(out) or out.is_relative_to(at)):
+            raise
         why = error.strerror or " ".join(str(error).split())[:200]
         raise UsageError(
             f"cannot write to {error.filename or place.out}: {why}; name another folder with {place.option}"

@@ -265,3 +265,15 @@ def test_a_file_that_is_written_over_keeps_its_mode(tmp_path: Path) -> None:
     files.write_whole(tmp_path / "secret", "new")
     assert (tmp_path / "secret").read_text() == "new"
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_not_there_to_be_delivered_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
+    place = delivery.Place(tmp_path / "out", "run")
+    with pytest.raises(FileNotFoundError, match="gone"), delivery.delivering(place) as parcel:
+        shutil.copy(tmp_path / "gone", parcel.new / "model.onnx")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(
+        UsageError, match=r"cannot write to .*file/out: Not a directory; name another folder with --out"
+    ):
+        delivery.Place(tmp_path / "file" / "out", "run").check(())
