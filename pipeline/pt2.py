@@ -152,6 +152,8 @@ def _sample_inputs(content: bytes) -> bytes:
     try:
         if content:
             torch.load(io.BytesIO(content), weights_only=True)
+    except MemoryError:
+        raise  # of a process that is held to limits: those are told
     except Exception:
         raise _RefusedError(f"{SAMPLE_INPUTS} holds pickled objects") from None
     return content
