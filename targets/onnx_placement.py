@@ -35,6 +35,7 @@ _PASSED = frozenset(
     | {"Unsqueeze", "Where"}
 )
 _ARITHMETIC = ("Add", "LeakyRelu", "Mul", "Sigmoid")
+_JOIN = "Concat"  # in integers all that it joins shares one scale: a detector's scores beside its pixels are all 0
 _PRODUCTS = ("Gemm", "MatMul")  # their integer kernels can leave real numbers
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
@@ -44,7 +45,8 @@ def floats(graph: onnx.ModelProto) -> list[str]:
 
     - normalizations, softmax, tanh and other curves, and all that touches these without a product between;
     - what is not between integers: no product or input of the graph before it, or no product after it, by way of ops
-      that integers pass through (rounding for one op among float ones costs time and bits);
+      that integers pass through (rounding for one op among float ones costs time and bits, and what is joined for an
+      output would share one scale);
     - the addition of a bias behind a product of more than two axes, which is a part of the product's own kernel.
     """
     made, readers = _ends(graph)
@@ -67,7 +69,7 @@ def floats(graph: onnx.ModelProto) -> list[str]:
     fed = [reader for value in graph.graph.input for reader in readers[value.name]]
     below = _reached([*(one for node in nodes if work(node) for one in after(node)), *fed], after, passes)
     above = _reached([one for node in nodes if work(node) for one in before(node)], before, passes)
-    found |= {node.name for node in nodes if node.op_type in _ARITHMETIC} - (below & above)
+    found |= {node.name for node in nodes if node.op_type in (*_ARITHMETIC, _JOIN)} - (below & above)
     stored = {tensor.name for tensor in graph.graph.initializer}
     for node in nodes:
         constants = sum(name in stored for name in node.input)

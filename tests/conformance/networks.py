@@ -107,3 +107,33 @@ class Moves(nn.Module):
 def moves() -> nn.Module:
     """No member of NETWORKS: its outputs are no logits."""
     return seeded([Moves()], (3, 12, 10), 5)
+
+
+class Ends(nn.Module):
+    """Outputs of every kind: scores beside pixels, an inner tensor, one output twice, an input, an index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.scores = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        inside = torch.relu(self.body(x))
+        rows = []
+        for scale in (inside, functional.max_pool2d(inside, 2)):
+            scores = (self.scores(scale).flatten(2) * 2 - 3).sigmoid()
+            rows.append(torch.cat([self.boxes(scale).flatten(2).sigmoid() * 640, scores], 1))
+        logits = self.head(inside.mean((2, 3)))
+        return {
+            "rows": torch.cat(rows, 2).transpose(1, 2),
+            "logits": logits,
+            "same": logits,
+            "inside": inside,
+            "echo": x,
+            "top": logits.argmax(1),
+        }
+
+
+def ends() -> nn.Module:
+    """No member of NETWORKS: its outputs are no logits."""
+    return seeded([Ends()], (3, 12, 10), 6)

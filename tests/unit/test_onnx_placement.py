@@ -120,6 +120,9 @@ def test_a_product_whose_clamp_is_the_ranges_work_keeps_its_rounding(there: bool
         ([("Conv", "x w", "a"), ("Add", "a c", "b"), ("Conv", "b w", "end")], []),
         # between the graph's input and a product
         ([("Add", "x c", "b"), ("Conv", "b w", "end")], []),
+        # joined for the graph's output, where parts on other scales would share one; and for a product
+        ([("Conv", "x w", "a"), ("Conv", "x w", "b"), ("Concat", "a b", "end")], ["end"]),
+        ([("Conv", "x w", "a"), ("Conv", "x w", "b"), ("Concat", "a b", "both"), ("Conv", "both w", "end")], []),
     ],
 )
 def test_what_has_an_integer_on_one_side_only_stays_float(nodes: list[tuple[str, str, str]], floats: list[str]) -> None:
