@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -202,7 +199,7 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
         number = free.getsockname()[1]
     command = [emulator, *options(elf, machine), "-serial", f"tcp:127.0.0.1:{number},server=on,wait=on"]
     null = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, preexec_fn=ends_with_parent)
+    process = subprocess.Popen([*ends_with_parent(), *command], stdin=null, stdout=null, stderr=null)
     try:
         with _connect(serial, number, process) as port:
             board = Board(port, program, MACHINES[machine].ticks_per_instruction)
@@ -213,16 +210,12 @@ def boot(elf: Path, program: Program, machine: str) -> Iterator[Board]:
         process.wait()
 
 
-LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1
-
-
-def ends_with_parent() -> None:
-    """Called in a new process: the kernel is to kill it when the thread that started it ends, however that ended. An
-    emulator reads nothing that would tell it. Linux alone has this.
+def ends_with_parent() -> list[str]:
+    """Words before a command, by which the kernel kills it when the thread that started it ends, however that ended: an
+    emulator reads nothing that would tell it. Linux's util-linux has the program; empty without it.
     """
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def _connect(serial: Any, number: int, process: subprocess.Popen[bytes]) -> Any:
