@@ -54,7 +54,8 @@ def test_from_the_first_import_on_it_is_one_line_and_the_code(tmp_path: Path, na
 def test_an_emulator_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     script = (
         "import os, subprocess, sys\nfrom targets.cortex_m.emulator import ends_with_parent\n"
-        "subprocess.Popen([*ends_with_parent(), 'sleep', '600'], stdout=sys.stdout)\n"
+        "started = subprocess.Popen([*ends_with_parent(), 'sleep', '600'], stdout=sys.stdout)\n"
+        "while open(f'/proc/{started.pid}/comm').read().strip() != 'sleep': pass\n"
         "os.kill(os.getpid(), 9)"
     )
     # its standard output is this pipe's other end: read to the end, nobody holds it any more
