@@ -135,7 +135,7 @@ def _of_tflite(source: Path, output: str, path: Path) -> None:
         op.inputs, op.outputs = ([place[index] for index in list_] for list_ in (op.inputs, op.outputs))
     graph.operators, graph.outputs = kept, [place[end]]
     graph.inputs = [place[index] for index in whole.inputs if index in needed]
-    content.subgraphs, content.signatureDefs = [graph], None
+    content.subgraphs, content.signatureDefs, content.metadata = [graph], None, None
     path.write_bytes(flatbuffer.pack(content))
 
 
